@@ -1,0 +1,73 @@
+"""The exceptions this package raises on purpose: one family, so `except IltoolsError` catches them all.
+
+Each also derives from the built-in exception a caller would expect (`IndexError` for an index, `KeyError` for a key),
+so code written against plain Python or TorchRL keeps working.
+"""
+
+
+class IltoolsError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    # KeyError shows its argument's repr; messages here are sentences, so they are shown as they are.
+    def __str__(self) -> str:
+        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
+
+
+class StoreError(IltoolsError):
+    """Something is wrong with a store directory."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at the path."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """A store is there already and `overwrite=True` was not given."""
+
+
+class StoreCorruptError(StoreError):
+    """A file of the store is missing, has the wrong length or does not match its checksum."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written in a format version this release does not read."""
+
+
+class StoreBusyError(StoreError, BlockingIOError):
+    """Another process is building a store at the path."""
+
+
+class StoreChangedError(StoreError):
+    """A pickled handle or a saved state belongs to another build of the store."""
+
+
+class SchemaError(IltoolsError, ValueError):
+    """Trajectories disagree in keys, dtypes, lengths or trailing shapes, or a key cannot be stored."""
+
+
+class SourceError(IltoolsError, ValueError):
+    """A raw file or a Zarr archive cannot be read as what it claims to be."""
+
+
+class MissingKeyError(IltoolsError, KeyError):
+    """A required key is not there."""
+
+
+class UnknownSegmentError(IltoolsError, KeyError):
+    """No segment has this (task_id, traj_id)."""
+
+
+class DuplicateTrajectoryError(IltoolsError, ValueError):
+    """The same (task_id, traj_id) was given twice."""
+
+
+class OutOfRangeError(IltoolsError, IndexError):
+    """An index, step or env lies outside what exists."""
+
+
+class StateError(IltoolsError, ValueError):
+    """A saved state is damaged, impossible, or of another data set; nothing was changed."""
+
+
+class MissingExtraError(IltoolsError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
