@@ -1,0 +1,404 @@
+//! The one hot loop: rows of large columns -> dense output.
+//!
+//! All bounds are checked once per batch, before the first byte is written. Then rows are copied column by column in
+//! blocks, with software prefetch, consecutive rows as one run, on several threads above a measured size.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::{Error, Result, parallel};
+
+/// Rows per block of work: their indices stay in the first-level cache while every column is copied.
+const BLOCK_ROWS: usize = 512;
+/// Bytes of output from which a batch is split over threads. Below it, waking a thread costs more than it saves.
+pub const PARALLEL_BYTES: usize = 768 << 10;
+/// Bytes of output a thread copies between two looks at the interrupt flag.
+const INTERRUPT_BYTES: usize = 32 << 20;
+
+/// Where the rows of a column lie.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// In memory that stays mapped for `'a`. It may change under us (a shared map), so it is never seen as a slice.
+    Memory(*const u8, PhantomData<&'a [u8]>),
+    /// In a file, read row by row.
+    File(&'a File, &'a Path),
+}
+
+// SAFETY: the memory behind the pointer is only read, and `'a` keeps it mapped, on whichever thread.
+unsafe impl Send for Origin<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Origin<'_> {}
+
+/// A column: `rows` rows that lie `stride` bytes apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Column<'a> {
+    origin: Origin<'a>,
+    stride: usize,
+    rows: usize,
+}
+
+impl<'a> Column<'a> {
+    /// A column in memory.
+    ///
+    /// # Safety
+    /// `stride * rows` bytes from `memory` stay readable for `'a`.
+    pub unsafe fn in_memory(memory: *const u8, stride: usize, rows: usize) -> Self {
+        Self { origin: Origin::Memory(memory, PhantomData), stride, rows }
+    }
+
+    /// A column that fills a file from its beginning.
+    pub fn in_file(file: &'a File, path: &'a Path, stride: usize, rows: usize) -> Self {
+        Self { origin: Origin::File(file, path), stride, rows }
+    }
+}
+
+/// One output array: for each selected row, `width` bytes from `offset` within the row.
+#[derive(Debug)]
+pub struct Part<'a> {
+    column: Column<'a>,
+    offset: usize,
+    width: usize,
+    /// Which of the selections names this part's rows.
+    selection: usize,
+    out: *mut u8,
+    out_len: usize,
+    lifetime: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: a part is the only holder of its output for `'a`, and threads write disjoint ranges of it.
+unsafe impl Send for Part<'_> {}
+// SAFETY: as above; through a shared reference only disjoint ranges are written (see `copy_block`).
+unsafe impl Sync for Part<'_> {}
+
+impl<'a> Part<'a> {
+    /// Copy bytes `offset..offset + width` of each row of a selection to `out`, densely.
+    ///
+    /// # Safety
+    /// `out_len` bytes from `out` stay writable for `'a`, and nothing else reads or writes them meanwhile.
+    pub unsafe fn new(
+        column: Column<'a>,
+        offset: usize,
+        width: usize,
+        selection: usize,
+        out: *mut u8,
+        out_len: usize,
+    ) -> Self {
+        Self { column, offset, width, selection, out, out_len, lifetime: PhantomData }
+    }
+}
+
+/// Copy all parts. `selections` hold the rows; all are of one length. Nothing is written if anything is out of bounds.
+///
+/// `interrupted` is asked now and then, on the calling thread only; when it says yes, copying stops with
+/// `Error::Interrupted` and the outputs hold arbitrary bytes.
+pub fn gather(
+    parts: &[Part<'_>],
+    selections: &[&[i64]],
+    threads: Option<usize>,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<()> {
+    let count = selections.first().map_or(0, |rows| rows.len());
+    check(parts, selections, count)?;
+    let row_bytes: usize = parts.iter().map(|part| part.width).sum();
+    let bytes = row_bytes.saturating_mul(count);
+    let threads = match threads {
+        _ if bytes < PARALLEL_BYTES => 1,
+        Some(threads) => threads.max(1),
+        None => parallel::num_threads(),
+    };
+    if threads == 1 && bytes < INTERRUPT_BYTES {
+        return copy_block(parts, selections, 0..count);
+    }
+
+    let blocks = count.div_ceil(BLOCK_ROWS);
+    let blocks_per_look = (INTERRUPT_BYTES / (row_bytes * BLOCK_ROWS).max(1)).max(1);
+    let caller = std::thread::current().id();
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failure = Mutex::new(None);
+    let fail = |error| {
+        stop.store(true, Ordering::Relaxed);
+        failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+    };
+    let work = || {
+        let mut done = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let block = next.fetch_add(1, Ordering::Relaxed);
+            if block >= blocks {
+                break;
+            }
+            let range = block * BLOCK_ROWS..count.min((block + 1) * BLOCK_ROWS);
+            if let Err(error) = copy_block(parts, selections, range) {
+                fail(error);
+            }
+            done += 1;
+            if done % blocks_per_look == 0 && std::thread::current().id() == caller && interrupted() {
+                fail(Error::Interrupted);
+            }
+        }
+    };
+    parallel::run(threads.min(blocks), &work);
+    failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+fn check(parts: &[Part<'_>], selections: &[&[i64]], count: usize) -> Result<()> {
+    if let Some(other) = selections.iter().find(|rows| rows.len() != count) {
+        return Err(Error::Invalid(format!("selections of {count} and {} rows in one gather", other.len())));
+    }
+    let bounds: Vec<(i64, i64)> = selections.iter().map(|rows| least_and_greatest(rows)).collect();
+    for part in parts {
+        let Some(&(least, greatest)) = bounds.get(part.selection) else {
+            return Err(Error::Invalid(format!("selection {} of {}", part.selection, selections.len())));
+        };
+        if part.offset + part.width > part.column.stride {
+            return Err(Error::Invalid(format!(
+                "bytes {}..{} of a row of {}",
+                part.offset,
+                part.offset + part.width,
+                part.column.stride
+            )));
+        }
+        if part.out_len != part.width * count {
+            return Err(Error::Invalid(format!(
+                "output of {} bytes for {count} rows of {} bytes",
+                part.out_len, part.width
+            )));
+        }
+        if count > 0 && (least < 0 || greatest as usize >= part.column.rows) {
+            let index = if least < 0 { least } else { greatest };
+            return Err(Error::OutOfRange(format!("index {index} is outside 0..{}", part.column.rows)));
+        }
+    }
+    Ok(())
+}
+
+/// Written as two running extremes so that the compiler turns it into vector code.
+fn least_and_greatest(rows: &[i64]) -> (i64, i64) {
+    rows.iter().fold((i64::MAX, i64::MIN), |(least, greatest), &row| (least.min(row), greatest.max(row)))
+}
+
+/// Copy the rows `range` of every part. Bounds were checked by `check`; concurrent calls get disjoint ranges.
+fn copy_block(parts: &[Part<'_>], selections: &[&[i64]], range: std::ops::Range<usize>) -> Result<()> {
+    for part in parts {
+        let rows = &selections[part.selection][range.clone()];
+        // SAFETY: `range.start <= count` and the output holds `count * width` bytes, so this stays inside it.
+        let out = unsafe { part.out.add(range.start * part.width) };
+        match part.column.origin {
+            Origin::Memory(memory, _) => {
+                // SAFETY: `offset + width <= stride`, so it points into (or, if the column is empty, one past) row 0.
+                let memory = memory.wrapping_add(part.offset);
+                // SAFETY: every row is below `column.rows` and `offset + width <= stride` (`check`), so each source range is
+                // inside the column; the output holds `width` bytes for each of `rows` (above); `Part::new` promises that
+                // the output is nobody else's, so source and output do not overlap.
+                unsafe { copy_rows(memory, part.column.stride, part.width, rows, out) }
+            }
+            Origin::File(file, path) => {
+                // SAFETY: the output holds `width` bytes for each of `rows`, initialised, and is ours alone.
+                let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * rows.len()) };
+                read_rows(file, path, part, rows, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// For every row r of `rows`, `width` bytes from `memory + r * stride` are readable; `rows.len() * width` bytes from `out`
+/// are writable and overlap none of them.
+unsafe fn copy_rows(memory: *const u8, stride: usize, width: usize, rows: &[i64], out: *mut u8) {
+    // Rows of a few bytes: a fixed-size move instead of a call. Only whole dense rows, as others are rare.
+    macro_rules! fixed {
+        ($($size:literal)*) => {
+            match width {
+                // SAFETY: passed on from the caller, with `width` equal to the constant.
+                $($size => unsafe { copy_fixed::<$size>(memory, stride, rows, out) },)*
+                // SAFETY: passed on from the caller.
+                _ => unsafe { copy_runs(memory, stride, width, rows, out) },
+            }
+        };
+    }
+    fixed!(1 2 4 8 12 16 20 24 28 32);
+}
+
+/// Rows to look ahead. About as many cache lines can be under way at once as a core has fill buffers.
+const AHEAD: usize = 16;
+
+/// # Safety
+/// As `copy_rows`, with `width == WIDTH`.
+unsafe fn copy_fixed<const WIDTH: usize>(memory: *const u8, stride: usize, rows: &[i64], out: *mut u8) {
+    for (i, &row) in rows.iter().enumerate() {
+        if let Some(&ahead) = rows.get(i + AHEAD) {
+            prefetch(memory.wrapping_add(ahead as usize * stride));
+        }
+        // SAFETY: promised by the caller.
+        unsafe {
+            memory.add(row as usize * stride).cast::<[u8; WIDTH]>().copy_to_nonoverlapping(out.add(i * WIDTH).cast(), 1);
+        }
+    }
+}
+
+/// # Safety
+/// As `copy_rows`.
+unsafe fn copy_runs(memory: *const u8, stride: usize, width: usize, rows: &[i64], out: *mut u8) {
+    let dense = stride == width;
+    let mut i = 0;
+    while i < rows.len() {
+        let row = rows[i];
+        let mut run = 1;
+        if dense {
+            while rows.get(i + run).is_some_and(|&following| following == row + run as i64) {
+                run += 1;
+            }
+        }
+        if let Some(&ahead) = rows.get(i + run - 1 + AHEAD) {
+            let start = memory.wrapping_add(ahead as usize * stride);
+            for line in (0..width).step_by(64) {
+                prefetch(start.wrapping_add(line));
+            }
+        }
+        // SAFETY: the run is rows `row..row + run`, all of them named in `rows`, hence readable; back to back, as
+        // `stride == width` wherever `run > 1`; the output has room for them at `i`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(memory.add(row as usize * stride), out.add(i * width), run * width);
+        }
+        i += run;
+    }
+}
+
+#[inline]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint: it neither faults nor changes anything, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
+
+fn read_rows(file: &File, path: &Path, part: &Part<'_>, rows: &[i64], out: &mut [u8]) -> Result<()> {
+    let dense = part.column.stride == part.width;
+    let mut i = 0;
+    while i < rows.len() {
+        let mut run = 1;
+        while dense && rows.get(i + run).is_some_and(|&following| following == rows[i] + run as i64) {
+            run += 1;
+        }
+        let at = rows[i] as u64 * part.column.stride as u64 + part.offset as u64;
+        file.read_exact_at(&mut out[i * part.width..(i + run) * part.width], at).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                let found = file.metadata().map_or(0, |metadata| metadata.len());
+                Error::Corrupt(format!(
+                    "{}: truncated while open: expected {} bytes, found {found}",
+                    path.display(),
+                    part.column.stride * part.column.rows
+                ))
+            } else {
+                Error::io(path)(error)
+            }
+        })?;
+        i += run;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn column(data: &[u8], stride: usize) -> Column<'_> {
+        // SAFETY: the slice outlives the column.
+        unsafe { Column::in_memory(data.as_ptr(), stride, data.len() / stride) }
+    }
+
+    fn part<'a>(column: Column<'a>, offset: usize, width: usize, out: &'a mut [u8]) -> Part<'a> {
+        // SAFETY: the slice is borrowed mutably for as long as the part lives.
+        unsafe { Part::new(column, offset, width, 0, out.as_mut_ptr(), out.len()) }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_obvious_loop(
+            stride in 1_usize..80,
+            cut in (0_usize..80, 1_usize..80),
+            rows in 1_usize..40,
+            asks in prop::collection::vec((0_usize..40, 1_usize..5), 0..400),
+        ) {
+            let offset = cut.0 % stride;
+            let width = (cut.1 - 1) % (stride - offset) + 1;
+            let data: Vec<u8> = (0..stride * rows).map(|i| (i * 31 % 251) as u8).collect();
+            // Runs of consecutive rows among single ones.
+            let index: Vec<i64> =
+                asks.iter().flat_map(|&(row, run)| (0..run).map(move |r| ((row + r) % rows) as i64)).collect();
+            let expected: Vec<u8> = index
+                .iter()
+                .flat_map(|&row| data[row as usize * stride + offset..][..width].to_vec())
+                .collect();
+
+            let mut out = vec![0; width * index.len()];
+            gather(&[part(column(&data, stride), offset, width, &mut out)], &[&index], None, &|| false).unwrap();
+            prop_assert_eq!(&out, &expected);
+
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&data).unwrap();
+            let mut out = vec![0; width * index.len()];
+            let from_file = Column::in_file(&file, Path::new("x"), stride, rows);
+            gather(&[part(from_file, offset, width, &mut out)], &[&index], None, &|| false).unwrap();
+            prop_assert_eq!(&out, &expected);
+        }
+    }
+
+    #[test]
+    fn same_bytes_on_any_number_of_threads() {
+        let (stride, rows) = (284, 5000);
+        let data: Vec<u8> = (0..stride * rows).map(|i| (i % 251) as u8).collect();
+        let index: Vec<i64> = (0..20_000_i64).map(|i| i * 7919 % rows as i64).collect();
+        let run = |threads| {
+            let mut out = vec![0; stride * index.len()];
+            gather(&[part(column(&data, stride), 0, stride, &mut out)], &[&index], Some(threads), &|| false).unwrap();
+            out
+        };
+        let one = run(1);
+        assert!(one.chunks(stride).zip(&index).all(|(row, &i)| row == &data[i as usize * stride..][..stride]));
+        assert_eq!(one, run(2));
+        assert_eq!(one, run(4));
+    }
+
+    #[test]
+    fn out_of_bounds_writes_nothing() {
+        let data = vec![1; 100];
+        for bad in [-1, 10, i64::MAX, i64::MIN] {
+            let mut out = vec![9; 30];
+            let parts = [part(column(&data, 10), 0, 10, &mut out)];
+            assert!(matches!(gather(&parts, &[&[0, bad, 1]], None, &|| false), Err(Error::OutOfRange(_))));
+            assert!(out.iter().all(|&byte| byte == 9));
+        }
+        let mut out = vec![9; 29];
+        assert!(gather(&[part(column(&data, 10), 0, 10, &mut out)], &[&[0, 1, 2]], None, &|| false).is_err());
+        let mut out = vec![9; 30];
+        assert!(gather(&[part(column(&data, 10), 1, 10, &mut out)], &[&[0, 1, 2]], None, &|| false).is_err());
+    }
+
+    #[test]
+    fn stops_when_interrupted() {
+        let data = vec![1; 4096];
+        let index = vec![0; 40_000];
+        let mut out = vec![0; 4096 * index.len()];
+        let result = gather(&[part(column(&data, 4096), 0, 4096, &mut out)], &[&index], Some(1), &|| true);
+        assert!(matches!(result, Err(Error::Interrupted)));
+    }
+}

@@ -1,0 +1,15 @@
+//! The part of `iltools_datasets` that is measured: the store on disk, index generation and the gather.
+//!
+//! Nothing here knows Python. `unsafe` lives in three files: `store/map.rs` (mapping files), `slab.rs` (aligned output
+//! memory) and `gather.rs` (copying rows).
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod gather;
+pub mod index;
+pub mod parallel;
+pub mod segment;
+pub mod slab;
+//pub mod store;
+
+pub use error::{Error, Result};

@@ -1,0 +1,258 @@
+//! The segment table: (task, trajectory, step) <-> transition index <-> state row.
+
+use crate::{Error, Result};
+
+/// Checked, immutable table of segments. A segment is a run of transitions of one trajectory.
+#[derive(Debug)]
+pub struct SegmentTable {
+    task_id: Vec<i64>,
+    traj_id: Vec<i64>,
+    start: Vec<i64>,
+    length: Vec<i64>,
+    /// Positions of the segments in ascending order of (task, trajectory).
+    by_id: Vec<u32>,
+    /// Positions of the segments in ascending order of `start`.
+    by_start: Vec<u32>,
+    locator: Locator,
+    num_transitions: i64,
+}
+
+impl SegmentTable {
+    /// Check and take the four columns: equal lengths, ids unique, `start >= 0`, `length >= 1`, no overlap, sums in range.
+    pub fn new(task_id: Vec<i64>, traj_id: Vec<i64>, start: Vec<i64>, length: Vec<i64>) -> Result<Self> {
+        let count = task_id.len();
+        if [traj_id.len(), start.len(), length.len()] != [count; 3] {
+            return Err(Error::Invalid(format!(
+                "segment columns differ in length: task_id {count}, traj_id {}, start {}, length {}",
+                traj_id.len(),
+                start.len(),
+                length.len()
+            )));
+        }
+        if u32::try_from(count).is_err() {
+            return Err(Error::Invalid(format!("{count} segments; at most 2^32 - 1 are supported")));
+        }
+        let mut num_transitions = 0_i64;
+        for k in 0..count {
+            let name = || format!("task {}, trajectory {}", task_id[k], traj_id[k]);
+            if start[k] < 0 || length[k] < 1 || start[k].checked_add(length[k]).is_none() {
+                return Err(Error::Schema(format!(
+                    "{}: start {} and length {} are no segment (start >= 0, length >= 1)",
+                    name(),
+                    start[k],
+                    length[k]
+                )));
+            }
+            // Segments do not overlap (checked below), so the sum is bounded by the largest end.
+            num_transitions = num_transitions
+                .checked_add(length[k])
+                .ok_or_else(|| Error::Schema(format!("{}: segment lengths add up beyond 2^63", name())))?;
+        }
+        let mut by_id: Vec<u32> = (0..count as u32).collect();
+        let id = |k: u32| (task_id[k as usize], traj_id[k as usize]);
+        by_id.sort_by_key(|&k| id(k));
+        if let Some(pair) = by_id.windows(2).find(|pair| id(pair[0]) == id(pair[1])) {
+            let (task, trajectory) = id(pair[0]);
+            return Err(Error::Duplicate(format!("task {task}, trajectory {trajectory} appears twice")));
+        }
+        let mut by_start: Vec<u32> = (0..count as u32).collect();
+        by_start.sort_by_key(|&k| start[k as usize]);
+        for pair in by_start.windows(2) {
+            let (a, b) = (pair[0] as usize, pair[1] as usize);
+            if start[a] + length[a] > start[b] {
+                return Err(Error::Schema(format!(
+                    "task {}, trajectory {} (transitions {}..{}) overlaps task {}, trajectory {} (from {})",
+                    task_id[a],
+                    traj_id[a],
+                    start[a],
+                    start[a] + length[a],
+                    task_id[b],
+                    traj_id[b],
+                    start[b]
+                )));
+            }
+        }
+        let locator = Locator::new(by_start.iter().map(|&k| start[k as usize]).collect());
+        Ok(Self { task_id, traj_id, start, length, by_id, by_start, locator, num_transitions })
+    }
+
+    /// Number of segments.
+    pub fn len(&self) -> usize {
+        self.start.len()
+    }
+
+    /// Whether there is no segment.
+    pub fn is_empty(&self) -> bool {
+        self.start.is_empty()
+    }
+
+    /// Task id of each segment.
+    pub fn task_id(&self) -> &[i64] {
+        &self.task_id
+    }
+
+    /// Trajectory id of each segment.
+    pub fn traj_id(&self) -> &[i64] {
+        &self.traj_id
+    }
+
+    /// First transition of each segment.
+    pub fn start(&self) -> &[i64] {
+        &self.start
+    }
+
+    /// Number of transitions of each segment.
+    pub fn length(&self) -> &[i64] {
+        &self.length
+    }
+
+    /// Sum of the lengths.
+    pub fn num_transitions(&self) -> i64 {
+        self.num_transitions
+    }
+
+    /// Whether the segments follow one another from 0 without a gap, in table order, as those of a store do.
+    pub fn is_contiguous(&self) -> bool {
+        let mut next = 0;
+        self.start.iter().zip(&self.length).all(|(&start, &length)| {
+            let fits = start == next;
+            next = start + length;
+            fits
+        })
+    }
+
+    /// Position of the segment with these ids.
+    pub fn find(&self, task_id: i64, traj_id: i64) -> Result<usize> {
+        self.by_id
+            .binary_search_by_key(&(task_id, traj_id), |&k| (self.task_id[k as usize], self.traj_id[k as usize]))
+            .map(|at| self.by_id[at] as usize)
+            .map_err(|_| {
+                Error::UnknownSegment(format!("no trajectory {traj_id} in task {task_id} (of {} segments)", self.len()))
+            })
+    }
+
+    /// Position of the segment that holds a transition, and the step within it.
+    pub fn locate(&self, index: i64) -> Result<(usize, i64)> {
+        let outside = || Error::OutOfRange(format!("transition {index} lies in no segment"));
+        let k = self.by_start[self.locator.find(index).ok_or_else(outside)?] as usize;
+        let step = index - self.start[k];
+        if step < self.length[k] { Ok((k, step)) } else { Err(outside()) }
+    }
+
+    /// Check a segment position given by a caller.
+    pub fn check_position(&self, segment: i64) -> Result<usize> {
+        usize::try_from(segment)
+            .ok()
+            .filter(|&k| k < self.len())
+            .ok_or_else(|| Error::OutOfRange(format!("segment {segment} of {}", self.len())))
+    }
+}
+
+/// Finds the last of many ascending starts that is not above a value.
+///
+/// A table of about two buckets per start narrows the search to a handful of starts, so the cost depends neither on the
+/// number of rows nor, for lengths of one order of magnitude, on the number of segments.
+#[derive(Debug)]
+pub struct Locator {
+    starts: Vec<i64>,
+    /// `first[b]` = number of starts below the beginning of bucket `b`.
+    first: Vec<u32>,
+    shift: u32,
+}
+
+impl Locator {
+    /// Take ascending, non-negative starts.
+    pub fn new(starts: Vec<i64>) -> Self {
+        let last = starts.last().copied().unwrap_or(0).max(0) as u64;
+        let wanted = (2 * starts.len()).max(1) as u64;
+        let mut shift = 0;
+        while (last >> shift) >= wanted {
+            shift += 1;
+        }
+        let buckets = (last >> shift) as usize + 1;
+        let mut first = Vec::with_capacity(buckets + 1);
+        let mut position = 0;
+        for bucket in 0..buckets as u64 {
+            while position < starts.len() && ((starts[position] as u64) >> shift) < bucket {
+                position += 1;
+            }
+            first.push(position as u32);
+        }
+        first.push(starts.len() as u32);
+        Self { starts, first, shift }
+    }
+
+    /// Position of the last start that is `<= value`; `None` before the first.
+    #[inline]
+    pub fn find(&self, value: i64) -> Option<usize> {
+        if value < 0 || self.starts.is_empty() {
+            return None;
+        }
+        let bucket = ((value as u64 >> self.shift) as usize).min(self.first.len() - 2);
+        let (mut low, mut high) = (self.first[bucket] as usize, self.first[bucket + 1] as usize);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.starts[middle] <= value {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(lengths: &[i64]) -> SegmentTable {
+        let ids: Vec<i64> = (0..lengths.len() as i64).collect();
+        let start = lengths.iter().scan(0, |sum, &n| Some(std::mem::replace(sum, *sum + n))).collect();
+        SegmentTable::new(vec![0; lengths.len()], ids, start, lengths.to_vec()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn locator_agrees_with_a_linear_search(
+            gaps in prop::collection::vec(prop_oneof![1_i64..5, 1_i64..100_000], 1..200),
+            value in -3_i64..200_000,
+        ) {
+            let starts: Vec<i64> = gaps.iter().scan(0, |sum, &gap| { *sum += gap; Some(*sum) }).collect();
+            let expected = starts.iter().rposition(|&start| start <= value);
+            prop_assert_eq!(Locator::new(starts).find(value), expected);
+        }
+
+        #[test]
+        fn locate_inverts_start_plus_step(lengths in prop::collection::vec(1_i64..50, 1..60)) {
+            let table = table(&lengths);
+            prop_assert!(table.is_contiguous());
+            let mut index = 0;
+            for (k, &length) in lengths.iter().enumerate() {
+                for step in 0..length {
+                    prop_assert_eq!(table.locate(index).unwrap(), (k, step));
+                    index += 1;
+                }
+            }
+            prop_assert!(table.locate(index).is_err());
+            prop_assert!(table.locate(-1).is_err());
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_table() {
+        let new = |start: &[i64], length: &[i64]| {
+            let n = start.len();
+            SegmentTable::new(vec![0; n], (0..n as i64).collect(), start.to_vec(), length.to_vec())
+        };
+        assert!(matches!(new(&[0], &[0]), Err(Error::Schema(_))));
+        assert!(matches!(new(&[-1], &[1]), Err(Error::Schema(_))));
+        assert!(matches!(new(&[i64::MAX], &[1]), Err(Error::Schema(_))));
+        assert!(matches!(new(&[0, 2], &[3, 1]), Err(Error::Schema(_))));
+        assert!(matches!(new(&[5, 0], &[3, 6]), Err(Error::Schema(_))));
+        assert!(matches!(SegmentTable::new(vec![1, 1], vec![2, 2], vec![0, 1], vec![1, 1]), Err(Error::Duplicate(_))));
+        assert!(matches!(SegmentTable::new(vec![1], vec![], vec![0], vec![1]), Err(Error::Invalid(_))));
+    }
+}

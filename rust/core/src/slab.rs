@@ -1,0 +1,130 @@
+//! Output memory: 64-byte aligned, handed out per array and taken back when its last owner is gone.
+//!
+//! Fresh pages cost as much as the copy into them, so freed slabs are kept for the next batch. A slab is only ever
+//! owned once: it comes back through `Drop`, which is what makes re-use safe.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::sync::Mutex;
+
+use crate::{Error, Result};
+
+/// Alignment of every slab: a cache line, and what XLA needs to take host memory without a copy.
+pub const ALIGNMENT: usize = 64;
+/// Freed memory that is kept for re-use, at most.
+const KEPT_BYTES: usize = 512 << 20;
+const KEPT_SLABS: usize = 64;
+
+static FREE: Mutex<Vec<Slab>> = Mutex::new(Vec::new());
+
+/// Uniquely owned, initialised (zero or stale), aligned bytes.
+#[derive(Debug)]
+struct Slab {
+    memory: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: a slab is plain memory with one owner; nothing about it is bound to a thread.
+unsafe impl Send for Slab {}
+
+impl Slab {
+    fn layout(capacity: usize) -> Layout {
+        // Capacities come from `take`, which has checked that the layout exists.
+        Layout::from_size_align(capacity, ALIGNMENT).unwrap_or(Layout::new::<u8>())
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: `memory` came from `alloc_zeroed` with this very layout and is freed only here.
+        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+    }
+}
+
+/// An output buffer; its memory returns to the pool when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    slab: Option<Slab>,
+    len: usize,
+}
+
+// SAFETY: shared access to a `Buffer` only reads its address and length.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Memory for `len` bytes. Its content is arbitrary: the caller overwrites all of it before anybody reads.
+    pub fn take(len: usize) -> Result<Self> {
+        let refused = || Error::OutOfMemory(format!("cannot allocate {len} bytes"));
+        let capacity = len.max(1).checked_next_multiple_of(ALIGNMENT).ok_or_else(refused)?;
+        if let Some(slab) = reuse(capacity) {
+            return Ok(Self { slab: Some(slab), len });
+        }
+        let layout = Layout::from_size_align(capacity, ALIGNMENT).map_err(|_| refused())?;
+        // SAFETY: the layout's size is at least one alignment, hence not zero.
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        Ok(Self { slab: Some(Slab { memory, capacity }), len })
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Address of the first byte, valid until the buffer is dropped.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.slab.as_ref().map_or(std::ptr::dangling_mut(), |slab| slab.memory.as_ptr())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let Some(slab) = self.slab.take() else { return };
+        // Never wait here: drops happen in garbage collection and after a fork, when another thread may have held the lock.
+        if let Ok(mut free) = FREE.try_lock() {
+            let kept: usize = free.iter().map(|slab| slab.capacity).sum();
+            if free.len() < KEPT_SLABS && kept + slab.capacity <= KEPT_BYTES {
+                free.push(slab);
+            }
+        }
+    }
+}
+
+fn reuse(capacity: usize) -> Option<Slab> {
+    let mut free = FREE.try_lock().ok()?;
+    // Newest first: its pages are the likeliest to be in the cache.
+    let position = free.iter().rposition(|slab| slab.capacity == capacity)?;
+    Some(free.swap_remove(position))
+}
+
+/// Give all kept memory back to the system.
+pub fn release_kept() {
+    if let Ok(mut free) = FREE.try_lock() {
+        free.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_comes_back_only_after_its_owner_is_gone() {
+        let len = 12_345_678;
+        let first = Buffer::take(len).unwrap();
+        let second = Buffer::take(len).unwrap();
+        assert_ne!(first.as_ptr(), second.as_ptr());
+        assert_eq!(first.as_ptr() as usize % ALIGNMENT, 0);
+        let address = first.as_ptr() as usize;
+        drop(first);
+        let third = Buffer::take(len).unwrap();
+        assert_eq!(third.as_ptr() as usize, address);
+        assert_ne!(third.as_ptr(), second.as_ptr());
+        assert_eq!(Buffer::take(0).unwrap().len(), 0);
+    }
+}
