@@ -49,6 +49,18 @@ class SourceError(IltoolsError, ValueError):
     """A raw file or a Zarr archive cannot be read as what it claims to be."""
 
 
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """There is no raw file or archive at the path."""
+
+
+class ArchiveExistsError(IltoolsError, FileExistsError):
+    """An archive is there already and `overwrite=True` was not given."""
+
+
+class ArchiveCorruptError(SourceError):
+    """A chunk of a Zarr archive is missing, cut or does not match its checksum."""
+
+
 class MissingKeyError(IltoolsError, KeyError):
     """A required key is not there."""
 

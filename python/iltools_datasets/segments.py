@@ -100,11 +100,11 @@ class Segments(Sequence[Segment]):
 
     def find_many(self, task_id: ArrayLike, traj_id: ArrayLike) -> NDArray[np.int64]:
         """Return the positions of many segments, int64 [B]; the first unknown pair raises `UnknownSegmentError`."""
-        return self.table.find(_int64(task_id), _int64(traj_id))
+        return self.table.find(int64(task_id), int64(traj_id))
 
     def locate(self, index: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (segment position, local step), int64 [B] each, of global transition indices [B]."""
-        return self.table.locate(_int64(index))
+        return self.table.locate(int64(index))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -141,8 +141,11 @@ class Segments(Sequence[Segment]):
         return f"Segments({len(self)} trajectories, {self.num_transitions} transitions)"
 
 
-def _int64(values: ArrayLike) -> NDArray[np.int64]:
+def int64(values: ArrayLike) -> NDArray[np.int64]:
+    """Return integers as a contiguous int64 vector; anything but integers raises TypeError, any other shape ValueError."""
     array = np.asarray(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"expected integers, got {array.dtype}")
+    if array.ndim != 1:
+        raise ValueError(f"expected a vector, got shape {array.shape}")
     return np.ascontiguousarray(array, dtype=np.int64)

@@ -237,7 +237,10 @@ unsafe fn copy_fixed<const WIDTH: usize>(memory: *const u8, stride: usize, rows:
         }
         // SAFETY: promised by the caller.
         unsafe {
-            memory.add(row as usize * stride).cast::<[u8; WIDTH]>().copy_to_nonoverlapping(out.add(i * WIDTH).cast(), 1);
+            memory
+                .add(row as usize * stride)
+                .cast::<[u8; WIDTH]>()
+                .copy_to_nonoverlapping(out.add(i * WIDTH).cast(), 1);
         }
     }
 }

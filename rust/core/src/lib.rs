@@ -10,6 +10,6 @@ pub mod index;
 pub mod parallel;
 pub mod segment;
 pub mod slab;
-//pub mod store;
+pub mod store;
 
 pub use error::{Error, Result};

@@ -131,6 +131,12 @@ impl SegmentTable {
             })
     }
 
+    /// Position of the segment that holds a transition of a contiguous table; the transition must be within it.
+    #[inline]
+    pub(crate) fn position_of(&self, index: i64) -> usize {
+        self.locator.find(index).unwrap_or(0)
+    }
+
     /// Position of the segment that holds a transition, and the step within it.
     pub fn locate(&self, index: i64) -> Result<(usize, i64)> {
         let outside = || Error::OutOfRange(format!("transition {index} lies in no segment"));

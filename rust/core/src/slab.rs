@@ -76,6 +76,12 @@ impl Buffer {
         self.len == 0
     }
 
+    /// A copy of the content.
+    pub fn to_vec(&self) -> Vec<u8> {
+        // SAFETY: the slab has at least `len` initialised bytes, and `self` is borrowed while they are read.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }.to_vec()
+    }
+
     /// Address of the first byte, valid until the buffer is dropped.
     pub fn as_ptr(&self) -> *mut u8 {
         self.slab.as_ref().map_or(std::ptr::dangling_mut(), |slab| slab.memory.as_ptr())

@@ -34,7 +34,7 @@ impl Permutation {
         }
         let mut images: Box<[u16]> = (0..total as u16).collect();
         for last in (1..images.len()).rev() {
-            let chosen = u128::from(draw()) * (last as u128 + 1) >> 64;
+            let chosen = (u128::from(draw()) * (last as u128 + 1)) >> 64;
             images.swap(last, chosen as usize);
         }
         Self::Table(images)

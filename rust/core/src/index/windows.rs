@@ -25,7 +25,9 @@ impl std::str::FromStr for Boundary {
             "clamp" => Ok(Self::Clamp),
             "mask" => Ok(Self::Mask),
             "error" => Ok(Self::Error),
-            _ => Err(Error::Invalid(format!("boundary is {name:?}; one of 'wrap', 'clamp', 'mask', 'error' is needed"))),
+            _ => {
+                Err(Error::Invalid(format!("boundary is {name:?}; one of 'wrap', 'clamp', 'mask', 'error' is needed")))
+            }
         }
     }
 }
@@ -63,9 +65,9 @@ pub fn window_rows(
     for (window, (&segment, &step)) in segment.iter().zip(step).enumerate() {
         let k = table.check_position(segment)?;
         let (start, count) = (table.start()[k], table.length()[k]);
-        let end = step.checked_add(length as i64).ok_or_else(|| {
-            Error::OutOfRange(format!("window {window}: step {step} + length {length} exceeds 2^63"))
-        })?;
+        let end = step
+            .checked_add(length as i64)
+            .ok_or_else(|| Error::OutOfRange(format!("window {window}: step {step} + length {length} exceeds 2^63")))?;
         if step >= 0 && end <= count {
             rows.extend(start + step..start + end);
             if let Some(mask) = &mut mask {

@@ -1,0 +1,56 @@
+//! One builder at a time: a lock on a file in the store directory, which the system releases when the holder dies.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Name of the lock file.
+pub const LOCK: &str = ".lock";
+
+/// Held for the length of a build.
+#[derive(Debug)]
+pub struct BuildLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl BuildLock {
+    /// Take the lock or say who holds it.
+    pub fn take(store: &Path) -> Result<Self> {
+        let path = store.join(LOCK);
+        loop {
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(Error::io(&path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
+                    return Err(Error::Busy(format!("{}: being built by process {holder}", store.display())));
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io(&path)(error)),
+            }
+            // A builder that aborts removes the file; make sure the lock is on the one that others will open.
+            let ours = file.metadata().map_err(Error::io(&path))?.ino();
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
+                file.set_len(0).and_then(|()| file.rewind()).map_err(Error::io(&path))?;
+                write!(file, "{}", std::process::id()).map_err(Error::io(&path))?;
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+
+    /// Release the lock and remove its file, for a build that leaves nothing behind.
+    pub fn remove(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,216 @@
+//! `manifest.json`: what a store consists of. It is published last, in one rename, and carries its own checksum.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::column::{ColumnSpec, DType, Key, Kind, check_apart, check_key, row_bytes, show};
+use super::{MANIFEST, checksum};
+use crate::{Error, Result};
+
+/// Format version this code writes and reads.
+pub const VERSION: u32 = 1;
+const FORMAT: &str = "iltools-store";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: String,
+    pub version: u32,
+    pub uuid: String,
+    pub num_states: u64,
+    pub num_transitions: u64,
+    pub num_segments: u64,
+    /// Checksums of `segments.i64` and `names.json` in the data directory.
+    pub segments_crc32c: u32,
+    pub names_crc32c: u32,
+    pub block_bytes: u64,
+    pub columns: Vec<ColumnEntry>,
+    pub views: Vec<ViewEntry>,
+    /// Whatever the builder wanted to keep with the data.
+    pub attributes: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ColumnEntry {
+    pub key: Key,
+    pub kind: Kind,
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    pub bytes: u64,
+    pub crc32c: Vec<u32>,
+}
+
+impl ColumnEntry {
+    pub fn spec(&self) -> ColumnSpec {
+        ColumnSpec { key: self.key.clone(), kind: self.kind, dtype: self.dtype, shape: self.shape.clone() }
+    }
+}
+
+/// A key that is read from part of another column's row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ViewEntry {
+    pub key: Key,
+    pub source: Key,
+    /// First element within the source's row.
+    pub offset: usize,
+    pub shape: Vec<usize>,
+}
+
+/// Names, in `names.json`: of tasks by id, and of trajectories in table order.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Names {
+    pub tasks: BTreeMap<i64, String>,
+    pub trajectories: Vec<Option<String>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    crc32c: u32,
+    #[serde(borrow)]
+    manifest: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    format: String,
+    version: u32,
+}
+
+impl Manifest {
+    pub fn new(uuid: String) -> Self {
+        Self {
+            format: FORMAT.into(),
+            version: VERSION,
+            uuid,
+            num_states: 0,
+            num_transitions: 0,
+            num_segments: 0,
+            segments_crc32c: 0,
+            names_crc32c: 0,
+            block_bytes: checksum::BLOCK_BYTES as u64,
+            columns: Vec::new(),
+            views: Vec::new(),
+            attributes: serde_json::Value::Null,
+        }
+    }
+
+    /// The file's content: the manifest as JSON beside the checksum of those very bytes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let unserialisable = |error: serde_json::Error| Error::Invalid(format!("manifest: {error}"));
+        let manifest = serde_json::value::to_raw_value(self).map_err(unserialisable)?;
+        let crc32c = checksum::of(manifest.get().as_bytes());
+        serde_json::to_vec(&Envelope { crc32c, manifest: &manifest }).map_err(unserialisable)
+    }
+
+    /// Read and check the manifest of a store directory.
+    pub fn read(store: &Path) -> Result<Self> {
+        let path = store.join(MANIFEST);
+        let bytes = fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                Error::NotFound(format!("{}: no store here ({MANIFEST} is missing)", store.display()))
+            }
+            _ => Error::io(&path)(error),
+        })?;
+        Self::from_bytes(&bytes).map_err(|error| match error {
+            Error::Corrupt(why) => Error::Corrupt(format!("{}: {why}", path.display())),
+            Error::Version(why) => Error::Version(format!("{}: {why}", path.display())),
+            other => other,
+        })
+    }
+
+    /// Parse and check a manifest's bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let corrupt = |why: String| Error::Corrupt(why);
+        let envelope: Envelope<'_> = serde_json::from_slice(bytes)
+            .map_err(|error| corrupt(format!("not a manifest ({} bytes): {error}", bytes.len())))?;
+        let inner = envelope.manifest.get();
+        let found = checksum::of(inner.as_bytes());
+        if found != envelope.crc32c {
+            return Err(corrupt(format!("checksum is {found:#010x}, expected {:#010x}", envelope.crc32c)));
+        }
+        // The version first: another version's fields may differ.
+        let header: Header =
+            serde_json::from_str(inner).map_err(|error| corrupt(format!("not a manifest: {error}")))?;
+        if header.format != FORMAT || header.version != VERSION {
+            return Err(Error::Version(format!(
+                "written as {} version {}; this release reads {FORMAT} version {VERSION}",
+                header.format, header.version
+            )));
+        }
+        let manifest: Self =
+            serde_json::from_str(inner).map_err(|error| corrupt(format!("not a manifest: {error}")))?;
+        manifest.check().map_err(corrupt)?;
+        Ok(manifest)
+    }
+
+    /// Everything that later code relies on, in checked arithmetic.
+    fn check(&self) -> std::result::Result<(), String> {
+        uuid::Uuid::parse_str(&self.uuid).map_err(|_| format!("{:?} is not a uuid", self.uuid))?;
+        if self.block_bytes == 0 || i64::try_from(self.num_states).is_err() {
+            return Err(format!("block of {} bytes, {} states", self.block_bytes, self.num_states));
+        }
+        let has_states = self.columns.iter().any(|column| column.kind == Kind::State);
+        if has_states && self.num_transitions.checked_add(self.num_segments) != Some(self.num_states) {
+            return Err(format!(
+                "{} states, {} transitions and {} segments do not fit together",
+                self.num_states, self.num_transitions, self.num_segments
+            ));
+        }
+        for column in &self.columns {
+            let name = show(&column.key);
+            check_key(&column.key).map_err(|error| error.to_string())?;
+            let rows = match column.kind {
+                Kind::State => self.num_states,
+                Kind::Transition => self.num_transitions,
+            };
+            let bytes = row_bytes(column.dtype, &column.shape).and_then(|row| (row as u64).checked_mul(rows));
+            if bytes != Some(column.bytes) || isize::try_from(column.bytes).is_err() {
+                return Err(format!(
+                    "column {name}: {rows} rows of {} {:?} do not make {} bytes",
+                    column.dtype.name(),
+                    column.shape,
+                    column.bytes
+                ));
+            }
+            if column.crc32c.len() as u64 != column.bytes.div_ceil(self.block_bytes) {
+                return Err(format!("column {name}: {} checksums for {} bytes", column.crc32c.len(), column.bytes));
+            }
+        }
+        for kind in [Kind::State, Kind::Transition] {
+            let keys = self.columns.iter().filter(|column| column.kind == kind).map(|column| &column.key);
+            check_apart(keys).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_every_truncation() {
+        let mut manifest = Manifest::new(uuid::Uuid::new_v4().to_string());
+        manifest.attributes = serde_json::json!({"fps": 30.0, "joint_names": ["a", "b"]});
+        let bytes = manifest.to_bytes().unwrap();
+        assert_eq!(Manifest::from_bytes(&bytes).unwrap().attributes, manifest.attributes);
+        for cut in 0..bytes.len() {
+            assert!(matches!(Manifest::from_bytes(&bytes[..cut]), Err(Error::Corrupt(_))), "cut at {cut}");
+        }
+        for i in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[i] ^= 1;
+            assert!(Manifest::from_bytes(&flipped).is_err(), "flip at {i}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut manifest = Manifest::new(uuid::Uuid::new_v4().to_string());
+        manifest.version = 2;
+        assert!(matches!(Manifest::from_bytes(&manifest.to_bytes().unwrap()), Err(Error::Version(_))));
+    }
+}

@@ -1,0 +1,20 @@
+//! The store on disk: format, build protocol, reading, verification. `docs/store-format.md` describes the format.
+
+mod checksum;
+mod column;
+mod lock;
+mod manifest;
+mod map;
+mod reader;
+mod verify;
+mod writer;
+
+pub use column::{ColumnSpec, DType, Field, Key, Kind, show};
+pub use reader::{Backend, Store, gather_memory};
+pub use verify::Damage;
+pub use writer::{Array, StoreWriter};
+
+/// Name of the file that makes a directory a store.
+const MANIFEST: &str = "manifest.json";
+/// Prefix of the directories that hold one generation of data each.
+const DATA_PREFIX: &str = "data-";

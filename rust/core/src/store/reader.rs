@@ -1,0 +1,402 @@
+//! Opening a store and gathering from it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::column::{ColumnSpec, Field, Kind, check_key, column_path, next_of, show};
+use super::manifest::{Manifest, Names, ViewEntry};
+use super::map::{ColumnBytes, open_exactly};
+use super::{DATA_PREFIX, checksum};
+use crate::gather::{Part, gather};
+use crate::segment::SegmentTable;
+use crate::slab::Buffer;
+use crate::{Error, Result};
+
+/// How often a reader starts again when a build replaced the files under it.
+const ATTEMPTS: usize = 5;
+
+/// Where the data is while it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Mapped: the page cache is the memory, shared by all processes.
+    Mmap,
+    /// Read once into memory of this process.
+    Ram,
+    /// Read from the file at each gather.
+    Pread,
+}
+
+impl Backend {
+    /// Its name in Python.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mmap => "mmap",
+            Self::Ram => "ram",
+            Self::Pread => "pread",
+        }
+    }
+}
+
+impl std::str::FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Self::Mmap, Self::Ram, Self::Pread]
+            .into_iter()
+            .find(|backend| backend.name() == name)
+            .ok_or_else(|| Error::Invalid(format!("backend is {name:?}; one of 'mmap', 'ram', 'pread' is needed")))
+    }
+}
+
+/// An open store: immutable, and a snapshot of the generation that was current when it was opened.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    data_dir: PathBuf,
+    uuid: String,
+    backend: Backend,
+    segments: Arc<SegmentTable>,
+    num_states: usize,
+    specs: Vec<ColumnSpec>,
+    columns: Vec<ColumnBytes>,
+    fields: Vec<Field>,
+    names: Names,
+    attributes: serde_json::Value,
+}
+
+impl Store {
+    /// Open the current generation of a store.
+    pub fn open(path: &Path, backend: Backend) -> Result<Self> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let manifest = Manifest::read(path)?;
+            let uuid = manifest.uuid.clone();
+            match Self::open_generation(path, manifest, backend) {
+                // A build may have replaced this generation since its manifest was read; if it did, read the new one.
+                Err(error @ Error::Corrupt(_)) if Manifest::read(path).is_ok_and(|now| now.uuid != uuid) => {
+                    last = Some(error);
+                }
+                other => return other,
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Corrupt(format!("{}: replaced again and again", path.display()))))
+    }
+
+    fn open_generation(path: &Path, manifest: Manifest, backend: Backend) -> Result<Self> {
+        let data_dir = path.join(format!("{DATA_PREFIX}{}", manifest.uuid));
+        let (num_states, num_transitions) = (manifest.num_states as usize, manifest.num_transitions as usize);
+        let segments = read_segments(&data_dir, &manifest)?;
+        let names = read_names(&data_dir, &manifest)?;
+        let mut specs = Vec::with_capacity(manifest.columns.len());
+        let mut columns = Vec::with_capacity(manifest.columns.len());
+        for entry in &manifest.columns {
+            let rows = if entry.kind == Kind::State { num_states } else { num_transitions };
+            let spec = entry.spec();
+            let file = column_path(&data_dir, entry.kind, &entry.key);
+            refuse_linked_directories(&data_dir, &file)?;
+            let what = format!("column {}", show(&entry.key));
+            columns.push(ColumnBytes::open(file, &what, spec.row_bytes()?, rows, backend)?);
+            specs.push(spec);
+        }
+        let fields = fields(&specs, &manifest.views)
+            .map_err(|error| Error::Corrupt(format!("{}: {error}", path.join(super::MANIFEST).display())))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            data_dir,
+            uuid: manifest.uuid,
+            backend,
+            segments: Arc::new(segments),
+            num_states,
+            specs,
+            columns,
+            fields,
+            names,
+            attributes: manifest.attributes,
+        })
+    }
+
+    /// Treat files that somebody else wrote, one row per transition, as a store. There is no manifest and no checksum.
+    pub fn over_files(
+        path: &Path,
+        files: Vec<(ColumnSpec, PathBuf)>,
+        segments: Arc<SegmentTable>,
+        backend: Backend,
+    ) -> Result<Self> {
+        if !segments.is_contiguous() {
+            return Err(Error::Schema(format!("{}: segments leave transitions out", path.display())));
+        }
+        let rows = segments.num_transitions() as usize;
+        let (mut specs, mut columns) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
+        for (spec, file) in files {
+            columns.push(ColumnBytes::open(
+                file,
+                &format!("column {}", show(&spec.key)),
+                spec.row_bytes()?,
+                rows,
+                backend,
+            )?);
+            specs.push(spec);
+        }
+        let fields = fields(&specs, &[])?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            data_dir: path.to_path_buf(),
+            uuid: String::new(),
+            backend,
+            num_states: rows + segments.len(),
+            names: Names { trajectories: vec![None; segments.len()], ..Names::default() },
+            segments,
+            specs,
+            columns,
+            fields,
+            attributes: serde_json::Value::Null,
+        })
+    }
+
+    /// Directory of the store.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Directory of this generation's data.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Identity of this generation; empty for foreign files.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// Where the data is while it is read.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The segment table.
+    pub fn segments(&self) -> &Arc<SegmentTable> {
+        &self.segments
+    }
+
+    /// Number of states.
+    pub fn num_states(&self) -> usize {
+        self.num_states
+    }
+
+    /// Number of transitions.
+    pub fn num_transitions(&self) -> usize {
+        self.segments.num_transitions() as usize
+    }
+
+    /// Everything that can be gathered.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// Name of each task that has one.
+    pub fn task_names(&self) -> &std::collections::BTreeMap<i64, String> {
+        &self.names.tasks
+    }
+
+    /// Name of each trajectory, in table order.
+    pub fn trajectory_names(&self) -> &[Option<String>] {
+        &self.names.trajectories
+    }
+
+    /// What the builder kept with the data.
+    pub fn attributes(&self) -> &serde_json::Value {
+        &self.attributes
+    }
+
+    /// Bytes of one gathered row of a field.
+    pub fn field_bytes(&self, field: usize) -> usize {
+        let field = &self.fields[field];
+        field.shape.iter().product::<usize>() * field.dtype.size()
+    }
+
+    /// Copy the rows of `fields` for the transitions `index` into `outputs`, one `(address, bytes)` per field.
+    ///
+    /// # Safety
+    /// Each output stays writable, initialised and nobody else's for the length of the call.
+    #[allow(unsafe_code)]
+    pub unsafe fn gather_into(
+        &self,
+        fields: &[usize],
+        index: &[i64],
+        outputs: &[(*mut u8, usize)],
+        threads: Option<usize>,
+        interrupted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        // Bounds first, in the caller's terms; the gather checks the derived rows again in its own.
+        let total = self.segments.num_transitions();
+        if let Some(&bad) = index.iter().find(|&&i| i < 0 || i >= total) {
+            return Err(Error::OutOfRange(format!(
+                "index {bad} is outside the {total} transitions of {}",
+                self.path.display()
+            )));
+        }
+        let mut states = Vec::new();
+        let mut next_states = Vec::new();
+        let column_of = |&field: &usize| self.specs[self.fields[field].column].kind;
+        if fields.iter().any(|field| column_of(field) == Kind::State) {
+            states = self.state_rows(index);
+            if fields.iter().any(|&field| self.fields[field].next) {
+                next_states = states.iter().map(|row| row + 1).collect();
+            }
+        }
+        let mut parts = Vec::with_capacity(fields.len());
+        // Where no field needs them, the rows of states are not computed and `index` stands in, unused.
+        let or_index = |rows| if <[i64]>::is_empty(rows) { index } else { rows };
+        let selections = [index, or_index(&states), or_index(&next_states)];
+        for (&number, &(out, bytes)) in fields.iter().zip(outputs) {
+            let field = &self.fields[number];
+            let selection = match (column_of(&number), field.next) {
+                (Kind::Transition, _) => 0,
+                (Kind::State, false) => 1,
+                (Kind::State, true) => 2,
+            };
+            let column = self.columns[field.column].column();
+            // SAFETY: promised by the caller.
+            parts.push(unsafe { Part::new(column, field.offset, self.field_bytes(number), selection, out, bytes) });
+        }
+        gather(&parts, &selections, threads, interrupted)
+    }
+
+    /// State row of each transition: segments lie back to back, and each has one state more than transitions.
+    fn state_rows(&self, index: &[i64]) -> Vec<i64> {
+        index.iter().map(|&i| i + self.segments.position_of(i) as i64).collect()
+    }
+}
+
+/// Everything that can be gathered from some columns and views, `("next", key)` of state columns included.
+fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Field>> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut add = |field: Field, kind: Kind| {
+        let next = (kind == Kind::State).then(|| Field { key: next_of(&field.key), next: true, ..field.clone() });
+        for field in [Some(field), next].into_iter().flatten() {
+            if fields.iter().any(|other| other.key == field.key) {
+                return Err(Error::Schema(format!("key {} is there twice", show(&field.key))));
+            }
+            fields.push(field);
+        }
+        Ok(())
+    };
+    for (column, spec) in specs.iter().enumerate() {
+        let (key, dtype, shape) = (spec.key.clone(), spec.dtype, spec.shape.clone());
+        add(Field { key, column, next: false, offset: 0, dtype, shape }, spec.kind)?;
+    }
+    for view in views {
+        check_key(&view.key)?;
+        let missing = || Error::Schema(format!("view {}: no column {}", show(&view.key), show(&view.source)));
+        let column = specs.iter().position(|spec| spec.key == view.source).ok_or_else(missing)?;
+        let spec = &specs[column];
+        let elements = |shape: &[usize]| shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
+        let end = elements(&view.shape).and_then(|wanted| wanted.checked_add(view.offset));
+        let fits = end.zip(elements(&spec.shape)).is_some_and(|(end, there)| end <= there);
+        if !fits {
+            return Err(Error::Schema(format!(
+                "view {}: shape {:?} from element {} does not fit into {} of shape {:?}",
+                show(&view.key),
+                view.shape,
+                view.offset,
+                show(&view.source),
+                spec.shape
+            )));
+        }
+        let (key, dtype, shape) = (view.key.clone(), spec.dtype, view.shape.clone());
+        add(Field { key, column, next: false, offset: view.offset * dtype.size(), dtype, shape }, spec.kind)?;
+    }
+    Ok(fields)
+}
+
+/// Check the fields that columns and views would give, before anything is published.
+pub(super) fn check_fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<()> {
+    fields(specs, views).map(drop)
+}
+
+fn read_checked(path: &Path, what: &str, expected: Option<u64>, crc32c: u32) -> Result<Vec<u8>> {
+    if let Some(expected) = expected {
+        open_exactly(path, expected, what)?;
+    }
+    let bytes = fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Corrupt(format!("{}: {what} is missing", path.display())),
+        _ => Error::io(path)(error),
+    })?;
+    let found = checksum::of(&bytes);
+    if found != crc32c {
+        return Err(Error::Corrupt(format!(
+            "{}: {what}: checksum is {found:#010x}, expected {crc32c:#010x}",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Columns of `segments.i64`: task id, trajectory id, number of transitions.
+pub(super) const SEGMENT_FIELDS: usize = 3;
+
+fn read_segments(data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
+    let path = data_dir.join(super::writer::SEGMENTS);
+    let corrupt = |why: String| Error::Corrupt(format!("{}: {why}", path.display()));
+    let expected = manifest
+        .num_segments
+        .checked_mul(8 * SEGMENT_FIELDS as u64)
+        .ok_or_else(|| corrupt(format!("{} segments", manifest.num_segments)))?;
+    let bytes = read_checked(&path, "segment table", Some(expected), manifest.segments_crc32c)?;
+    let values: Vec<i64> =
+        bytes.chunks_exact(8).map(|word| i64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
+    let column = |field| values.iter().skip(field).step_by(SEGMENT_FIELDS).copied().collect::<Vec<i64>>();
+    let length = column(2);
+    let mut end = 0_i64;
+    let mut start = Vec::with_capacity(length.len());
+    for &count in &length {
+        start.push(end);
+        end = end.checked_add(count.max(0)).ok_or_else(|| corrupt("lengths add up beyond 2^63".into()))?;
+    }
+    if end as u64 != manifest.num_transitions {
+        return Err(corrupt(format!("{end} transitions, expected {}", manifest.num_transitions)));
+    }
+    SegmentTable::new(column(0), column(1), start, length).map_err(|error| corrupt(error.to_string()))
+}
+
+fn read_names(data_dir: &Path, manifest: &Manifest) -> Result<Names> {
+    let path = data_dir.join(super::writer::NAMES);
+    let bytes = read_checked(&path, "names", None, manifest.names_crc32c)?;
+    let names: Names =
+        serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))?;
+    if names.trajectories.len() as u64 != manifest.num_segments {
+        return Err(Error::Corrupt(format!(
+            "{}: {} names for {} trajectories",
+            path.display(),
+            names.trajectories.len(),
+            manifest.num_segments
+        )));
+    }
+    Ok(names)
+}
+
+/// A column's own file is opened without following links; the directories on the way to it are looked at here.
+fn refuse_linked_directories(data_dir: &Path, file: &Path) -> Result<()> {
+    let below = file.strip_prefix(data_dir).unwrap_or(file).parent().into_iter().flat_map(Path::components);
+    let mut directory = data_dir.to_path_buf();
+    for component in std::iter::once(None).chain(below.map(Some)) {
+        directory.extend(component);
+        let linked = fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_symlink());
+        if linked {
+            return Err(Error::Corrupt(format!("{}: is a symbolic link", directory.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Gathered rows of a store in memory of their own: what tests and benches of this crate use.
+#[allow(unsafe_code)]
+pub fn gather_memory(store: &Store, fields: &[usize], index: &[i64]) -> Result<Vec<Buffer>> {
+    let outputs =
+        fields.iter().map(|&field| Buffer::take(store.field_bytes(field) * index.len())).collect::<Result<Vec<_>>>()?;
+    let addresses: Vec<_> = outputs.iter().map(|buffer| (buffer.as_ptr(), buffer.len())).collect();
+    // SAFETY: the buffers were made here, are initialised and known to nobody else.
+    unsafe { store.gather_into(fields, index, &addresses, None, &|| false)? };
+    Ok(outputs)
+}

@@ -1,0 +1,78 @@
+//! `_core.SegmentTable`.
+
+use std::sync::Arc;
+
+use iltools_core::segment;
+use numpy::{PyArray1, ToPyArray};
+use pyo3::prelude::*;
+
+use crate::arrays::Indices;
+use crate::errors::IntoPyResult;
+
+type Index<'py> = Bound<'py, PyArray1<i64>>;
+
+/// Checked, immutable table of segments over the transitions of a data set.
+#[pyclass(frozen, module = "iltools_datasets._core")]
+pub struct SegmentTable {
+    pub table: Arc<segment::SegmentTable>,
+}
+
+#[pymethods]
+impl SegmentTable {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        task_id: Indices<'_>,
+        traj_id: Indices<'_>,
+        start: Indices<'_>,
+        length: Indices<'_>,
+    ) -> PyResult<Self> {
+        let column = |indices: &Indices<'_>| indices.as_slice().map(<[i64]>::to_vec);
+        let table = segment::SegmentTable::new(column(&task_id)?, column(&traj_id)?, column(&start)?, column(&length)?);
+        Ok(Self { table: Arc::new(table.into_py_result(py)?) })
+    }
+
+    fn __len__(&self) -> usize {
+        self.table.len()
+    }
+
+    #[getter]
+    fn task_id<'py>(&self, py: Python<'py>) -> Index<'py> {
+        self.table.task_id().to_pyarray(py)
+    }
+
+    #[getter]
+    fn traj_id<'py>(&self, py: Python<'py>) -> Index<'py> {
+        self.table.traj_id().to_pyarray(py)
+    }
+
+    #[getter]
+    fn start<'py>(&self, py: Python<'py>) -> Index<'py> {
+        self.table.start().to_pyarray(py)
+    }
+
+    #[getter]
+    fn length<'py>(&self, py: Python<'py>) -> Index<'py> {
+        self.table.length().to_pyarray(py)
+    }
+
+    #[getter]
+    fn num_transitions(&self) -> i64 {
+        self.table.num_transitions()
+    }
+
+    fn find<'py>(&self, py: Python<'py>, task_id: Indices<'_>, traj_id: Indices<'_>) -> PyResult<Index<'py>> {
+        let pairs = task_id.as_slice()?.iter().zip(traj_id.as_slice()?);
+        let found: iltools_core::Result<Vec<i64>> =
+            pairs.map(|(&task, &trajectory)| self.table.find(task, trajectory).map(|k| k as i64)).collect();
+        Ok(found.into_py_result(py)?.to_pyarray(py))
+    }
+
+    fn locate<'py>(&self, py: Python<'py>, index: Indices<'_>) -> PyResult<(Index<'py>, Index<'py>)> {
+        let places: iltools_core::Result<Vec<(usize, i64)>> =
+            index.as_slice()?.iter().map(|&i| self.table.locate(i)).collect();
+        let (segment, step): (Vec<i64>, Vec<i64>) =
+            places.into_py_result(py)?.into_iter().map(|(k, step)| (k as i64, step)).unzip();
+        Ok((segment.to_pyarray(py), step.to_pyarray(py)))
+    }
+}

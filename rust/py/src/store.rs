@@ -1,0 +1,194 @@
+//! `_core.Store`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use iltools_core::store::{self, Backend, ColumnSpec, DType, Kind};
+use numpy::{PyArrayDescr, PyUntypedArray};
+use pyo3::exceptions::{PyIndexError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::arrays::Indices;
+use crate::errors::IntoPyResult;
+use crate::errors::interrupted;
+use crate::gather::{Outputs, Shared, Wanted};
+use crate::segments::SegmentTable;
+
+/// An open store; what can be gathered is addressed by its position in `keys`.
+#[pyclass(frozen, module = "iltools_datasets._core")]
+pub struct Store {
+    store: store::Store,
+    /// Made once: looking a dtype up costs more than a small gather.
+    dtypes: Vec<Py<PyArrayDescr>>,
+}
+
+impl Store {
+    fn new(py: Python<'_>, store: store::Store) -> PyResult<Self> {
+        let dtypes = store
+            .fields()
+            .iter()
+            .map(|field| Ok(PyArrayDescr::new(py, numpy_name(field.dtype))?.unbind()))
+            .collect::<PyResult<_>>()?;
+        Ok(Self { store, dtypes })
+    }
+}
+
+/// numpy has no bfloat16: its bits travel as uint16.
+fn numpy_name(dtype: DType) -> &'static str {
+    if dtype == DType::Bfloat16 { "uint16" } else { dtype.name() }
+}
+
+type Damage = (String, Option<Vec<String>>, Option<u64>, String);
+
+#[pymethods]
+impl Store {
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf, backend: &str) -> PyResult<Self> {
+        let backend: Backend = backend.parse().into_py_result(py)?;
+        let store = py.detach(|| store::Store::open(&path, backend)).into_py_result(py)?;
+        Self::new(py, store)
+    }
+
+    #[staticmethod]
+    fn over_files(
+        py: Python<'_>,
+        path: PathBuf,
+        columns: Vec<(Vec<String>, PathBuf, String, Vec<usize>)>,
+        table: &SegmentTable,
+        backend: &str,
+    ) -> PyResult<Self> {
+        let backend: Backend = backend.parse().into_py_result(py)?;
+        let files = columns
+            .into_iter()
+            .map(|(key, file, name, shape)| {
+                let dtype = DType::from_name(&name).ok_or_else(|| {
+                    PyTypeError::new_err(format!("{}: dtype {name} is not supported", file.display()))
+                })?;
+                Ok((ColumnSpec { key, kind: Kind::Transition, dtype, shape }, file))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let segments = table.table.clone();
+        let store = py.detach(|| store::Store::over_files(&path, files, segments, backend)).into_py_result(py)?;
+        Self::new(py, store)
+    }
+
+    #[getter]
+    fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    #[getter]
+    fn data_dir(&self) -> &Path {
+        self.store.data_dir()
+    }
+
+    #[getter]
+    fn uuid(&self) -> &str {
+        self.store.uuid()
+    }
+
+    #[getter]
+    fn backend(&self) -> &'static str {
+        self.store.backend().name()
+    }
+
+    #[getter]
+    fn num_transitions(&self) -> usize {
+        self.store.num_transitions()
+    }
+
+    #[getter]
+    fn num_states(&self) -> usize {
+        self.store.num_states()
+    }
+
+    #[getter]
+    fn keys<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        self.store.fields().iter().map(|field| PyTuple::new(py, &field.key)).collect()
+    }
+
+    #[getter]
+    fn dtypes(&self) -> Vec<&'static str> {
+        self.store.fields().iter().map(|field| field.dtype.name()).collect()
+    }
+
+    #[getter]
+    fn shapes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        self.store.fields().iter().map(|field| PyTuple::new(py, &field.shape)).collect()
+    }
+
+    #[getter]
+    fn segments(&self) -> SegmentTable {
+        SegmentTable { table: self.store.segments().clone() }
+    }
+
+    #[getter]
+    fn task_names(&self) -> BTreeMap<i64, String> {
+        self.store.task_names().clone()
+    }
+
+    #[getter]
+    fn trajectory_names(&self) -> Vec<Option<String>> {
+        self.store.trajectory_names().to_vec()
+    }
+
+    #[getter]
+    fn attributes(&self) -> String {
+        self.store.attributes().to_string()
+    }
+
+    #[pyo3(signature = (fields, index, out=None, threads=None))]
+    #[allow(unsafe_code)]
+    fn gather<'py>(
+        &self,
+        py: Python<'py>,
+        fields: Vec<usize>,
+        index: Indices<'py>,
+        out: Option<Vec<Bound<'py, PyUntypedArray>>>,
+        threads: Option<usize>,
+    ) -> PyResult<Vec<Bound<'py, PyUntypedArray>>> {
+        let rows = index.as_slice()?;
+        let known = self.store.fields();
+        let wanted = fields
+            .iter()
+            .map(|&number| {
+                let field = known
+                    .get(number)
+                    .ok_or_else(|| PyIndexError::new_err(format!("field {number} of {}", known.len())))?;
+                let dtype = self.dtypes[number].bind(py).clone();
+                Ok(Wanted { dtype, shape: [&[rows.len()], field.shape.as_slice()].concat() })
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let outputs = Outputs::prepare(py, wanted, out)?;
+        let addresses = Shared(&outputs.addresses);
+        py.detach(|| {
+            // SAFETY: `outputs` keeps the arrays alive, and has made sure that they are writeable, long enough and apart.
+            unsafe { self.store.gather_into(&fields, rows, addresses.get(), threads, &interrupted) }
+        })
+        .into_py_result(py)?;
+        Ok(outputs.into_arrays())
+    }
+
+    #[pyo3(signature = (progress=None))]
+    fn verify(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Vec<Damage>> {
+        let mut raised = None;
+        let result = py.detach(|| {
+            self.store.verify(|done, total| {
+                Python::attach(|py| {
+                    let told = py.check_signals().and_then(|()| match &progress {
+                        Some(progress) => progress.call1(py, (done, total)).map(drop),
+                        None => Ok(()),
+                    });
+                    raised = told.err();
+                    raised.is_none()
+                })
+            })
+        });
+        if let Some(raised) = raised {
+            return Err(raised);
+        }
+        let damages = result.into_py_result(py)?;
+        Ok(damages.into_iter().map(|damage| (damage.file, damage.column, damage.block, damage.what)).collect())
+    }
+}

@@ -1,0 +1,90 @@
+//! `_core.StoreWriter`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use iltools_core::store::{self, Array, ColumnSpec, DType, Kind, show};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::arrays::slice_of;
+use crate::errors::IntoPyResult;
+
+type Columns<'py> = Vec<(Vec<String>, Bound<'py, PyUntypedArray>)>;
+
+/// Writes a new generation of a store; nothing is visible to readers before `publish`.
+#[pyclass(frozen, module = "iltools_datasets._core")]
+pub struct StoreWriter {
+    /// `None` after publish or abort.
+    writer: Mutex<Option<store::StoreWriter>>,
+}
+
+impl StoreWriter {
+    fn with<T>(&self, act: impl FnOnce(&mut store::StoreWriter) -> PyResult<T>) -> PyResult<T> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        act(writer.as_mut().ok_or_else(|| PyValueError::new_err("this build is over"))?)
+    }
+}
+
+#[pymethods]
+impl StoreWriter {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf, overwrite: bool) -> PyResult<Self> {
+        let writer = py.detach(|| store::StoreWriter::begin(&path, overwrite)).into_py_result(py)?;
+        Ok(Self { writer: Mutex::new(Some(writer)) })
+    }
+
+    fn append(
+        &self,
+        py: Python<'_>,
+        task_id: i64,
+        traj_id: i64,
+        name: Option<String>,
+        states: Columns<'_>,
+        transitions: Columns<'_>,
+    ) -> PyResult<(i64, i64)> {
+        let kinds = std::iter::repeat_n(Kind::State, states.len())
+            .chain(std::iter::repeat_n(Kind::Transition, transitions.len()));
+        let columns: Vec<_> = states.into_iter().chain(transitions).zip(kinds).collect();
+        let mut arrays = Vec::with_capacity(columns.len());
+        for ((key, array), kind) in &columns {
+            let label = || format!("task {task_id}, trajectory {traj_id}: key {}", show(key));
+            let Some((&rows, shape)) = array.shape().split_first() else {
+                return Err(PyValueError::new_err(format!("{}: an array needs a time dimension", label())));
+            };
+            let name = array.dtype().to_string();
+            let dtype = DType::from_name(&name)
+                .ok_or_else(|| PyTypeError::new_err(format!("{}: dtype {name} cannot be stored", label())))?;
+            let spec = ColumnSpec { key: key.clone(), kind: *kind, dtype, shape: shape.to_vec() };
+            let bytes = slice_of(py, array).map_err(|error| PyValueError::new_err(format!("{}: {error}", label())))?;
+            arrays.push(Array { spec, rows, bytes });
+        }
+        self.with(|writer| writer.append(task_id, traj_id, name, &arrays).into_py_result(py))
+    }
+
+    fn add_view(
+        &self,
+        py: Python<'_>,
+        key: Vec<String>,
+        source: Vec<String>,
+        offset: usize,
+        shape: Vec<usize>,
+    ) -> PyResult<()> {
+        self.with(|writer| writer.add_view(key, source, offset, shape).into_py_result(py))
+    }
+
+    fn publish(&self, py: Python<'_>, task_names: BTreeMap<i64, String>, attributes: &str) -> PyResult<String> {
+        let attributes = serde_json::from_str(attributes)
+            .map_err(|error| PyValueError::new_err(format!("attributes are not JSON: {error}")))?;
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = writer.ok_or_else(|| PyValueError::new_err("this build is over"))?;
+        py.detach(|| writer.publish(task_names, attributes)).into_py_result(py)
+    }
+
+    fn abort(&self, py: Python<'_>) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(writer));
+    }
+}
