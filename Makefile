@@ -1,0 +1,77 @@
+# Everything here needs Python 3.11+ and a Rust toolchain (https://rustup.rs), nothing else: each target makes .venv and
+# installs into it what it uses. `make PYTHON=python3.12 demo` picks the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-rust test-python lint format build wheel clean distclean
+
+help: ## Show the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.native ## Simulate an expert, archive, store, sample, clone and compare: under a minute once installed.
+	$(BIN)/iltools demo
+
+test: test-rust test-python ## Run every test.
+
+test-rust: ## Run the tests of the Rust core.
+	cargo test --workspace --quiet
+
+test-python: $(VENV)/.dev $(VENV)/.native ## Run the Python tests; those that need an extra or data that is absent say so.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev $(VENV)/.native ## Check format, lints, types, and the stubs of the native module against the module.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest iltools_datasets._core
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+format: $(VENV)/.dev ## Format the code and fix what can be fixed by itself.
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	cargo fmt --all
+
+build: $(VENV)/.native ## Install the package into .venv, editable, with an optimised native module.
+
+wheel: $(VENV)/bin/maturin ## Build the wheel into dist/.
+	rm -rf dist
+	$(BIN)/maturin build --release --out dist
+
+clean: ## Remove what was built; .venv stays.
+	rm -rf dist build target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f $(VENV)/.native python/iltools_datasets/_core*.so
+	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv, too.
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/maturin: | $(BIN)/python
+	@command -v cargo > /dev/null || { echo "no Rust toolchain: see https://rustup.rs"; exit 1; }
+	$(INSTALL) 'maturin>=1.9.4,<2'
+
+# The torch and command line extras: what the demo uses.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/maturin
+	@echo "installing the package with torch and the command line; the first time this downloads a lot"
+	$(INSTALL) --no-build-isolation --editable '.[torch,cli]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/maturin
+	@echo "installing the package with everything its tests use; the first time this downloads a lot"
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+# Either of the two installs brings a native module; this one keeps it in step with the Rust sources.
+$(VENV)/.native: $(RUST_SOURCES) $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.runtime)
+	$(BIN)/maturin develop --release --quiet
+	@touch $@

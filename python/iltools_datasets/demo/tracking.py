@@ -1,0 +1,57 @@
+"""How closely a policy in the loop stays with the expert, from starts that neither data set nor training has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from iltools_datasets.demo.cartpole import CartPole, Floats, wrapped
+from iltools_datasets.demo.expert import SwingUpExpert
+from iltools_datasets.demo.recording import Policy, random_starts, roll_out
+
+_UPRIGHT = np.radians(10)
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Policy against expert from the same starts; angles in degrees, B starts, T states.
+
+    Attributes:
+        rms_degrees: root mean square of the difference in pole angle over all starts and all time.
+        worst_degrees: the largest root mean square of a single start.
+        upright_share: share of starts in which the policy holds the pole within 10 degrees for the whole last second.
+        expert_degrees, policy_degrees: float64 [T], pole angle over time of the start with the median error.
+        dt: seconds between two states.
+    """
+
+    rms_degrees: float
+    worst_degrees: float
+    upright_share: float
+    num_starts: int
+    seconds: float
+    expert_degrees: Floats
+    policy_degrees: Floats
+    dt: float
+
+
+def track(plant: CartPole, policy: Policy, rng: np.random.Generator, num_starts: int, seconds: float) -> Tracking:
+    """Roll the policy and the expert out side by side, without pushes, and compare their pole angles."""
+    start = random_starts(rng, num_starts, np.pi)
+    num_steps = round(seconds / plant.dt)
+    expert_angle = roll_out(plant, SwingUpExpert(plant), start, num_steps)[..., 1]
+    policy_angle = roll_out(plant, policy, start, num_steps)[..., 1]
+    squared = np.degrees(wrapped(policy_angle - expert_angle)) ** 2
+    per_start = np.sqrt(squared.mean(axis=0))
+    last_second = np.abs(wrapped(policy_angle[-round(1 / plant.dt) :]))
+    typical = int(np.argsort(per_start)[num_starts // 2])
+    return Tracking(
+        rms_degrees=float(np.sqrt(squared.mean())),
+        worst_degrees=float(per_start.max()),
+        upright_share=float((last_second < _UPRIGHT).all(axis=0).mean()),
+        num_starts=num_starts,
+        seconds=seconds,
+        expert_degrees=np.degrees(wrapped(expert_angle[:, typical])),
+        policy_degrees=np.degrees(wrapped(policy_angle[:, typical])),
+        dt=plant.dt,
+    )
