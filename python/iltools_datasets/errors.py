@@ -41,6 +41,10 @@ class StoreChangedError(StoreError):
     """A pickled handle or a saved state belongs to another build of the store."""
 
 
+class ReadOnlyError(StoreError, RuntimeError):
+    """Something tried to write into a store, which never changes once it is published."""
+
+
 class SchemaError(IltoolsError, ValueError):
     """Trajectories disagree in keys, dtypes, lengths or trailing shapes, or a key cannot be stored."""
 

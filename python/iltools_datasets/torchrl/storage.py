@@ -1,0 +1,196 @@
+"""A trajectory store as a TorchRL storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tensordict import TensorDict
+from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
+from torchrl.data.replay_buffers.storages import TensorStorage
+
+from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError
+from iltools_datasets.torchrl.checkpoints import SavedState, read_json, write_json
+from iltools_datasets.torchrl.store_column import StoreColumn, non_negative
+from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
+from iltools_datasets.trajectory_store import TrajectoryStore
+
+CPU = torch.device("cpu")
+
+
+class StoreReferenceCheckpointer(StorageCheckpointerBase):  # type: ignore[misc]
+    """Saves which store a storage reads, not what is in it; loading refuses any other store."""
+
+    def dumps(self, storage: TrajectoryStorage, path: str | Path) -> None:
+        """Write the reference, less than a kilobyte, into the directory `path`."""
+        if self._save_hooks:
+            raise ReadOnlyError("a checkpoint of a store is a reference to it: save hooks have no data to change")
+        write_json(Path(path) / "store.json", storage.state_dict())
+
+    def loads(self, storage: TrajectoryStorage, path: str | Path) -> None:
+        """Check that the storage reads the store that was saved: `StoreChangedError` or `StateError` if not."""
+        storage.load_state_dict(read_json(Path(path) / "store.json"))
+
+
+class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
+    """A `TrajectoryStore` in the place of a TorchRL storage: read-only, on the CPU, one element per transition.
+
+    Goes unchanged into `ReplayBuffer` and `TensorDictReplayBuffer` with any sampler. Rows are picked with whatever
+    picks rows of a TorchRL `TensorStorage`, with the same result, and come as copies that belong to the caller. Where
+    that would give the whole data set (`storage[:]`, `storage["observation"]`) the columns are `StoreColumn`s, which
+    read on use.
+
+    Pickles, and is saved by `dumps`, as a reference to the store. Writing raises `ReadOnlyError` (a RuntimeError).
+
+    Args:
+        store: the open store; its `num_threads` applies.
+    """
+
+    _default_checkpointer = StoreReferenceCheckpointer
+    supports_conditional_update = False
+
+    def __init__(self, store: TrajectoryStore) -> None:
+        self._open(store)
+        super().__init__(self._storage)
+
+    def _open(self, store: TrajectoryStore) -> None:
+        core = store.core
+        self.store = store
+        self._fields = store.field_ids()
+        self._count = len(store)
+        self._bfloat16 = [number for number, name in enumerate(core.dtypes) if name == "bfloat16"]
+        self._layout = TensorDictLayout(core.keys)
+        columns = [self._column(number, shape) for number, shape in enumerate(core.shapes)]
+        self._storage = self._layout.build(columns, torch.Size([self._count]), CPU).lock_()
+
+    def _column(self, number: int, row_shape: tuple[int, ...]) -> StoreColumn:
+        core, threads, is_bfloat16 = self.store.core, self.store.num_threads, number in self._bfloat16
+
+        def read(index: NDArray[np.int64]) -> torch.Tensor:
+            rows = torch.from_numpy(core.gather([number], index, None, threads)[0])
+            return rows.view(torch.bfloat16) if is_bfloat16 else rows
+
+        dtype = read(np.empty(0, dtype=np.int64)).dtype
+        return StoreColumn(read, (self._count, *row_shape), dtype)
+
+    @property
+    def uuid(self) -> str:
+        """Identity of the store's build; empty for a directory that this package did not write."""
+        return self.store.uuid
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def _is_full(self) -> bool:
+        return True
+
+    def get(self, index: Any) -> Any:
+        """Return the transitions at `index` as a TensorDict of fresh tensors.
+
+        Args:
+            index: int, slice, range, list, numpy array or tensor of ints (negative ones count from the end) or of
+                bools, a tuple of these, None, Ellipsis, or a key.
+
+        Raises:
+            OutOfRangeError: an index is outside the store (an IndexError).
+            KeyError: there is no such key.
+        """
+        if type(index) is tuple and len(index) == 1 and not isinstance(index[0], tuple):
+            index = index[0]
+        if isinstance(index, torch.Tensor) and index.dtype is torch.int64 and index.ndim == 1:
+            return self._rows(index)
+        rows = self._as_rows(index)
+        if rows is None:
+            return self._storage[index]
+        flat = self._rows(rows.reshape(-1))
+        return flat if rows.ndim == 1 else flat.reshape(rows.shape)
+
+    def __getitems__(self, indices: Sequence[int]) -> TensorDict:
+        """Return the transitions at `indices` as one TensorDict; `torch.utils.data.DataLoader` calls this."""
+        return self._rows(torch.as_tensor(indices, dtype=torch.int64))
+
+    def _rows(self, index: torch.Tensor) -> TensorDict:
+        """Return the rows at an int64 vector."""
+        core, threads = self.store.core, self.store.num_threads
+        try:
+            arrays = core.gather(self._fields, index.contiguous().numpy(), None, threads)
+        except OutOfRangeError:
+            # Either wrong or counted from the end, which is rare enough not to be looked for beforehand.
+            arrays = core.gather(self._fields, non_negative(index, self._count).numpy(), None, threads)
+        leaves = [torch.from_numpy(array) for array in arrays]
+        for number in self._bfloat16:
+            leaves[number] = leaves[number].view(torch.bfloat16)
+        return self._layout.build(leaves, torch.Size([len(index)]), CPU)
+
+    def _as_rows(self, index: Any) -> torch.Tensor | None:
+        """Return the int64 row numbers that an index names, or None where TensorDict has to say what it means."""
+        if isinstance(index, slice):
+            first, last, step = index.start, index.stop, index.step
+            if all(bound is None or isinstance(bound, int) for bound in (first, last, step)) and (step or 1) > 0:
+                first, last, step = index.indices(self._count)
+                if (first, last, step) != (0, self._count, 1):
+                    return torch.arange(first, max(first, last), step)
+            return None
+        if isinstance(index, list | range) and not (index and all(type(item) is int for item in index)):
+            return None
+        if isinstance(index, bool | np.bool_) or not isinstance(
+            index, int | np.integer | list | range | np.ndarray | torch.Tensor
+        ):
+            return None
+        rows = torch.as_tensor(index)
+        if rows.dtype is torch.bool:
+            return rows.nonzero().squeeze(1) if tuple(rows.shape) == (self._count,) else None
+        return rows.to(torch.int64) if rows.dtype in (torch.int64, torch.int32) else None
+
+    def set(self, cursor: Any, data: Any, *, set_cursor: bool = True) -> NoReturn:
+        """Raise `ReadOnlyError`."""
+        raise ReadOnlyError(f"{self.store.path}: a store is read-only; build another one with StoreBuilder")
+
+    def _empty(self) -> NoReturn:
+        raise ReadOnlyError(f"{self.store.path}: a store is read-only and cannot be emptied")
+
+    def _apply_conditional_patch(self, index: Any, patch: Any) -> NoReturn:
+        self.set(index, patch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which store this is: path, uuid and number of transitions."""
+        return {
+            "kind": "TrajectoryStorage",
+            "version": 1,
+            "path": str(self.store.path.absolute()),
+            "uuid": self.uuid,
+            "num_transitions": self._count,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that `state_dict` is of this store; nothing is changed.
+
+        A store that was moved is still the same store. Raises `StoreChangedError` for another one, `StateError` for
+        something that is no state of a storage.
+        """
+        saved = SavedState(state_dict, "TrajectoryStorage", 1)
+        path, uuid, count = saved.text("path"), saved.text("uuid"), saved.integer("num_transitions")
+        # Directories that others wrote have no uuid: what is known of them is their place and size.
+        same = uuid == self.uuid and (uuid != "" or Path(path) == self.store.path.absolute())
+        if not same:
+            raise StoreChangedError(
+                f"{self.store.path}: the checkpoint is of another store: expected {uuid or 'no uuid'} of {path}, "
+                f"found {self.uuid or 'no uuid'}"
+            )
+        if count != self._count:
+            raise StateError(f"{self.store.path}: the checkpoint has {count} transitions, the store {self._count}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        for name in ("_storage", "_fields", "_bfloat16", "_layout", "_count"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._open(self.store)

@@ -1,0 +1,141 @@
+"""A whole column of a store as a tensor that reads its rows only when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils._pytree import tree_map_only
+
+from iltools_datasets.errors import OutOfRangeError, ReadOnlyError
+
+Read = Callable[[NDArray[np.int64]], torch.Tensor]
+aten = torch.ops.aten
+
+
+class StoreColumn(torch.Tensor):
+    """All rows of one column, [N, ...], read on use.
+
+    Rows picked with an index are read alone; any other operation reads the column and works on the copy. TorchRL asks
+    for whole data sets (`storage[:]`) and then uses a column or two: this is what it gets.
+    """
+
+    _read: Read
+    _stored: tuple[int, ...]
+
+    @staticmethod
+    def __new__(cls, read: Read, shape: tuple[int, ...], dtype: torch.dtype) -> Self:
+        column: Self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
+        column._read = read
+        return column
+
+    def rows(self, index: NDArray[np.int64]) -> torch.Tensor:
+        """Return the rows at `index` (int64 [B], within 0..N) as a plain tensor [B, ...]."""
+        return self._read(index).reshape(len(index), *self.shape[1:])
+
+    def load(self) -> torch.Tensor:
+        """Return the whole column as a plain tensor."""
+        return self.rows(np.arange(self.shape[0], dtype=np.int64))
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.is_write and isinstance(value, StoreColumn):
+                raise ReadOnlyError("a store is read-only: clone the column before writing to it")
+        pick = _PICKS.get(func)
+        if pick is not None and isinstance(args[0], StoreColumn):
+            picked = pick(*args, **kwargs)
+            if picked is not None:
+                return picked
+        args, kwargs = tree_map_only(StoreColumn, StoreColumn.load, (args, kwargs))
+        return func(*args, **kwargs)
+
+    # What torch refuses to do for a tensor without memory of its own.
+
+    def numpy(self, *, force: bool = False) -> NDArray[Any]:
+        return self.load().numpy(force=force)
+
+    def tolist(self) -> Any:
+        return self.load().tolist()
+
+    def is_shared(self) -> bool:
+        return False
+
+    def __deepcopy__(self, memo: Any) -> torch.Tensor:
+        return self.load()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.load().__reduce_ex__(protocol)
+
+    def __repr__(self, *, tensor_contents: None = None) -> str:
+        return f"StoreColumn(shape={tuple(self.shape)}, dtype={self.dtype})"
+
+
+def _reshaped(column: StoreColumn, shape: tuple[int, ...]) -> StoreColumn:
+    return StoreColumn(column._read, shape, column.dtype)
+
+
+def _alias(column: StoreColumn) -> StoreColumn:
+    return _reshaped(column, tuple(column.shape))
+
+
+def _squeeze(column: StoreColumn) -> StoreColumn | None:
+    count, *row = column.shape
+    return None if count == 1 else _reshaped(column, (count, *(size for size in row if size != 1)))
+
+
+def _slice(
+    column: StoreColumn, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> torch.Tensor | None:
+    if dim != 0:
+        return None
+    first, last, step = slice(start, end, step).indices(column.shape[0])
+    if (first, last, step) == (0, column.shape[0], 1):
+        return _alias(column)
+    return column.rows(np.arange(first, last, step, dtype=np.int64))
+
+
+def _select(column: StoreColumn, dim: int, index: int) -> torch.Tensor | None:
+    if dim != 0:
+        return None
+    count = column.shape[0]
+    if not -count <= index < count:
+        raise OutOfRangeError(f"index {index} is outside 0..{count}")
+    return column.rows(np.array([index % count], dtype=np.int64))[0]
+
+
+def _index(column: StoreColumn, indices: list[torch.Tensor | None]) -> torch.Tensor | None:
+    if len(indices) != 1 or indices[0] is None:
+        return None
+    index, count = indices[0], column.shape[0]
+    if index.dtype is torch.bool and tuple(index.shape) == (count,):
+        index = index.nonzero().squeeze(1)
+    if index.dtype not in (torch.int64, torch.int32):
+        return None
+    return column.rows(non_negative(index, count).numpy()).reshape(*index.shape, *column.shape[1:])
+
+
+def non_negative(index: torch.Tensor, count: int) -> torch.Tensor:
+    """Return an index into `count` rows as int64 [index.numel()] within 0..count; `OutOfRangeError` if it is not one."""
+    flat = index.reshape(-1).to(torch.int64)
+    if flat.numel():
+        least, greatest = int(flat.min()), int(flat.max())
+        if least < -count or greatest >= count:
+            raise OutOfRangeError(f"index {least if least < -count else greatest} is outside 0..{count}")
+        if least < 0:
+            flat = torch.where(flat < 0, flat + count, flat)
+    return flat
+
+
+_PICKS: dict[Any, Callable[..., torch.Tensor | None]] = {
+    aten.alias.default: _alias,
+    aten.detach.default: _alias,
+    aten.squeeze.default: _squeeze,
+    aten.slice.Tensor: _slice,
+    aten.select.int: _select,
+    aten.index.Tensor: _index,
+}
