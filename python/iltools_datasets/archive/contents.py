@@ -1,0 +1,186 @@
+"""Which clips a Zarr hierarchy holds, nested or packed, and where the rows of each lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iltools_datasets.archive.chunks import native_dtype
+from iltools_datasets.archive.listing import Hierarchy, Metadata
+from iltools_datasets.archive.schema import PACKED_INDEX_KEYS, ArraySpec, count_states, is_per_state
+from iltools_datasets.errors import SchemaError, SourceError
+
+_NESTED_DEPTH = 4
+_PACKED_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One trajectory before it has ids, and where its rows lie.
+
+    In a nested archive each key is an array of its own. In a packed one the clips of a motion lie back to back:
+    `first_row` is the clip's first state, and keys with T - 1 rows have one row less for each clip before it.
+    """
+
+    task: tuple[str, str]
+    name: str
+    num_states: int
+    keys: Mapping[str, ArraySpec]
+    attributes: Mapping[str, Any]
+    group: str
+    first_row: int = 0
+    clips_before: int = 0
+    transition_keys: frozenset[str] = frozenset()
+
+    def place(self, key: str) -> tuple[str, int]:
+        """Return the path of the array that holds `key` and the clip's first row in it."""
+        shift = self.clips_before if key in self.transition_keys else 0
+        return f"{self.group}/{key}", self.first_row - shift
+
+
+def find_clips(
+    where: str, hierarchy: Hierarchy, read_array: Callable[[str], NDArray[Any]]
+) -> tuple[list[Clip], list[str]]:
+    """Return the clips, in no particular order, and a line for each array that belongs to none.
+
+    `read_array(path)` reads a whole array; it is needed for the index of packed motions.
+    """
+    if "meta/episode_ends" in hierarchy.arrays:
+        raise SourceError(f"{where}: is a flat replay (meta/episode_ends); export it to an archive first")
+    by_group: dict[tuple[str, ...], dict[str, Metadata]] = {}
+    skipped: list[str] = []
+    for path, node in hierarchy.arrays.items():
+        *parents, key = path.split("/")
+        if any(part in ("", ".", "..") for part in (*parents, key)):
+            raise SourceError(f"{where}: impossible array path {path!r}")
+        by_group.setdefault(tuple(parents), {})[key] = node
+    clips: list[Clip] = []
+    for group, nodes in by_group.items():
+        packed = len(group) == _PACKED_DEPTH - 1 and all(key in nodes for key in PACKED_INDEX_KEYS)
+        if len(group) != _NESTED_DEPTH - 1 and not packed:
+            skipped += [f"{'/'.join((*group, key))}: outside <dataset_source>/<motion>/<trajectory>" for key in nodes]
+            continue
+        specs = {}
+        for key, node in nodes.items():
+            spec = _spec(f"{where}/{'/'.join(group)}/{key}", node)
+            if spec is None:
+                skipped.append(f"{'/'.join((*group, key))}: no row per state")
+            else:
+                specs[key] = spec
+        attributes = hierarchy.groups.get("/".join(group), {})
+        if packed:
+            clips += _packed_clips(where, group, specs, attributes, read_array)
+        elif specs:
+            clips.append(_nested_clip(where, group, specs, attributes))
+    if not clips:
+        found = f"; found {skipped[0]}" if skipped else "; found no arrays"
+        raise SourceError(f"{where}: no trajectories as <dataset_source>/<motion>/<trajectory>/<key>{found}")
+    return clips, skipped
+
+
+def _spec(where: str, node: Metadata) -> ArraySpec | None:
+    try:
+        dtype = native_dtype(node)
+        shape = tuple(int(extent) for extent in node["shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{where}: damaged array metadata: {error}") from error
+    if any(extent < 0 for extent in shape):
+        raise SourceError(f"{where}: impossible shape {shape}")
+    return ArraySpec(shape, dtype) if dtype is not None and is_per_state(dtype, shape) else None
+
+
+def _nested_clip(where: str, group: tuple[str, ...], specs: Mapping[str, ArraySpec], attributes: Metadata) -> Clip:
+    path = "/".join(group)
+    num_states = count_states({key: spec.shape[0] for key, spec in specs.items()}, f"{where}: {path}")
+    return Clip((group[0], group[1]), group[2], num_states, specs, attributes, path)
+
+
+def _packed_clips(
+    where: str,
+    group: tuple[str, ...],
+    specs: Mapping[str, ArraySpec],
+    attributes: Metadata,
+    read_array: Callable[[str], NDArray[Any]],
+) -> list[Clip]:
+    path = "/".join(group)
+    start, length = (_packed_index(where, f"{path}/{key}", specs.get(key), read_array) for key in PACKED_INDEX_KEYS)
+    marks = attributes.get("iltools", {})
+    names = marks.get("names", [f"traj{number}" for number in range(len(start))])
+    own = marks.get("attributes", [{}] * len(start))
+    shared = marks.get("shared_attributes", {})
+    transition_keys = frozenset(marks.get("transition_keys", ()))
+    if not len(start) == len(length) == len(names) == len(own) or len(set(names)) != len(names):
+        raise SourceError(
+            f"{where}: {path}: {len(start)} starts, {len(length)} lengths and {len(set(names))} names do not agree"
+        )
+    columns = {key: spec for key, spec in specs.items() if key not in PACKED_INDEX_KEYS}
+    _check_packed_rows(f"{where}: {path}", columns, transition_keys, start, length)
+    return [
+        Clip(
+            task=(group[0], group[1]),
+            name=name,
+            num_states=rows,
+            keys=_PackedKeys(columns, transition_keys, rows),
+            attributes={**shared, **extra},
+            group=path,
+            first_row=first,
+            clips_before=number,
+            transition_keys=transition_keys,
+        )
+        for number, (name, first, rows, extra) in enumerate(
+            zip(names, start.tolist(), length.tolist(), own, strict=True)
+        )
+    ]
+
+
+class _PackedKeys(Mapping[str, ArraySpec]):
+    """The specs of one packed clip, made when asked for: a motion may hold a hundred thousand clips."""
+
+    __slots__ = ("_columns", "_rows", "_transition_keys")
+
+    def __init__(self, columns: Mapping[str, ArraySpec], transition_keys: frozenset[str], rows: int) -> None:
+        self._columns, self._transition_keys, self._rows = columns, transition_keys, rows
+
+    def __getitem__(self, key: str) -> ArraySpec:
+        column = self._columns[key]
+        return ArraySpec((self._rows - (key in self._transition_keys), *column.shape[1:]), column.dtype)
+
+    def __iter__(self) -> Any:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
+def _packed_index(
+    where: str, path: str, spec: ArraySpec | None, read_array: Callable[[str], NDArray[Any]]
+) -> NDArray[np.int64]:
+    if spec is None or len(spec.shape) != 1 or spec.dtype.kind not in "iu":
+        raise SourceError(f"{where}: {path}: the index of a packed motion must be integers [num_trajectories]")
+    return read_array(path).astype(np.int64)
+
+
+def _check_packed_rows(
+    where: str,
+    columns: Mapping[str, ArraySpec],
+    transition_keys: frozenset[str],
+    start: NDArray[np.int64],
+    length: NDArray[np.int64],
+) -> None:
+    if not columns:
+        raise SchemaError(f"{where}: no array with a row per state")
+    if len(start) and (start.min() < 0 or length.min() < 0):
+        raise SourceError(f"{where}: negative start or length")
+    for key, spec in columns.items():
+        is_transition = key in transition_keys
+        shift = np.arange(len(start)) if is_transition else 0
+        ends = start - shift + length - is_transition
+        if len(ends) and (ends.max() > spec.shape[0] or (start - shift).min() < 0):
+            worst = int(ends.argmax())
+            raise SchemaError(
+                f"{where}: {key!r} has {spec.shape[0]} rows, trajectory {worst} needs rows up to {int(ends[worst])}"
+            )

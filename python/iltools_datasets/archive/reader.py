@@ -1,0 +1,214 @@
+"""Reading an archive: what it holds, in an order every machine agrees on, and its rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore
+
+from iltools_datasets.archive.chunks import native_dtype
+from iltools_datasets.archive.contents import Clip, find_clips
+from iltools_datasets.archive.listing import list_hierarchy
+from iltools_datasets.archive.rows import RowRange, RowReader
+from iltools_datasets.archive.schema import ArraySpec, Task, Trajectory, natural_key
+from iltools_datasets.errors import MissingKeyError, OutOfRangeError, SourceError, UnknownSegmentError
+
+FORMAT = 1
+"""Version of the archive format this release writes and reads."""
+
+_READ_AHEAD_BYTES = 32 << 20
+_READ_AHEAD_CLIPS = 4
+
+
+class ArchiveReader:
+    """A Zarr archive of expert motion, nested or packed, Zarr format 2 or 3, local or in an object store.
+
+    Args:
+        path: the Zarr root: a path, a URL such as `s3://bucket/archive.zarr`, or a zarr store.
+
+    Everything is listed and checked at once: all arrays of a trajectory must agree in T (keys of
+    `schema.TRANSITION_KEYS` may have T - 1 rows). Arrays that are no rows per state (scalars, text) and arrays outside
+    the layout are left out and named in `skipped`.
+
+    Attributes:
+        tasks: every (dataset_source, motion), natural-sorted, numbered from 0.
+        trajectories: every clip, by task and natural-sorted within it; traj_id restarts at 0 in each task.
+        attributes: attributes of the root group.
+        all_chunks_written: whether the archive vows that every chunk was written, so that a missing one is damage.
+        skipped: a line for each array that was left out.
+
+    Raises:
+        SourceNotFoundError: there is nothing at the path.
+        SourceError: it is no archive, its metadata is damaged or of a newer format.
+        SchemaError: arrays of a trajectory disagree in length.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | Store) -> None:
+        self.path = path if isinstance(path, Store) else _local_path(path)
+        self._place: Path | Store = _open_url(self.path) if isinstance(self.path, str) else self.path
+        hierarchy = list_hierarchy(self._place)
+        self.attributes: Mapping[str, Any] = hierarchy.attributes
+        marks = self.attributes.get("iltools", {})
+        if marks.get("format", FORMAT) != FORMAT:
+            raise SourceError(f"{self.path}: archive format {marks['format']}, this release reads {FORMAT}")
+        self.all_chunks_written = bool(marks.get("all_chunks_written", False))
+        self._rows = RowReader(self._place, self.all_chunks_written)
+        self._nodes = hierarchy.arrays
+        clips, self.skipped = find_clips(str(self.path), hierarchy, self._whole_array)
+        names = sorted({clip.task for clip in clips}, key=lambda task: tuple(map(natural_key, task)))
+        self.tasks: list[Task] = [Task(number, *name) for number, name in enumerate(names)]
+        self._clips: dict[tuple[int, int], Clip] = {}
+        self.trajectories: list[Trajectory] = self._number(clips)
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """The data set's description: from the root's attributes, else a `meta.json` beside or inside, else None."""
+        described = self.attributes.get("iltools", {}).get("metadata")
+        if described is not None:
+            return dict(described)
+        if isinstance(self.path, Path):
+            for place in (self.path.parent / "meta.json", self.path / "meta.json"):
+                if place.is_file():
+                    return read_metadata(place)
+        return None
+
+    @property
+    def missing_chunks(self) -> dict[str, int]:
+        """Array path -> number of its chunks that were not there and were read as the fill value, so far."""
+        return dict(self._rows.missing)
+
+    def trajectory(self, task_id: int, traj_id: int) -> Trajectory:
+        """Return the trajectory with these ids; UnknownSegmentError (a KeyError) if there is none."""
+        if (task_id, traj_id) not in self._clips:
+            raise UnknownSegmentError(f"{self.path}: no trajectory {traj_id} in task {task_id}")
+        return self.trajectories[self._first[task_id] + traj_id]
+
+    def read(
+        self, trajectory: Trajectory, keys: Iterable[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return rows [start, stop) of a trajectory's arrays, by default whole, as fresh writable arrays.
+
+        Big reads are spread over threads. Rows of a partial read come from chunks that stay decoded for the next one
+        (up to 32 MiB), so walking through a clip in windows decodes every chunk once.
+
+        Raises:
+            MissingKeyError: the trajectory has no such key.
+            OutOfRangeError: the rows lie outside the trajectory. An array with T - 1 rows ends one row earlier.
+            ArchiveCorruptError: a chunk is damaged, or missing from an archive that vows to hold all.
+        """
+        clip = self._clip(trajectory)
+        names = list(clip.keys) if keys is None else list(keys)
+        last = trajectory.num_states if stop is None else stop
+        if not 0 <= start <= last <= trajectory.num_states:
+            raise OutOfRangeError(
+                f"{self.path}: {trajectory.path}: rows [{start}, {last}) of {trajectory.num_states} states"
+            )
+        ranges = [self._range(clip, trajectory, key, start, last) for key in names]
+        return dict(zip(names, self._rows.read(ranges), strict=True))
+
+    def stream(
+        self, trajectories: Iterable[Trajectory] | None = None, keys: Sequence[str] | None = None
+    ) -> Iterator[tuple[Trajectory, dict[str, NDArray[Any]]]]:
+        """Yield (trajectory, its arrays) in order, reading the next ones while the caller works on this one.
+
+        At most four clips and 32 MiB are read ahead; a bigger clip is read when its turn comes.
+        """
+        pending: deque[tuple[Trajectory, Future[dict[str, NDArray[Any]]], int]] = deque()
+        waiting = 0
+        with ThreadPoolExecutor(1, "iltools-read-ahead") as ahead:
+            try:
+                for trajectory in self.trajectories if trajectories is None else trajectories:
+                    size = self._bytes(trajectory, keys)
+                    while pending and (waiting + size > _READ_AHEAD_BYTES or len(pending) >= _READ_AHEAD_CLIPS):
+                        done, arrays, bytes_done = pending.popleft()
+                        waiting -= bytes_done
+                        yield done, arrays.result()
+                    pending.append((trajectory, ahead.submit(self.read, trajectory, keys), size))
+                    waiting += size
+                while pending:
+                    done, arrays, _ = pending.popleft()
+                    yield done, arrays.result()
+            finally:
+                for _, arrays, _ in pending:
+                    arrays.cancel()
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
+    def __repr__(self) -> str:
+        return f"ArchiveReader({str(self.path)!r}: {len(self.tasks)} tasks, {len(self)} trajectories)"
+
+    def _number(self, clips: list[Clip]) -> list[Trajectory]:
+        task_ids = {(task.dataset_source, task.motion): task.task_id for task in self.tasks}
+        clips.sort(key=lambda clip: (task_ids[clip.task], natural_key(clip.name)))
+        trajectories: list[Trajectory] = []
+        self._first: dict[int, int] = {}
+        for position, clip in enumerate(clips):
+            task_id = task_ids[clip.task]
+            traj_id = position - self._first.setdefault(task_id, position)
+            self._clips[task_id, traj_id] = clip
+            path = "/".join((*clip.task, clip.name))
+            trajectories.append(
+                Trajectory(task_id, traj_id, clip.name, path, clip.num_states, clip.keys, clip.attributes)
+            )
+        return trajectories
+
+    def _clip(self, trajectory: Trajectory) -> Clip:
+        clip = self._clips.get((trajectory.task_id, trajectory.traj_id))
+        if clip is None or clip.name != trajectory.name:
+            raise UnknownSegmentError(f"{self.path}: has no trajectory {trajectory.path!r}")
+        return clip
+
+    def _range(self, clip: Clip, trajectory: Trajectory, key: str, start: int, stop: int) -> RowRange:
+        if key not in clip.keys:
+            raise MissingKeyError(f"{self.path}: {trajectory.path}: no key {key!r}, there are {sorted(clip.keys)}")
+        path, first = clip.place(key)
+        node = self._nodes[path]
+        rows, dtype = clip.keys[key].shape[0], clip.keys[key].dtype
+        spec = ArraySpec(tuple(node["shape"]), dtype)
+        return RowRange(path, node, spec, first + min(start, rows), first + min(stop, rows))
+
+    def _bytes(self, trajectory: Trajectory, keys: Sequence[str] | None) -> int:
+        wanted = trajectory.keys if keys is None else [key for key in keys if key in trajectory.keys]
+        specs = [trajectory.keys[key] for key in wanted]
+        return sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in specs)
+
+    def _whole_array(self, path: str) -> NDArray[Any]:
+        node = self._nodes[path]
+        dtype = native_dtype(node)
+        assert dtype is not None
+        spec = ArraySpec(tuple(node["shape"]), dtype)
+        return self._rows.read([RowRange(path, node, spec, 0, spec.shape[0])])[0]
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a `meta.json`; SourceError if it is not one."""
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise SourceError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise SourceError(f"{path}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def _local_path(path: str | os.PathLike[str]) -> Path | str:
+    text = os.fspath(path)
+    return text if "://" in text else Path(text)
+
+
+def _open_url(url: str) -> Store:
+    store: Store = FsspecStore.from_url(url, read_only=True)
+    return store

@@ -1,0 +1,201 @@
+"""Where an archive is written to: a directory that appears whole or not at all, or an object store."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import glob
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from zarr.abc.store import Store
+from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.sync import sync
+
+from iltools_datasets.errors import ArchiveExistsError
+
+ROOT_METADATA = "zarr.json"
+_SYNC_ALL_ABOVE = 256
+"""Files above which one sync of the whole system is cheaper than one of each (a tenth of a millisecond per file)."""
+_UPLOADS = 16
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+class Target(Protocol):
+    """Takes the files of one archive; nothing is visible as an archive before `publish`."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the file at `key`, a path below the archive's root, replacing one that is there."""
+
+    def get(self, key: str) -> bytes:
+        """Return a file written before."""
+
+    def publish(self, root_metadata: bytes) -> None:
+        """Write the root's metadata and make the archive visible."""
+
+    def discard(self) -> None:
+        """Remove everything written."""
+
+
+class DirectoryTarget:
+    """A directory, built beside its final place and renamed into it once every byte is on disk.
+
+    What a killed writer left behind is removed by the next one: each holds a lock on its directory while it lives.
+    """
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        self._path, self._overwrite = path, overwrite
+        self._refuse_existing()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        # Locked before it bears the name under which leftovers are looked for.
+        fresh = path.parent / f".{path.name}.new-{uuid.uuid4().hex}"
+        fresh.mkdir()
+        self._lock = os.open(fresh, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._root = fresh.rename(path.parent / f".{path.name}.partial-{uuid.uuid4().hex}")
+        self._made: set[str] = set()
+
+    def put(self, key: str, data: bytes) -> None:
+        parent = key.rpartition("/")[0]
+        if parent not in self._made:
+            (self._root / parent).mkdir(parents=True, exist_ok=True)
+            self._made.add(parent)
+        with (self._root / key).open("wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+
+    def get(self, key: str) -> bytes:
+        return (self._root / key).read_bytes()
+
+    def publish(self, root_metadata: bytes) -> None:
+        self.put(ROOT_METADATA, root_metadata)
+        self._flush()
+        self._refuse_existing()
+        if self._path.exists():
+            swap(self._root, self._path)
+            _fsync(self._path.parent)
+            shutil.rmtree(self._root, ignore_errors=True)
+        else:
+            self._root.rename(self._path)
+            _fsync(self._path.parent)
+        os.close(self._lock)
+
+    def discard(self) -> None:
+        shutil.rmtree(self._root, ignore_errors=True)
+        os.close(self._lock)
+
+    def _refuse_existing(self) -> None:
+        if not self._path.exists():
+            return
+        if not self._overwrite:
+            raise ArchiveExistsError(f"{self._path}: is there already; pass overwrite=True to replace it")
+        # Whatever else lies at the path was not written by an archive writer and is not ours to delete.
+        if not (self._path / ROOT_METADATA).is_file() and not (self._path / ".zgroup").is_file():
+            raise ArchiveExistsError(f"{self._path}: is there already and is not a Zarr archive, so it is not replaced")
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self._path.parent.glob(f".{glob.escape(self._path.name)}.partial-*"):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(leftover, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(leftover, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+    def _flush(self) -> None:
+        files = list(_walk(self._root))
+        if len(files) > _SYNC_ALL_ABOVE and sys.platform == "linux":
+            os.sync()  # Linux returns only when everything has been written
+            return
+        for path in files:
+            _fsync(path)
+
+
+class StoreTarget:
+    """A zarr store, for instance a bucket: no renames there, so the root's metadata, written last, publishes it.
+
+    With `overwrite` the old content is deleted first: until the new archive is complete there is none.
+    """
+
+    def __init__(self, store: Store, overwrite: bool) -> None:
+        self._store = store
+        if sync(store.exists(ROOT_METADATA)):
+            if not overwrite:
+                raise ArchiveExistsError(f"{store}: holds an archive already; pass overwrite=True to replace it")
+            sync(store.delete(ROOT_METADATA))
+            sync(store.delete_dir(""))
+        self._uploads = ThreadPoolExecutor(_UPLOADS, "iltools-upload")
+        self._pending: dict[str, Future[None]] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        if len(self._pending) >= 2 * _UPLOADS:
+            self._wait()
+        if key in self._pending:
+            self._pending.pop(key).result()
+        self._pending[key] = self._uploads.submit(self._upload, key, data)
+
+    def get(self, key: str) -> bytes:
+        self._wait()
+        buffer = sync(self._store.get(key, default_buffer_prototype()))
+        if buffer is None:
+            raise FileNotFoundError(f"{self._store}: {key}")
+        content: bytes = buffer.to_bytes()
+        return content
+
+    def publish(self, root_metadata: bytes) -> None:
+        self._wait()
+        self._uploads.shutdown()
+        self._upload(ROOT_METADATA, root_metadata)
+
+    def discard(self) -> None:
+        self._uploads.shutdown(cancel_futures=True)
+        sync(self._store.delete_dir(""))
+
+    def _upload(self, key: str, data: bytes) -> None:
+        sync(self._store.set(key, cpu.Buffer.from_bytes(data)))
+
+    def _wait(self) -> None:
+        for upload in self._pending.values():
+            upload.result()
+        self._pending.clear()
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for directory, _, files in os.walk(root):
+        yield from (Path(directory, name) for name in files)
+        yield Path(directory)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def swap(one: Path, other: Path) -> None:
+    """Exchange two directories of one file system.
+
+    In one step where Linux can; elsewhere in three, between which `other` is missing for an instant.
+    """
+    if sys.platform == "linux":
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        paths = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+        if renameat2 is not None and renameat2(*paths, _RENAME_EXCHANGE) == 0:
+            return
+    aside = other.with_name(f"{one.name}-swap")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)

@@ -1,0 +1,183 @@
+"""Writing an archive: checked, complete, and there only once it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore
+
+from iltools_datasets.archive.layouts import Layout, NestedLayout, PackedLayout
+from iltools_datasets.archive.reader import FORMAT
+from iltools_datasets.archive.schema import check_name, count_states, is_per_state
+from iltools_datasets.archive.targets import ROOT_METADATA, DirectoryTarget, StoreTarget, Target
+from iltools_datasets.errors import DuplicateTrajectoryError, SchemaError
+
+_LAYOUTS: dict[str, Callable[[Target], Layout]] = {"nested": NestedLayout, "packed": PackedLayout}
+
+
+class ArchiveWriter:
+    """Writes a Zarr v3 archive; use it as a context manager.
+
+    Args:
+        path: the Zarr root: a path, a URL such as `s3://bucket/archive.zarr`, or a zarr store.
+        overwrite: replace an archive that is there.
+        layout: "nested" for `<dataset_source>/<motion>/<trajectory>/<key>`; "packed" to lay the clips of a motion back
+            to back, for thousands of short ones. `ArchiveReader` reads both alike.
+        metadata: a description of the data set, kept in the root's attributes.
+
+    A directory is built beside `path`, brought to disk and renamed, so a reader, or a kill at any time, sees the old
+    archive or the new one. Every chunk is written and carries a checksum, and the root says so: a missing or damaged
+    one is an error when read. Leaving the block with an exception leaves nothing behind.
+
+    Raises:
+        ArchiveExistsError: something is at the path and `overwrite` is False.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Store,
+        overwrite: bool = False,
+        *,
+        layout: Literal["nested", "packed"] = "nested",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if layout not in _LAYOUTS:
+            raise ValueError(f"layout must be one of {sorted(_LAYOUTS)}, got {layout!r}")
+        self.path = path
+        self.metadata: dict[str, Any] | None = None if metadata is None else dict(metadata)
+        self._layout_name = layout
+        self._overwrite = overwrite
+        self._target: Target | None = None
+        self._layout: Layout | None = None
+        self._names: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._target = _target(self.path, self._overwrite)
+        self._layout = _LAYOUTS[self._layout_name](self._target)
+        return self
+
+    def add(
+        self,
+        dataset_source: str,
+        motion: str,
+        trajectory_name: str,
+        arrays: Mapping[str, ArrayLike],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write one trajectory: arrays `[T, ...]` by key, and what there is to say about it as JSON.
+
+        Values and dtypes are kept; numpy scalars and arrays among the attributes become numbers and lists.
+
+        Raises:
+            SchemaError: a name that cannot be one, an array that is not numeric or bool, arrays that disagree in T, or
+                attributes that JSON cannot hold. Nothing of the trajectory has been written then.
+            DuplicateTrajectoryError: the trajectory is there already.
+        """
+        if self._layout is None:
+            raise RuntimeError("ArchiveWriter.add works inside a with block only")
+        task = (check_name(dataset_source, "dataset source"), check_name(motion, "motion"))
+        path = "/".join((*task, check_name(trajectory_name, "trajectory")))
+        where = f"{self.path}: {path}"
+        checked = {check_name(key, f"{where}: key"): _checked(array, where, key) for key, array in arrays.items()}
+        num_states = count_states({key: len(array) for key, array in checked.items()}, where)
+        if num_states < 1:
+            raise SchemaError(f"{where}: has no states")
+        if len({key.casefold() for key in checked}) < len(checked):
+            raise SchemaError(f"{where}: keys differ in upper and lower case only: {sorted(checked)}")
+        description = _as_json(dict(attributes or {}), where)
+        self._refuse_twins(path)
+        self._layout.add(task, trajectory_name, checked, num_states, description)
+        for name in (dataset_source, "/".join(task), path):
+            self._names[name.casefold()] = name
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        target, layout = self._target, self._layout
+        assert target is not None
+        assert layout is not None
+        self._target = self._layout = None
+        if kind is not None:
+            target.discard()
+            return
+        try:
+            layout.finish()
+            for path, node in layout.nodes.items():
+                target.put(f"{path}/{ROOT_METADATA}", _dump(node))
+            target.publish(_dump(self._root(layout.nodes)))
+        except BaseException:
+            target.discard()
+            raise
+
+    def _root(self, nodes: Mapping[str, Any]) -> dict[str, Any]:
+        marks: dict[str, Any] = {"format": FORMAT, "layout": self._layout_name, "all_chunks_written": True}
+        if self.metadata is not None:
+            marks["metadata"] = _as_json(self.metadata, f"{self.path}: metadata")
+        # zarr-python expects the children of a group to follow each other.
+        by_depth = sorted(nodes, key=lambda path: (path.count("/"), path))
+        return {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": {"iltools": marks},
+            "consolidated_metadata": {
+                "kind": "inline",
+                "must_understand": False,
+                "metadata": {path: nodes[path] for path in by_depth},
+            },
+        }
+
+    def _refuse_twins(self, path: str) -> None:
+        # Names that differ in case only would be one directory on a Mac.
+        if self._names.get(path.casefold()) == path:
+            raise DuplicateTrajectoryError(f"{self.path}: trajectory {path} is there already")
+        source, motion, _ = path.split("/")
+        for name in (source, f"{source}/{motion}", path):
+            known = self._names.get(name.casefold(), name)
+            if known != name:
+                raise DuplicateTrajectoryError(f"{self.path}: {name} differs from {known} in upper and lower case only")
+
+
+def _checked(array: ArrayLike, where: str, key: str) -> NDArray[Any]:
+    values = np.asarray(array)
+    if not is_per_state(values.dtype, values.shape) or values.dtype.itemsize > 8:
+        raise SchemaError(
+            f"{where}: {key!r} is {values.dtype} {list(values.shape)}, expected numbers or bools [T, ...]"
+        )
+    return values.astype(values.dtype.newbyteorder("<"), copy=False)
+
+
+def _as_json(value: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(value, default=_plain))
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"{where}: attributes cannot be stored as JSON: {error}") from error
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _target(path: str | os.PathLike[str] | Store, overwrite: bool) -> Target:
+    if isinstance(path, Store):
+        return StoreTarget(path, overwrite)
+    text = os.fspath(path)
+    if "://" in text:
+        return StoreTarget(FsspecStore.from_url(text), overwrite)
+    return DirectoryTarget(Path(text), overwrite)
