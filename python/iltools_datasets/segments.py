@@ -142,7 +142,7 @@ class Segments(Sequence[Segment]):
 
 
 def int64(values: ArrayLike) -> NDArray[np.int64]:
-    """Return integers as a contiguous int64 vector; anything but integers raises TypeError, any other shape ValueError."""
+    """Return integers as a contiguous int64 vector; other dtypes raise TypeError, other shapes ValueError."""
     array = np.asarray(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"expected integers, got {array.dtype}")

@@ -50,8 +50,8 @@ class StoreBuilder:
     Args:
         path: directory of the store; made if it is not there.
         overwrite: replace a store that is there already. Open readers keep the old one until they reopen.
-        concat: `{new key: [state keys]}`: store these state arrays of each trajectory as one column, flattened and side by
-            side, and read each of them as part of it. They must be of one dtype.
+        concat: `{new key: [state keys]}`: store these state arrays of each trajectory as one column, flattened and side
+            by side, and read each of them as part of it. They must be of one dtype.
         alias: `{new key: transition or state key}`: a second name for the same bytes.
         attributes: JSON-serialisable things to keep with the data (rate, joint names, provenance).
 
@@ -112,8 +112,8 @@ class StoreBuilder:
             task_name: name of the task, kept in the store.
 
         Raises:
-            SchemaError: keys, dtypes, lengths or trailing shapes disagree, among these arrays or with earlier ones. Nothing has
-                been written then, and the build can go on.
+            SchemaError: keys, dtypes, lengths or trailing shapes disagree, among these arrays or with earlier ones.
+                Nothing has been written then, and the build can go on.
             DuplicateTrajectoryError: the pair of ids was added before.
         """
         label = f"task {task_id}, trajectory {traj_id}" + (f" ({name})" if name else "")
@@ -132,7 +132,7 @@ class StoreBuilder:
     def _join(
         self, label: str, columns: dict[tuple[str, ...], NDArray[Any]]
     ) -> list[tuple[str, str, int, tuple[int, ...]]]:
-        """Replace the parts of each concatenation by the whole; return (part, whole, first element, row shape) of each."""
+        """Replace the parts of concatenations by the whole; return (part, whole, first element, row shape) of each."""
         slices = []
         for whole, names in self._concat.items():
             missing = [name for name in names if (name,) not in columns]
@@ -209,9 +209,9 @@ class TrajectoryStore:
 
         Args:
             path: directory of the store.
-            backend: `"mmap"` reads through the page cache, which all processes share; `"ram"` reads everything into this
-                process's memory first; `"pread"` reads each row from the file, and raises where a truncated file would
-                kill a process that has it mapped.
+            backend: `"mmap"` reads through the page cache, which all processes share; `"ram"` reads everything into
+                this process's memory first; `"pread"` reads each row from the file, and raises where a truncated file
+                would kill a process that has it mapped.
             num_threads: threads of large gathers; None = as many as there are cores.
 
         Raises:
