@@ -1,0 +1,65 @@
+"""What all verbs share on their way to the terminal: consoles, numbers for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.theme import Theme
+
+THEME = Theme(
+    {"good": "green", "bad": "bold red", "warn": "yellow", "dim": "bright_black", "number": "cyan", "head": "bold"}
+)
+
+EXIT_FOUND = 1
+"""The command ran and found something wrong."""
+EXIT_CANNOT = 2
+"""The command could not run."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def out() -> Console:
+    """Return the console of standard output."""
+    return Console(theme=THEME, highlight=False, soft_wrap=False)
+
+
+def err() -> Console:
+    """Return the console of standard error."""
+    return Console(theme=THEME, highlight=False, stderr=True)
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to standard output; NaN becomes null, for JSON has none."""
+    sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n")
+
+
+def human_bytes(count: float) -> str:
+    """Return a byte count with a decimal unit: 1.23 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_count(count: float) -> str:
+    """Return a count in three digits: 950, 12.3 k, 4.56 M."""
+    for unit in ("", " k", " M"):
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} G"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

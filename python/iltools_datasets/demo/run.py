@@ -1,0 +1,125 @@
+"""The demo from end to end, as a stream of events; what they look like on a terminal is the command line's business."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from iltools_datasets.archive import ArchiveReader
+from iltools_datasets.archive.schema import TRANSITION_KEYS
+from iltools_datasets.demo.cartpole import CartPole
+from iltools_datasets.demo.cloning import Features, cartpole_features
+from iltools_datasets.demo.events import Begun, Event, Recorded, Tracked
+from iltools_datasets.demo.recording import archive_clips, record_clips
+from iltools_datasets.demo.tracking import track
+from iltools_datasets.errors import MissingKeyError
+from iltools_datasets.replay_export import build_replay_from_zarr
+
+ARCHIVE_NAME = "expert.zarr"
+STORE_NAME = "store"
+_NUM_SWING_UP, _NUM_BALANCE = 280, 40
+_NUM_STARTS, _TRACKED_SECONDS = 64, 6.0
+_LIMIT_DEGREES, _LIMIT_UPRIGHT_SHARE = 5.0, 0.95
+_SECONDS_PER_MODE = 0.3
+_TRAINING_STEPS, _TRAINING_BATCH = 3000, 1024
+_CURVE_POINTS = 60
+
+
+def demo_on_cartpole(workdir: Path, seed: int = 0, training_steps: int = _TRAINING_STEPS) -> Iterator[Event]:
+    """Simulate an expert, archive its clips, then build, sample and clone, and roll the clone out against the expert.
+
+    The archive is `workdir`/expert.zarr and the store `workdir`/store. The last event is `Tracked`.
+    """
+    plant = CartPole()
+    rng = np.random.default_rng(seed)
+    archive = workdir / ARCHIVE_NAME
+    yield Begun("simulating the expert")
+    started = time.perf_counter()
+    clips = record_clips(plant, rng, _NUM_SWING_UP, _NUM_BALANCE)
+    archive_clips(archive, plant, clips)
+    lengths = [clip.num_states for clip in clips]
+    yield Recorded(
+        num_clips=len(clips),
+        shortest=min(lengths),
+        longest=max(lengths),
+        motion_seconds=sum(lengths) * plant.dt,
+        array_bytes=sum(array.nbytes for clip in clips for array in (clip.qpos, clip.qvel, clip.action)),
+        archive=str(archive),
+        archive_bytes=_directory_bytes(archive),
+        seconds=time.perf_counter() - started,
+    )
+    policy = yield from _build_sample_clone(
+        archive, workdir / STORE_NAME, ["qpos", "qvel"], cartpole_features, seed, training_steps
+    )
+    yield Begun("rolling the policy out against the expert")
+    tracking = track(plant, policy.act, rng, _NUM_STARTS, _TRACKED_SECONDS)
+    yield Tracked(tracking, _LIMIT_DEGREES, _LIMIT_UPRIGHT_SHARE)
+
+
+def demo_on_archive(
+    archive: Path,
+    workdir: Path,
+    obs_keys: Sequence[str] | None = None,
+    seed: int = 0,
+    training_steps: int = _TRAINING_STEPS,
+) -> Iterator[Event]:
+    """Build a store from somebody's archive, sample it in every mode, and clone what it holds.
+
+    The store is `workdir`/store. Without actions in the archive the network learns to predict the next observation.
+    `obs_keys=None` takes `default_obs_keys`. Raises what `build_replay_from_zarr` raises.
+    """
+    keys = list(obs_keys) if obs_keys else default_obs_keys(archive)
+    yield from _build_sample_clone(archive, workdir / STORE_NAME, keys, lambda values: values, seed, training_steps)
+
+
+def default_obs_keys(archive: Path) -> list[str]:
+    """Return what the demo observes in an archive: qpos and qvel if it has both, else every floating row per state."""
+    reader = ArchiveReader(archive)
+    keys = reader.trajectories[0].keys if reader.trajectories else {}
+    if {"qpos", "qvel"} <= set(keys):
+        return ["qpos", "qvel"]
+    rows = [
+        key
+        for key, spec in keys.items()
+        if key not in TRANSITION_KEYS and spec.dtype.kind == "f" and 1 <= len(spec.shape) <= 3
+    ]
+    if not rows:
+        raise MissingKeyError(f"{archive}: nothing to observe: no floating-point row per state among {sorted(keys)}")
+    return rows
+
+
+def _build_sample_clone(
+    archive: Path, store: Path, obs_keys: Sequence[str], features: Features, seed: int, num_steps: int
+) -> Generator[Event, None, ClonedPolicy]:
+    yield Begun("building the store")
+    manager = build_replay_from_zarr(archive, store, obs_keys=obs_keys, progress=False)
+    report = manager.report
+    yield Built(report, _array_bytes(archive, report))
+    yield Begun("sampling in every mode")
+    yield Sampled(tuple(measure_modes(manager, _SECONDS_PER_MODE)))
+    yield Begun("cloning")
+    manager.set_uniform_sampler(batch_size=_TRAINING_BATCH, without_replacement=True)
+    manager.buffer.set_rng(torch.Generator().manual_seed(seed))
+    target = MOTION if report.zero_action else ACTION
+    started, losses = time.perf_counter(), []
+    for step, (policy, loss) in enumerate(clone(manager.buffer, target, features, num_steps, seed), start=1):
+        losses.append(loss)
+        if step % 50 == 0:
+            yield TrainingStep(step, num_steps, loss)
+    curve = [float(stretch.mean()) for stretch in np.array_split(losses, min(_CURVE_POINTS, num_steps))]
+    yield Trained(
+        target=target.name,
+        num_transitions=num_steps * _TRAINING_BATCH,
+        first_loss=losses[0],
+        last_loss=curve[-1],
+        curve=tuple(curve),
+        seconds=time.perf_counter() - started,
+    )
+    return policy
+
+
+def _directory_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,56 @@
+"""How fast each sampling mode of the replay manager hands out transitions here and now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torchrl.data.replay_buffers.samplers import SliceSampler
+
+from iltools_datasets.replay_manager import ExpertReplayManager
+from iltools_datasets.segments import EnvAssignment
+
+_NUM_ENVS = 256
+_WINDOW = 32
+_BATCH = 4096
+_SLICE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRate:
+    """Transitions per second of one mode, whose batches have the shape `batch_shape`."""
+
+    mode: str
+    batch_shape: tuple[int, ...]
+    transitions_per_second: float
+
+
+def measure_modes(manager: ExpertReplayManager, seconds_each: float) -> Iterator[ModeRate]:
+    """Yield the rate of every sampling mode; leaves the manager without an assignment."""
+    segments = manager.segments
+    assignment = [
+        EnvAssignment(segments[e % len(segments)].task_id, segments[e % len(segments)].traj_id)
+        for e in range(_NUM_ENVS)
+    ]
+    manager.set_assignment(assignment)
+    yield _rate("sequential per env", manager.buffer.sample, seconds_each)
+    yield _rate("windows per env", lambda: manager.sample_per_env_window(_WINDOW), seconds_each)
+    manager.set_uniform_sampler(batch_size=_BATCH, without_replacement=True, respect_assignment=True)
+    yield _rate("uniform over the assigned clips", manager.buffer.sample, seconds_each)
+    manager.clear_assignment()
+    manager.set_uniform_sampler(batch_size=_BATCH, without_replacement=True)
+    yield _rate("uniform over everything", manager.buffer.sample, seconds_each)
+    slices = SliceSampler(slice_len=_SLICE, end_key=("next", "done"), strict_length=False, cache_values=True)
+    manager.set_custom_sampler(slices, batch_size=_BATCH)
+    yield _rate("TorchRL's own SliceSampler", manager.buffer.sample, seconds_each)
+
+
+def _rate(mode: str, sample: Callable[[], Any], seconds: float) -> ModeRate:
+    batch = sample()
+    transitions, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        batch = sample()
+        transitions += batch.numel()
+    return ModeRate(mode, tuple(batch.batch_size), transitions / elapsed)
