@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -137,8 +137,15 @@ class Segments(Sequence[Segment]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Callable[..., Segments], tuple[NDArray[np.int64], ...]]:
+        return _from_columns, (self.task_id, self.traj_id, self.start, self.length)
+
     def __repr__(self) -> str:
         return f"Segments({len(self)} trajectories, {self.num_transitions} transitions)"
+
+
+def _from_columns(*columns: NDArray[np.int64]) -> Segments:
+    return Segments(_core.SegmentTable(*columns))
 
 
 def int64(values: ArrayLike) -> NDArray[np.int64]:

@@ -106,7 +106,9 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
             return self._rows(index)
         rows = self._as_rows(index)
         if rows is None:
-            return self._storage[index]
+            picked = self._storage[index]
+            # TensorDict returns itself for `[:]`, and a buffer's transforms write into what they are given.
+            return picked.copy() if picked is self._storage else picked
         flat = self._rows(rows.reshape(-1))
         return flat if rows.ndim == 1 else flat.reshape(rows.shape)
 

@@ -41,7 +41,7 @@ class StoreColumn(torch.Tensor):
         return self.rows(np.arange(self.shape[0], dtype=np.int64))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.is_write and isinstance(value, StoreColumn):
@@ -69,9 +69,9 @@ class StoreColumn(torch.Tensor):
         return self.load()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.load().__reduce_ex__(protocol)
+        return self.load().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
-    def __repr__(self, *, tensor_contents: None = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"StoreColumn(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
@@ -120,7 +120,7 @@ def _index(column: StoreColumn, indices: list[torch.Tensor | None]) -> torch.Ten
 
 
 def non_negative(index: torch.Tensor, count: int) -> torch.Tensor:
-    """Return an index into `count` rows as int64 [index.numel()] within 0..count; `OutOfRangeError` if it is not one."""
+    """Return an index as row numbers, int64 [index.numel()] within 0..count; `OutOfRangeError` if it is outside."""
     flat = index.reshape(-1).to(torch.int64)
     if flat.numel():
         least, greatest = int(flat.min()), int(flat.max())

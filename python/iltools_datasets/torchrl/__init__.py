@@ -1,0 +1,29 @@
+"""TorchRL storages and samplers over the store, and TorchRL's own with a native core: change the import line."""
+
+from iltools_datasets._extras import missing_extra
+
+try:
+    import tensordict  # noqa: F401
+    import torch  # noqa: F401
+    import torchrl  # noqa: F401
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.torchrl") from error
+
+from iltools_datasets.torchrl.env_cursors import EnvCursors
+from iltools_datasets.torchrl.samplers import RandomSampler, SamplerWithoutReplacement
+from iltools_datasets.torchrl.segment_samplers import (
+    AssignedUniformSampler,
+    EpochUniformSampler,
+    SequentialPerEnvSampler,
+)
+from iltools_datasets.torchrl.storage import TrajectoryStorage
+
+__all__ = [
+    "AssignedUniformSampler",
+    "EnvCursors",
+    "EpochUniformSampler",
+    "RandomSampler",
+    "SamplerWithoutReplacement",
+    "SequentialPerEnvSampler",
+    "TrajectoryStorage",
+]

@@ -1,0 +1,186 @@
+"""TorchRL's `RandomSampler` and `SamplerWithoutReplacement` without their cost: change the import, nothing else.
+
+Both work with any TorchRL storage. No permutation is stored: position and seed give the index, so the first batch of
+346 million rows comes as fast as any other, and a checkpoint takes a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torchrl.data.replay_buffers import samplers as torchrl_samplers
+from torchrl.data.replay_buffers.storages import Storage
+
+from iltools_datasets import _core
+from iltools_datasets.torchrl.checkpoints import UINT64_MAX, SavedState
+from iltools_datasets.torchrl.seeded import SeededSampler, on_device
+
+Index = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class RandomSampler(SeededSampler, torchrl_samplers.RandomSampler):  # type: ignore[misc]
+    """Independent uniform draws with replacement, over whatever the storage holds at the time.
+
+    Args:
+        seed: see `SeededSampler`; drawn from the buffer's generator if it is None.
+    """
+
+    def __init__(self, *, seed: int | None = None) -> None:
+        SeededSampler.__init__(self, seed)
+        self._stream: _core.UniformDraws | None = None
+        self._position = 0
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
+        """Return `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and an empty dict."""
+        total = len(storage)
+        if total == 0:
+            raise RuntimeError("Cannot sample from an empty storage.")
+        self._meet(storage)
+        shape = storage.shape if storage.ndim > 1 else None
+        if shape is not None:
+            total = math.prod(shape)
+        stream = self._stream
+        if stream is None or stream.total != total:
+            position = self._position if stream is None else stream.position
+            stream = self._stream = _core.UniformDraws(total, self._needed_seed(), position)
+        index = on_device(stream.next(batch_size), storage)
+        return (index if shape is None else torch.unravel_index(index, shape)), {}
+
+    def _reseed(self) -> None:
+        self._seed, self._stream, self._position = None, None, 0
+
+    def _empty(self) -> None:
+        """Nothing to forget: each draw looks at the length of the storage."""
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "seed": self._needed_seed(),
+            "position": self._position if self._stream is None else self._stream.position,
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        seed, position = saved.integer("seed"), saved.integer("position")
+        self._seed, self._position, self._stream = seed, position, None
+
+
+class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutReplacement):  # type: ignore[misc]
+    """Every element of the storage once per epoch; then `ran_out` is set and the next epoch begins in another order.
+
+    The last batch of an epoch is shorter, or with `drop_last` left out. A storage whose length has changed is begun
+    anew.
+
+    Args:
+        drop_last: leave out the last batch of an epoch if it is not full.
+        shuffle: False keeps the order of the storage.
+        seed: see `SeededSampler`; drawn from the buffer's generator if it is None. A generator handed over during an
+            epoch counts from the next one on.
+    """
+
+    len_storage: int
+    drop_last: bool
+    shuffle: bool
+
+    len_storage: int
+    drop_last: bool
+    shuffle: bool
+
+    def __init__(self, drop_last: bool = False, shuffle: bool = True, *, seed: int | None = None) -> None:
+        torchrl_samplers.SamplerWithoutReplacement.__init__(self, drop_last=drop_last, shuffle=shuffle)
+        SeededSampler.__init__(self, seed)
+        self._stream: _core.EpochShuffle | None = None
+        self._next_epoch = 0
+        self._next_seed: int | None = None
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
+        """Return up to `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and a dict.
+
+        Raises:
+            ValueError: `drop_last`, and the storage holds less than one batch.
+        """
+        total = len(storage)
+        if total == 0:
+            raise RuntimeError("Cannot sample from an empty storage.")
+        if batch_size > total and self.drop_last:
+            raise ValueError(
+                f"The batch size ({batch_size}) is greater than the storage capacity ({total}): with drop_last=True "
+                "there is no batch to return."
+            )
+        moved = self._meet(storage)
+        stream = self._stream
+        if moved or stream is None or self.len_storage != total:
+            stream = self._begin(total)
+        epoch = stream.epoch
+        index = stream.next_within_epoch(batch_size)
+        left = total - stream.position
+        self._ran_out = stream.epoch != epoch or (self.drop_last and left < batch_size)
+        if self._ran_out:
+            left = total
+            if self._next_seed is not None or stream.position:
+                self._turn(stream, epoch + 1)
+        self._remaining_batches = left // batch_size if self.drop_last else -(left // -batch_size)
+        tensor = on_device(index, storage)
+        return (tensor if storage.ndim == 1 else torch.unravel_index(tensor, storage.shape)), {}
+
+    def _begin(self, total: int) -> _core.EpochShuffle:
+        if self._stream is not None:
+            self._next_epoch = self._stream.epoch + 1
+        if self._next_seed is not None:
+            self._seed, self._next_seed = self._next_seed, None
+        self._stream = _core.EpochShuffle(total, self._needed_seed(), self._next_epoch, 0, self.shuffle)
+        self.len_storage = total
+        return self._stream
+
+    def _turn(self, stream: _core.EpochShuffle, epoch: int) -> None:
+        if self._next_seed is not None:
+            self._seed, self._next_seed = self._next_seed, None
+        stream.restore(self._needed_seed(), epoch, 0)
+
+    def _reseed(self) -> None:
+        if self._stream is None:
+            self._seed = None
+        else:
+            self._next_seed = self._draw_seed()
+
+    def _empty(self) -> None:
+        if self._stream is not None:
+            self._next_epoch = self._stream.epoch + 1
+        self._stream, self.len_storage, self._ran_out = None, 0, False
+
+    def _state(self) -> dict[str, Any]:
+        stream = self._stream
+        return {
+            "seed": self._needed_seed(),
+            "next_seed": self._next_seed,
+            "total": self.len_storage,
+            "epoch": self._next_epoch if stream is None else stream.epoch,
+            "position": 0 if stream is None else stream.position,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "ran_out": self._ran_out,
+            "remaining_batches": self._remaining_batches,
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        seed, next_seed = saved.integer("seed"), saved.optional_integer("next_seed")
+        total = saved.integer("total", high=2**63 - 1)
+        epoch, position = saved.integer("epoch"), saved.integer("position", high=max(total - 1, 0))
+        shuffle, drop_last, ran_out = saved.flag("shuffle"), saved.flag("drop_last"), saved.flag("ran_out")
+        remaining = saved.integer("remaining_batches", high=total if total else UINT64_MAX)
+        self._stream = _core.EpochShuffle(total, seed, epoch, position, shuffle) if total else None
+        self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
+        self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
+        self._remaining_batches = remaining
+
+    def __repr__(self) -> str:
+        drawn = 0.0 if self._stream is None else self._stream.position / self.len_storage * 100
+        return f"{type(self).__name__}({drawn: 4.4f}% sampled)"
+
+
+# `RandomSampler` of TorchRL turns into its sibling where it is told not to repeat elements; so does this one.
+with contextlib.suppress(ImportError):
+    from torchrl.data.replay_buffers.samplers.base import _REPLACEMENT_DISPATCH
+
+    _REPLACEMENT_DISPATCH[RandomSampler] = SamplerWithoutReplacement
