@@ -1,0 +1,187 @@
+"""Raw files of any format to one Zarr archive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zarr.abc.store import Store
+
+from iltools_datasets.archive.schema import natural_key
+from iltools_datasets.archive.writer import ArchiveWriter
+from iltools_datasets.errors import IltoolsError, SourceError
+from iltools_datasets.sources.protocol import Recording, Source, SourceFile
+
+Progress = Callable[[int, int, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFailure:
+    """A file that could not be exported, wholly or from some trajectory on, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(slots=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        path: where the archive lies.
+        formats: format -> number of files taken for it.
+        trajectory_lengths: states of each trajectory, in the order in which an archive numbers them.
+        failures: files that were left out (with `keep_going`; otherwise the first one is an error).
+        notes: what the sources found worth saying.
+    """
+
+    path: str | os.PathLike[str] | Store
+    formats: dict[str, int] = field(default_factory=dict)
+    trajectory_lengths: list[int] = field(default_factory=list)
+    failures: list[ExportFailure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_trajectories(self) -> int:
+        """Number of trajectories written."""
+        return len(self.trajectory_lengths)
+
+    @property
+    def num_states(self) -> int:
+        """Number of states written, over all trajectories."""
+        return sum(self.trajectory_lengths)
+
+
+def export(
+    sources: Source | Iterable[Source],
+    out: str | os.PathLike[str] | Store,
+    *,
+    dataset_source: str | None = None,
+    layout: Literal["nested", "packed"] = "nested",
+    overwrite: bool = False,
+    keep_going: bool = False,
+    max_trajectories_per_motion: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write every recording of the sources as `<dataset_source>/<motion>/traj<i>` of a Zarr archive.
+
+    Arrays keep the values and dtypes that their source gives them. Each trajectory's attributes say where it came
+    from, its rate and its frames.
+
+    Args:
+        sources: what to export; several are written to one archive.
+        out: the archive, as `ArchiveWriter` takes it.
+        dataset_source: first level of the archive; by default each source names its own.
+        layout: see `ArchiveWriter`.
+        overwrite: replace an archive that is there.
+        keep_going: leave out a file that cannot be read and list it in the report.
+        max_trajectories_per_motion: stop reading a motion after so many trajectories.
+        metadata: further entries of the archive's description (`name`, `version`, `citation`, ...).
+        progress: called as `progress(files_done, files_in_all, next_file)` before each file.
+
+    Raises:
+        SourceError: a file is damaged or not what it claims to be, or nothing is left to write. Nothing has changed.
+        SchemaError: its arrays do not fit together.
+        ArchiveExistsError: there is an archive and `overwrite` is False.
+    """
+    opened = [sources] if isinstance(sources, Source) else list(sources)
+    report = ExportReport(out)
+    jobs = [(source, file) for source in opened for file in _files(source, keep_going, report)]
+    summary = _Summary()
+    with ArchiveWriter(out, overwrite, layout=layout) as writer:
+        for number, (source, file) in enumerate(jobs):
+            if progress is not None:
+                progress(number, len(jobs), file.path)
+            target = dataset_source or source.dataset_source
+            try:
+                for index, recording in enumerate(source.read(file)):
+                    task = (target, file.motion)
+                    count = summary.count(task)
+                    if max_trajectories_per_motion is not None and count >= max_trajectories_per_motion:
+                        break
+                    attributes = describe(source, file, index, recording)
+                    writer.add(*task, f"traj{count}", recording.arrays, attributes)
+                    summary.add(task, recording)
+            except IltoolsError as error:
+                if not keep_going:
+                    raise
+                report.failures.append(ExportFailure(file.path, str(error)))
+            else:
+                report.formats[source.format] = report.formats.get(source.format, 0) + 1
+        if not summary.lengths:
+            reasons = "".join(f"\n{failure.reason}" for failure in report.failures)
+            raise SourceError(f"nothing to export to {out}{reasons}")
+        writer.metadata = {**summary.describe(opened), **(metadata or {})}
+    report.trajectory_lengths = summary.sorted_lengths()
+    report.notes = [note for source in opened for note in source.notes]
+    return report
+
+
+def describe(source: Source, file: SourceFile, index: int, recording: Recording) -> dict[str, Any]:
+    """Return a trajectory's attributes: provenance, rate, frames, and what the source adds."""
+    attributes: dict[str, Any] = {
+        "source_format": source.format,
+        "source_file": file.path.name,
+        "source_index": index,
+    }
+    if recording.fps is not None:
+        attributes |= {"fps": recording.fps, "dt": 1.0 / recording.fps}
+    if recording.quaternions:
+        attributes["quaternion_order"] = "wxyz"
+        attributes["quaternions"] = {key: list(columns) for key, columns in recording.quaternions.items()}
+    if recording.velocities:
+        attributes["velocities"] = dict(recording.velocities)
+    return {**attributes, **recording.attributes}
+
+
+def _files(source: Source, keep_going: bool, report: ExportReport) -> Iterator[SourceFile]:
+    try:
+        yield from source.files()
+    except IltoolsError as error:
+        if not keep_going:
+            raise
+        report.failures.append(ExportFailure(source.path, str(error)))
+
+
+class _Summary:
+    """What the archive's description says about all trajectories together."""
+
+    def __init__(self) -> None:
+        self.lengths: dict[tuple[str, str], list[int]] = {}
+        self._keys: set[str] = set()
+        self._shared: dict[str, Any] | None = None
+
+    def count(self, task: tuple[str, str]) -> int:
+        return len(self.lengths.get(task, ()))
+
+    def add(self, task: tuple[str, str], recording: Recording) -> None:
+        self.lengths.setdefault(task, []).append(max(len(array) for array in recording.arrays.values()))
+        self._keys.update(recording.arrays)
+        said = {name: recording.attributes.get(name) for name in ("joint_names", "body_names", "site_names")}
+        said["dt"] = None if recording.fps is None else 1.0 / recording.fps
+        if self._shared is None:
+            self._shared = said
+        for name, value in said.items():
+            if self._shared[name] != value:
+                self._shared[name] = None
+
+    def sorted_lengths(self) -> list[int]:
+        tasks = sorted(self.lengths, key=lambda task: tuple(map(natural_key, task)))
+        return [length for task in tasks for length in self.lengths[task]]
+
+    def describe(self, sources: list[Source]) -> dict[str, Any]:
+        return {
+            "name": sources[0].path.name,
+            "source": ", ".join(sorted({source.format for source in sources})),
+            "version": None,
+            "citation": None,
+            "num_trajectories": sum(map(len, self.lengths.values())),
+            "keys": sorted(self._keys),
+            "trajectory_lengths": self.sorted_lengths(),
+            **(self._shared or {}),
+            "metadata": {},
+        }

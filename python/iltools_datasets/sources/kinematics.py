@@ -1,0 +1,79 @@
+"""Rotations and velocities, in the conventions of MuJoCo: quaternions wxyz, angular velocity in the body's frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+_SMALL_ANGLE = 1e-8
+
+
+def quaternion_product(left: Floats, right: Floats) -> Floats:
+    """Return the Hamilton product of quaternions wxyz `[..., 4]`: first `right`, then `left`."""
+    w1, x1, y1, z1 = np.moveaxis(left, -1, 0)
+    w2, x2, y2, z2 = np.moveaxis(right, -1, 0)
+    return np.stack(
+        [
+            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
+            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
+            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
+            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
+        ],
+        axis=-1,
+    )
+
+
+def quaternion_inverse(quaternion: Floats) -> Floats:
+    """Return the inverse of unit quaternions wxyz `[..., 4]`."""
+    return quaternion * np.array([1, -1, -1, -1], quaternion.dtype)
+
+
+def rotation_vector(quaternion: Floats) -> Floats:
+    """Return the rotation vectors `[..., 3]` in radians, of length at most pi, of quaternions wxyz `[..., 4]`."""
+    shortest = np.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    axis = shortest[..., 1:]
+    sine = np.linalg.norm(axis, axis=-1, keepdims=True)
+    angle = 2 * np.arctan2(sine, shortest[..., :1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.where(sine > _SMALL_ANGLE, angle / sine, 2.0)
+    return axis * scale
+
+
+def body_angular_velocity(quaternion: Floats, fps: float) -> Floats:
+    """Return angular velocities `[T, ..., 3]` in rad/s, in the rotating body's own frame, of unit quaternions wxyz.
+
+    Central differences over two steps, one-sided over one step at both ends; at least two rows. Each step is taken the
+    short way round, so the sign of a quaternion does not matter.
+    """
+    before, after = _neighbours(len(quaternion))
+    turn = quaternion_product(quaternion_inverse(quaternion[before]), quaternion[after])
+    seconds = (after - before) / fps
+    return rotation_vector(turn) / seconds.reshape(-1, *(1,) * (quaternion.ndim - 1))
+
+
+def rate_of_change(values: Floats, fps: float) -> Floats:
+    """Return time derivatives `[T, ...]`: central differences over two steps, one-sided at both ends; T >= 2."""
+    before, after = _neighbours(len(values))
+    seconds = (after - before) / fps
+    change: Floats = (values[after] - values[before]) / seconds.reshape(-1, *(1,) * (values.ndim - 1))
+    return change
+
+
+def free_joint_velocity(qpos: Floats, fps: float) -> Floats:
+    """Return MuJoCo's qvel `[T, 6 + joints]` of qpos `[T, 7 + joints]` with a free joint first.
+
+    qpos is root position in metres, root quaternion wxyz, then joint angles; qvel is the root's linear velocity in the
+    world's frame (m/s), its angular velocity in the root's own frame (rad/s), then joint velocities. By finite
+    differences as in `rate_of_change` and `body_angular_velocity`.
+    """
+    angular = body_angular_velocity(qpos[:, 3:7], fps)
+    return np.concatenate([rate_of_change(qpos[:, :3], fps), angular, rate_of_change(qpos[:, 7:], fps)], axis=1)
+
+
+def _neighbours(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    steps = np.arange(count)
+    return np.maximum(steps - 1, 0), np.minimum(steps + 1, count - 1)

@@ -1,0 +1,97 @@
+"""What a source is: files of one raw format, each holding recordings of motion."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from iltools_datasets.archive.schema import natural_key
+from iltools_datasets.errors import SourceError, SourceNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One raw file, or one directory where a format spreads a data set over several, and the motion it belongs to."""
+
+    path: Path
+    motion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One trajectory as its file has it.
+
+    Attributes:
+        arrays: `[T, ...]` by key (keys of `archive.schema.TRANSITION_KEYS` may be `[T - 1, ...]`).
+        fps: states per second, None where the file does not say.
+        quaternions: key -> the columns of its last axis at which unit quaternions (wxyz) begin.
+        velocities: key of a velocity -> how the file or its source made it.
+        attributes: whatever else is worth keeping, as JSON: joint, body and site names, frames.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    fps: float | None = None
+    quaternions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    velocities: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """Reads one raw format.
+
+    A third party adds a format by subclassing this and naming the class under the entry point group
+    `iltools_datasets.sources`; the entry point's name is the format's.
+    """
+
+    format: ClassVar[str]
+    """The format's name, as `iltools export FORMAT` takes it."""
+    summary: ClassVar[str]
+    """One line on what the format is."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """File name endings that a directory is searched for."""
+
+    def __init__(self, path: Path | str, *, motion: str | None = None) -> None:
+        self.path = Path(path)
+        self.motion = motion
+        self.notes: list[str] = []
+        """What is worth telling about the files read so far, a line each."""
+        if not self.path.exists():
+            raise SourceNotFoundError(f"{self.path}: no such file or directory")
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, path: Path) -> bool:
+        """Tell, from names and headers alone, whether this one file (or data set directory) has the format."""
+
+    @abstractmethod
+    def read(self, file: SourceFile) -> Iterator[Recording]:
+        """Yield the recordings of one file in order; SourceError names the file and what is wrong with it."""
+
+    @property
+    def dataset_source(self) -> str:
+        """First level of the archive unless the caller names another: the format with underscores."""
+        return self.format.replace("-", "_")
+
+    def files(self) -> list[SourceFile]:
+        """List what there is to read, natural-sorted.
+
+        A directory stands for all files below it with one of the format's suffixes. Each file is a motion named after
+        it, unless `motion` was given. Raises SourceError if there are none.
+        """
+        if self.path.is_file():
+            paths = [self.path]
+        else:
+            paths = [path for path in self.path.rglob("*") if path.is_file() and path.name.endswith(self.suffixes)]
+        if not paths:
+            raise SourceError(f"{self.path}: no {' or '.join(self.suffixes)} files below it")
+        paths.sort(key=lambda path: [natural_key(part) for part in path.parts])
+        return [SourceFile(path, self.motion or self._stem(path)) for path in paths]
+
+    def _stem(self, path: Path) -> str:
+        suffix = next((suffix for suffix in self.suffixes if path.name.endswith(suffix)), "")
+        return path.name.removesuffix(suffix) or path.name
