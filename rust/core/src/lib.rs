@@ -7,6 +7,7 @@
 pub mod error;
 pub mod gather;
 pub mod index;
+pub mod lookahead;
 pub mod parallel;
 pub mod segment;
 pub mod slab;

@@ -63,7 +63,7 @@ impl Model {
 
     fn check(&self, store: &Store, index: &[i64]) {
         let fields: Vec<usize> = (0..store.fields().len()).collect();
-        let found = gather_memory(store, &fields, index).unwrap();
+        let found = gather_memory(store, &fields, index, None, &|| false).unwrap();
         for (field, buffer) in store.fields().iter().zip(&found) {
             let key: Vec<&str> = field.key.iter().map(String::as_str).collect();
             let expected: Vec<u8> = index.iter().flat_map(|&i| self.row(i as usize, &key)).collect();
@@ -92,7 +92,7 @@ proptest! {
             prop_assert_eq!(total, model.states.iter().map(|count| count - 1).sum::<usize>());
             let index: Vec<i64> = picks.iter().map(|pick| (pick % total) as i64).collect();
             model.check(&store, &index);
-            let bad = gather_memory(&store, &[0], &[total as i64]);
+            let bad = gather_memory(&store, &[0], &[total as i64], None, &|| false);
             prop_assert!(matches!(bad, Err(Error::OutOfRange(_))));
         }
     }
@@ -258,7 +258,9 @@ fn a_file_truncated_under_pread_is_an_error() {
     let file = column_file(&path, "obs.memmap");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     fs::File::options().write(true).open(&file).unwrap().set_len(10).unwrap();
-    let Err(Error::Corrupt(message)) = gather_memory(&store, &[0], &[9]) else { panic!("read past the end") };
+    let Err(Error::Corrupt(message)) = gather_memory(&store, &[0], &[9], None, &|| false) else {
+        panic!("read past the end")
+    };
     assert!(message.contains("expected 90 bytes, found 10"), "{message}");
 }
 

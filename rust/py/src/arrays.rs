@@ -62,6 +62,11 @@ pub fn bytes_of(array: &Bound<'_, PyUntypedArray>) -> PyResult<(*mut u8, usize)>
     Ok((address.cast(), array.len() * array.dtype().itemsize()))
 }
 
+/// Address of the first element of a vector.
+pub fn address_of(index: &Bound<'_, PyArray1<i64>>) -> usize {
+    index.data() as usize
+}
+
 /// Whether an array may be written to.
 pub fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: as in `bytes_of`; only the flags are read.
@@ -100,13 +105,4 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Indices<'py> {
         let array = array.try_readonly().map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self(array))
     }
-}
-
-/// A new int64 vector, filled by `fill`.
-pub fn new_indices(py: Python<'_>, count: usize, fill: impl FnOnce(&mut [i64])) -> PyResult<Bound<'_, PyArray1<i64>>> {
-    let array = PyArray1::<i64>::zeros(py, count, false);
-    let mut values = array.try_readwrite().map_err(|error| PyValueError::new_err(error.to_string()))?;
-    fill(values.as_slice_mut().map_err(|error| PyValueError::new_err(error.to_string()))?);
-    drop(values);
-    Ok(array)
 }

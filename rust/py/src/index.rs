@@ -1,26 +1,24 @@
 //! `_core.SequentialCursors`, `_core.EpochShuffle`, `_core.UniformDraws`, `_core.window_rows`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use iltools_core::index;
-use numpy::{PyArray1, ToPyArray};
+use iltools_core::index::{self, Domain, Draw};
+use numpy::{PyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 
-use crate::arrays::{Indices, new_indices};
+use crate::arrays::Indices;
 use crate::errors::IntoPyResult;
 use crate::segments::SegmentTable;
+use crate::store::Store;
+use crate::stream::Stream;
 
 type Index<'py> = Bound<'py, PyArray1<i64>>;
-
-/// State is valid after every statement, so a panic elsewhere while it was locked does not spoil it.
-fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
+type Rows<'py> = Option<Vec<Bound<'py, PyUntypedArray>>>;
 
 /// One cursor per env; `next` returns the transitions under the cursors and moves each by one, wrapping.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct SequentialCursors {
-    cursors: Mutex<index::SequentialCursors>,
+    stream: Stream<index::SequentialCursors>,
 }
 
 #[pymethods]
@@ -28,46 +26,63 @@ impl SequentialCursors {
     #[new]
     fn new(py: Python<'_>, table: &SegmentTable, segment: Indices<'_>, step: Indices<'_>) -> PyResult<Self> {
         let cursors = index::SequentialCursors::new(Arc::clone(&table.table), segment.as_slice()?, step.as_slice()?);
-        Ok(Self { cursors: Mutex::new(cursors.into_py_result(py)?) })
+        Ok(Self { stream: Stream::new(cursors.into_py_result(py)?) })
     }
 
-    fn __len__(&self) -> usize {
-        locked(&self.cursors).len()
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.stream.with(py, |cursors| cursors.len())
     }
 
     #[getter]
     fn segment<'py>(&self, py: Python<'py>) -> Index<'py> {
-        locked(&self.cursors).segment().to_pyarray(py)
+        PyArray1::from_vec(py, self.stream.with(py, |cursors| cursors.segment()))
     }
 
     #[getter]
     fn step<'py>(&self, py: Python<'py>) -> Index<'py> {
-        locked(&self.cursors).step().to_pyarray(py)
+        PyArray1::from_vec(py, self.stream.with(py, |cursors| cursors.step()))
     }
 
-    fn next<'py>(&self, py: Python<'py>) -> PyResult<Index<'py>> {
-        let mut cursors = locked(&self.cursors);
-        new_indices(py, cursors.len(), |out| cursors.next(out))
+    fn next<'py>(&self, py: Python<'py>) -> Index<'py> {
+        self.stream.draw(py, Draw::Batch(0))
     }
 
-    fn peek<'py>(&self, py: Python<'py>) -> PyResult<Index<'py>> {
-        let cursors = locked(&self.cursors);
-        new_indices(py, cursors.len(), |out| cursors.peek(out))
+    fn peek<'py>(&self, py: Python<'py>) -> Index<'py> {
+        let rows = self.stream.with(py, |cursors| {
+            let mut rows = vec![0; cursors.len()];
+            cursors.peek(&mut rows);
+            rows
+        });
+        PyArray1::from_vec(py, rows)
     }
 
-    fn advance(&self, count: i64) {
-        locked(&self.cursors).advance(count);
+    fn advance(&self, py: Python<'_>, count: i64) {
+        self.stream.with(py, |cursors| cursors.advance(count));
     }
 
     fn update(&self, py: Python<'_>, env: Indices<'_>, segment: Indices<'_>, step: Indices<'_>) -> PyResult<()> {
-        locked(&self.cursors).update(env.as_slice()?, segment.as_slice()?, step.as_slice()?).into_py_result(py)
+        let (env, segment, step) = (env.as_slice()?, segment.as_slice()?, step.as_slice()?);
+        self.stream.with(py, |cursors| cursors.update(env, segment, step)).into_py_result(py)
+    }
+
+    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
+        self.stream.look_ahead(store, fields, depth)
+    }
+
+    #[getter]
+    fn ahead(&self, py: Python<'_>) -> usize {
+        self.stream.depth(py)
+    }
+
+    fn rows_of<'py>(&self, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(index)
     }
 }
 
 /// Every item exactly once per epoch, in an order computed per position by a keyed permutation.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct EpochShuffle {
-    shuffle: Mutex<index::EpochShuffle>,
+    stream: Stream<index::EpochShuffle>,
 }
 
 #[pymethods]
@@ -75,9 +90,8 @@ impl EpochShuffle {
     #[new]
     #[pyo3(signature = (total, seed, epoch=0, position=0, shuffle=true))]
     fn new(py: Python<'_>, total: i64, seed: u64, epoch: u64, position: i64, shuffle: bool) -> PyResult<Self> {
-        let made =
-            index::Domain::all(total).and_then(|all| index::EpochShuffle::new(all, seed, epoch, position, shuffle));
-        Ok(Self { shuffle: Mutex::new(made.into_py_result(py)?) })
+        let made = Domain::all(total).and_then(|all| index::EpochShuffle::new(all, seed, epoch, position, shuffle));
+        Ok(Self { stream: Stream::new(made.into_py_result(py)?) })
     }
 
     #[staticmethod]
@@ -90,53 +104,61 @@ impl EpochShuffle {
         epoch: u64,
         position: i64,
     ) -> PyResult<Self> {
-        let made = index::Domain::segments(&table.table, segment.as_slice()?)
+        let made = Domain::segments(&table.table, segment.as_slice()?)
             .and_then(|chosen| index::EpochShuffle::new(chosen, seed, epoch, position, true));
-        Ok(Self { shuffle: Mutex::new(made.into_py_result(py)?) })
+        Ok(Self { stream: Stream::new(made.into_py_result(py)?) })
     }
 
     #[getter]
-    fn total(&self) -> i64 {
-        locked(&self.shuffle).domain().total()
+    fn total(&self, py: Python<'_>) -> i64 {
+        self.stream.with(py, |shuffle| shuffle.domain().total())
     }
 
     #[getter]
-    fn seed(&self) -> u64 {
-        locked(&self.shuffle).seed()
+    fn seed(&self, py: Python<'_>) -> u64 {
+        self.stream.with(py, |shuffle| shuffle.seed())
     }
 
     #[getter]
-    fn epoch(&self) -> u64 {
-        locked(&self.shuffle).epoch()
+    fn epoch(&self, py: Python<'_>) -> u64 {
+        self.stream.with(py, |shuffle| shuffle.epoch())
     }
 
     #[getter]
-    fn position(&self) -> i64 {
-        locked(&self.shuffle).position()
+    fn position(&self, py: Python<'_>) -> i64 {
+        self.stream.with(py, |shuffle| shuffle.position())
     }
 
-    fn next<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Index<'py>> {
-        let mut shuffle = locked(&self.shuffle);
-        new_indices(py, count, |out| shuffle.next(out))
+    fn next<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
+        self.stream.draw(py, Draw::Batch(count))
     }
 
-    fn next_within_epoch<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Index<'py>> {
-        let mut shuffle = locked(&self.shuffle);
-        let left = (shuffle.domain().total() - shuffle.position()) as usize;
-        new_indices(py, count.min(left), |out| {
-            shuffle.next_within_epoch(out);
-        })
+    fn next_within_epoch<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
+        self.stream.draw(py, Draw::WithinEpoch(count))
     }
 
     fn restore(&self, py: Python<'_>, seed: u64, epoch: u64, position: i64) -> PyResult<()> {
-        locked(&self.shuffle).restore(seed, epoch, position).into_py_result(py)
+        self.stream.with(py, |shuffle| shuffle.restore(seed, epoch, position)).into_py_result(py)
+    }
+
+    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
+        self.stream.look_ahead(store, fields, depth)
+    }
+
+    #[getter]
+    fn ahead(&self, py: Python<'_>) -> usize {
+        self.stream.depth(py)
+    }
+
+    fn rows_of<'py>(&self, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(index)
     }
 }
 
 /// Independent uniform draws, with replacement; the n-th draw depends on (seed, n) alone.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct UniformDraws {
-    draws: Mutex<index::UniformDraws>,
+    stream: Stream<index::UniformDraws>,
 }
 
 #[pymethods]
@@ -144,8 +166,8 @@ impl UniformDraws {
     #[new]
     #[pyo3(signature = (total, seed, position=0))]
     fn new(py: Python<'_>, total: i64, seed: u64, position: u64) -> PyResult<Self> {
-        let domain = index::Domain::all(total).into_py_result(py)?;
-        Ok(Self { draws: Mutex::new(index::UniformDraws::new(domain, seed, position)) })
+        let domain = Domain::all(total).into_py_result(py)?;
+        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position)) })
     }
 
     #[staticmethod]
@@ -157,32 +179,44 @@ impl UniformDraws {
         seed: u64,
         position: u64,
     ) -> PyResult<Self> {
-        let domain = index::Domain::segments(&table.table, segment.as_slice()?).into_py_result(py)?;
-        Ok(Self { draws: Mutex::new(index::UniformDraws::new(domain, seed, position)) })
+        let domain = Domain::segments(&table.table, segment.as_slice()?).into_py_result(py)?;
+        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position)) })
     }
 
     #[getter]
-    fn total(&self) -> i64 {
-        locked(&self.draws).domain().total()
+    fn total(&self, py: Python<'_>) -> i64 {
+        self.stream.with(py, |draws| draws.domain().total())
     }
 
     #[getter]
-    fn seed(&self) -> u64 {
-        locked(&self.draws).seed()
+    fn seed(&self, py: Python<'_>) -> u64 {
+        self.stream.with(py, |draws| draws.seed())
     }
 
     #[getter]
-    fn position(&self) -> u64 {
-        locked(&self.draws).position()
+    fn position(&self, py: Python<'_>) -> u64 {
+        self.stream.with(py, |draws| draws.position())
     }
 
-    fn next<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Index<'py>> {
-        let mut draws = locked(&self.draws);
-        new_indices(py, count, |out| draws.next(out))
+    fn next<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
+        self.stream.draw(py, Draw::Batch(count))
     }
 
-    fn restore(&self, seed: u64, position: u64) {
-        locked(&self.draws).restore(seed, position);
+    fn restore(&self, py: Python<'_>, seed: u64, position: u64) {
+        self.stream.with(py, |draws| draws.restore(seed, position));
+    }
+
+    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
+        self.stream.look_ahead(store, fields, depth)
+    }
+
+    #[getter]
+    fn ahead(&self, py: Python<'_>) -> usize {
+        self.stream.depth(py)
+    }
+
+    fn rows_of<'py>(&self, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(index)
     }
 }
 

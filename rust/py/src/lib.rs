@@ -9,6 +9,7 @@ mod gather;
 mod index;
 mod segments;
 mod store;
+mod stream;
 mod writer;
 
 use pyo3::prelude::*;

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use iltools_core::slab::Buffer;
 use iltools_core::store::{self, Backend, ColumnSpec, DType, Kind};
 use numpy::{PyArrayDescr, PyUntypedArray};
 use pyo3::exceptions::{PyIndexError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::arrays::Indices;
+use crate::arrays::{Indices, array_over};
 use crate::errors::IntoPyResult;
 use crate::errors::interrupted;
 use crate::gather::{Outputs, Shared, Wanted};
@@ -18,7 +20,7 @@ use crate::segments::SegmentTable;
 /// An open store; what can be gathered is addressed by its position in `keys`.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct Store {
-    store: store::Store,
+    store: Arc<store::Store>,
     /// Made once: looking a dtype up costs more than a small gather.
     dtypes: Vec<Py<PyArrayDescr>>,
 }
@@ -30,7 +32,30 @@ impl Store {
             .iter()
             .map(|field| Ok(PyArrayDescr::new(py, numpy_name(field.dtype))?.unbind()))
             .collect::<PyResult<_>>()?;
-        Ok(Self { store, dtypes })
+        Ok(Self { store: Arc::new(store), dtypes })
+    }
+}
+
+impl Store {
+    /// The store itself.
+    pub fn core(&self) -> &Arc<store::Store> {
+        &self.store
+    }
+
+    /// Arrays over the gathered rows of some fields.
+    pub fn arrays_over<'py>(
+        &self,
+        py: Python<'py>,
+        fields: &[usize],
+        rows: Vec<Buffer>,
+    ) -> PyResult<Vec<Bound<'py, PyUntypedArray>>> {
+        let known = self.store.fields();
+        let over = |(&number, buffer): (&usize, Buffer)| {
+            let count = buffer.len().checked_div(self.store.field_bytes(number)).unwrap_or(0);
+            let shape = [&[count], known[number].shape.as_slice()].concat();
+            array_over(py, buffer, self.dtypes[number].bind(py), &shape)
+        };
+        fields.iter().zip(rows).map(over).collect()
     }
 }
 

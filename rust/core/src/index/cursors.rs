@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use super::{Draw, IndexStream};
 use crate::segment::SegmentTable;
 use crate::{Error, Result};
+
+/// What a change other than a step adds to the count of moves: a copy that runs ahead, counting its steps, never gets there.
+const JUMP: u64 = 1 << 32;
 
 /// The cursors of `num_envs` envs.
 #[derive(Debug, Clone)]
@@ -11,6 +15,8 @@ pub struct SequentialCursors {
     table: Arc<SegmentTable>,
     /// Kept beside the segment so that a step touches no table: the first transition and the length.
     cursors: Vec<Cursor>,
+    /// Counts whatever changed the cursors.
+    moves: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +35,7 @@ impl SequentialCursors {
         }
         let cursors =
             (0..segment.len()).map(|env| place(&table, env, segment[env], step[env])).collect::<Result<Vec<_>>>()?;
-        Ok(Self { table, cursors })
+        Ok(Self { table, cursors, moves: 0 })
     }
 
     /// Number of envs.
@@ -61,6 +67,7 @@ impl SequentialCursors {
 
     /// Write the transition under each cursor, then move each by one, wrapping.
     pub fn next(&mut self, out: &mut [i64]) {
+        self.moves = self.moves.wrapping_add(1);
         for (slot, cursor) in out.iter_mut().zip(&mut self.cursors) {
             *slot = cursor.start + cursor.step;
             cursor.step += 1;
@@ -72,6 +79,7 @@ impl SequentialCursors {
 
     /// Move every cursor by `count` steps, backwards if negative, wrapping.
     pub fn advance(&mut self, count: i64) {
+        self.moves = self.moves.wrapping_add(JUMP);
         for cursor in &mut self.cursors {
             cursor.step = (cursor.step + count.rem_euclid(cursor.length)) % cursor.length;
         }
@@ -98,7 +106,22 @@ impl SequentialCursors {
         for (env, cursor) in moves {
             self.cursors[env] = cursor;
         }
+        self.moves = self.moves.wrapping_add(JUMP);
         Ok(())
+    }
+}
+
+impl IndexStream for SequentialCursors {
+    type Position = u64;
+
+    fn position(&self) -> u64 {
+        self.moves
+    }
+
+    fn draw(&mut self, _: Draw) -> Vec<i64> {
+        let mut out = vec![0; self.len()];
+        self.next(&mut out);
+        out
     }
 }
 

@@ -72,6 +72,27 @@ impl Domain {
     }
 }
 
+/// What a caller asks of an index stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// That many indices; at the end of an epoch they go on into the next. Cursors give one per env, whatever the number.
+    Batch(usize),
+    /// That many, or as many as the epoch still has.
+    WithinEpoch(usize),
+}
+
+/// A generator of indices that can be copied, so that somebody can run ahead of it.
+pub trait IndexStream: Clone + Send + 'static {
+    /// Tells where a stream stands: two positions of one stream are equal exactly if the same indices follow.
+    type Position: PartialEq + Send + std::fmt::Debug;
+
+    /// Where the stream stands.
+    fn position(&self) -> Self::Position;
+
+    /// The next indices.
+    fn draw(&mut self, draw: Draw) -> Vec<i64>;
+}
+
 /// A well-mixed 64-bit function of a 64-bit value: the finaliser of `SplitMix64` (Steele, Lea and Flood 2014).
 #[inline]
 pub(crate) fn mix(mut value: u64) -> u64 {

@@ -1,6 +1,6 @@
 //! Without replacement: every item exactly once per epoch.
 
-use super::{Domain, Permutation};
+use super::{Domain, Draw, IndexStream, Permutation};
 use crate::{Error, Result};
 
 /// A shuffle whose whole state is (seed, epoch, position).
@@ -97,6 +97,29 @@ impl EpochShuffle {
             self.start_epoch(self.epoch.wrapping_add(1));
         }
         count
+    }
+}
+
+impl IndexStream for EpochShuffle {
+    type Position = (u64, u64, i64);
+
+    fn position(&self) -> Self::Position {
+        (self.seed, self.epoch, self.position)
+    }
+
+    fn draw(&mut self, draw: Draw) -> Vec<i64> {
+        match draw {
+            Draw::Batch(count) => {
+                let mut out = vec![0; count];
+                self.next(&mut out);
+                out
+            }
+            Draw::WithinEpoch(count) => {
+                let mut out = vec![0; count.min((self.domain.total() - self.position) as usize)];
+                self.next_within_epoch(&mut out);
+                out
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! With replacement: independent uniform draws.
 
-use super::{Domain, mix};
+use super::{Domain, Draw, IndexStream, mix};
 
 /// Draw number n is a function of (seed, n), so the state is (seed, n).
 #[derive(Debug, Clone)]
@@ -46,6 +46,21 @@ impl UniformDraws {
             *slot = self.domain.transition(((u128::from(random) * total) >> 64) as i64);
             self.position = self.position.wrapping_add(1);
         }
+    }
+}
+
+impl IndexStream for UniformDraws {
+    type Position = (u64, u64);
+
+    fn position(&self) -> Self::Position {
+        (self.seed, self.position)
+    }
+
+    fn draw(&mut self, draw: Draw) -> Vec<i64> {
+        let (Draw::Batch(count) | Draw::WithinEpoch(count)) = draw;
+        let mut out = vec![0; count];
+        self.next(&mut out);
+        out
     }
 }
 

@@ -390,13 +390,19 @@ fn refuse_linked_directories(data_dir: &Path, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gathered rows of a store in memory of their own: what tests and benches of this crate use.
+/// Gathered rows of a store in memory of their own, one buffer per field.
 #[allow(unsafe_code)]
-pub fn gather_memory(store: &Store, fields: &[usize], index: &[i64]) -> Result<Vec<Buffer>> {
+pub fn gather_memory(
+    store: &Store,
+    fields: &[usize],
+    index: &[i64],
+    threads: Option<usize>,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<Buffer>> {
     let outputs =
         fields.iter().map(|&field| Buffer::take(store.field_bytes(field) * index.len())).collect::<Result<Vec<_>>>()?;
     let addresses: Vec<_> = outputs.iter().map(|buffer| (buffer.as_ptr(), buffer.len())).collect();
     // SAFETY: the buffers were made here, are initialised and known to nobody else.
-    unsafe { store.gather_into(fields, index, &addresses, None, &|| false)? };
+    unsafe { store.gather_into(fields, index, &addresses, threads, interrupted)? };
     Ok(outputs)
 }
