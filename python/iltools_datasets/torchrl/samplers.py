@@ -83,10 +83,6 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
     drop_last: bool
     shuffle: bool
 
-    len_storage: int
-    drop_last: bool
-    shuffle: bool
-
     def __init__(self, drop_last: bool = False, shuffle: bool = True, *, seed: int | None = None) -> None:
         torchrl_samplers.SamplerWithoutReplacement.__init__(self, drop_last=drop_last, shuffle=shuffle)
         SeededSampler.__init__(self, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from iltools_datasets.errors import OutOfRangeError, ReadOnlyError
 
 Read = Callable[[NDArray[np.int64]], torch.Tensor]
 aten = torch.ops.aten
+
+_READ_ONLY = "a store is read-only: clone the column before writing to it"
 
 
 class StoreColumn(torch.Tensor):
@@ -43,9 +45,10 @@ class StoreColumn(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            if argument.is_write and isinstance(value, StoreColumn):
-                raise ReadOnlyError("a store is read-only: clone the column before writing to it")
+        for position, argument in enumerate(func._schema.arguments):
+            given = args[position] if position < len(args) else kwargs.get(argument.name)
+            if argument.is_write and isinstance(given, StoreColumn):
+                raise ReadOnlyError(_READ_ONLY)
         pick = _PICKS.get(func)
         if pick is not None and isinstance(args[0], StoreColumn):
             picked = pick(*args, **kwargs)
@@ -53,6 +56,10 @@ class StoreColumn(torch.Tensor):
                 return picked
         args, kwargs = tree_map_only(StoreColumn, StoreColumn.load, (args, kwargs))
         return func(*args, **kwargs)
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        # Torch would write into the copy of the rows that it picks first, and nobody would notice.
+        raise ReadOnlyError(_READ_ONLY)
 
     # What torch refuses to do for a tensor without memory of its own.
 
@@ -71,7 +78,7 @@ class StoreColumn(torch.Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.load().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"StoreColumn(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
