@@ -1,0 +1,69 @@
+"""From a Zarr archive to a replay manager in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from iltools_datasets.replay_manager import ExpertReplayManager, checked_batch_size, checked_device
+from iltools_datasets.store_export import export_store
+
+__all__ = ["build_replay_from_zarr"]
+
+
+def build_replay_from_zarr(
+    zarr_path: str | os.PathLike[str],
+    scratch_dir: str | os.PathLike[str],
+    obs_keys: Sequence[str],
+    act_key: str | None = None,
+    concat_obs_to_key: str | None = "observation",
+    include_terminated: bool = True,
+    include_truncated: bool = True,
+    original_obs_td_key: str = "lmj_observation",
+    strict: bool = True,
+    infer_terminated_if_missing: bool = True,
+    float_dtype: str | None = "float32",
+    on_nan: Literal["error", "keep"] = "error",
+    device: torch.device | str = "cpu",
+    sample_batch_size: int = 256,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    *,
+    exclude_keys: Sequence[str] = (),
+) -> ExpertReplayManager:
+    """Build a store from an archive in `scratch_dir` and return a manager that samples from it.
+
+    Trajectories are read one after the other, so memory does not grow with the archive. `manager.report` says what was
+    exported and what was skipped. A store that is there already is opened with `ExpertReplayManager.load`.
+
+    Args:
+        device: where batches go; the store itself stays on disk.
+        sample_batch_size: batch size before another sampler is chosen.
+
+    All other arguments, and the errors raised, are those of `iltools_datasets.store_export.export_store`.
+    """
+    checked_device(device)
+    checked_batch_size(sample_batch_size)
+    store_path, report = export_store(
+        zarr_path,
+        scratch_dir,
+        obs_keys,
+        act_key=act_key,
+        concat_obs_to_key=concat_obs_to_key,
+        include_terminated=include_terminated,
+        include_truncated=include_truncated,
+        original_obs_td_key=original_obs_td_key,
+        strict=strict,
+        infer_terminated_if_missing=infer_terminated_if_missing,
+        float_dtype=float_dtype,
+        on_nan=on_nan,
+        exclude_keys=exclude_keys,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    manager = ExpertReplayManager.load(store_path, device, sample_batch_size)
+    manager.report = report
+    return manager
