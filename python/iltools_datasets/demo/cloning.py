@@ -91,18 +91,18 @@ ACTION = Target("action", lambda batch: batch["action"])
 MOTION = Target("next observation", lambda batch: batch["next", "observation"] - batch["observation"])
 
 
-def clone(
-    buffer: Any, target: Target, features: Features, num_steps: int, seed: int
-) -> Iterator[tuple[ClonedPolicy, float]]:
-    """Train on `num_steps` batches of `buffer.sample()`; yield the policy and the loss [variance units] of each step.
-
-    The loss is the mean squared error in units of the target's variance: 1 is what predicting the mean would give.
-    Same buffer state and same seed, same losses. The global random state is left as it was.
-    """
-    first = buffer.sample()
+def untrained_policy(batch: Any, target: Target, features: Features, seed: int) -> ClonedPolicy:
+    """Return a policy with the widths and the statistics of a batch, and weights from a seed of their own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = ClonedPolicy(first["observation"], target.of(first), features)
+        return ClonedPolicy(batch["observation"], target.of(batch), features)
+
+
+def train(policy: ClonedPolicy, buffer: Any, target: Target, num_steps: int) -> Iterator[float]:
+    """Train on `num_steps` batches of `buffer.sample()` and yield the loss of each.
+
+    The loss is the mean squared error in units of the target's variance: 1 is what predicting the mean would give.
+    """
     optimizer = torch.optim.Adam(policy.network.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
@@ -113,4 +113,4 @@ def clone(
         loss.backward()
         optimizer.step()
         schedule.step()
-        yield policy, loss.item()
+        yield loss.item()

@@ -7,13 +7,24 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.archive.schema import TRANSITION_KEYS
+from iltools_datasets.build_report import BuildReport
 from iltools_datasets.demo.cartpole import CartPole
-from iltools_datasets.demo.cloning import Features, cartpole_features
-from iltools_datasets.demo.events import Begun, Event, Recorded, Tracked
+from iltools_datasets.demo.cloning import (
+    ACTION,
+    MOTION,
+    ClonedPolicy,
+    Features,
+    cartpole_features,
+    train,
+    untrained_policy,
+)
+from iltools_datasets.demo.events import Begun, Built, Event, Recorded, Sampled, Tracked, Trained, TrainingStep
 from iltools_datasets.demo.recording import archive_clips, record_clips
+from iltools_datasets.demo.sampling import measure_modes
 from iltools_datasets.demo.tracking import track
 from iltools_datasets.errors import MissingKeyError
 from iltools_datasets.replay_export import build_replay_from_zarr
@@ -97,6 +108,7 @@ def _build_sample_clone(
     yield Begun("building the store")
     manager = build_replay_from_zarr(archive, store, obs_keys=obs_keys, progress=False)
     report = manager.report
+    assert report is not None  # a manager fresh from an archive has one
     yield Built(report, _array_bytes(archive, report))
     yield Begun("sampling in every mode")
     yield Sampled(tuple(measure_modes(manager, _SECONDS_PER_MODE)))
@@ -104,8 +116,9 @@ def _build_sample_clone(
     manager.set_uniform_sampler(batch_size=_TRAINING_BATCH, without_replacement=True)
     manager.buffer.set_rng(torch.Generator().manual_seed(seed))
     target = MOTION if report.zero_action else ACTION
+    policy = untrained_policy(manager.buffer.sample(), target, features, seed)
     started, losses = time.perf_counter(), []
-    for step, (policy, loss) in enumerate(clone(manager.buffer, target, features, num_steps, seed), start=1):
+    for step, loss in enumerate(train(policy, manager.buffer, target, num_steps), start=1):
         losses.append(loss)
         if step % 50 == 0:
             yield TrainingStep(step, num_steps, loss)
@@ -123,3 +136,15 @@ def _build_sample_clone(
 
 def _directory_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _array_bytes(archive: Path, dropped: BuildReport) -> int:
+    """Bytes in memory of the arrays of an archive that the store holds, in their own dtypes."""
+    skipped = {entry.name for entry in dropped.skipped}
+    return sum(
+        int(np.prod(spec.shape)) * spec.dtype.itemsize
+        for trajectory in ArchiveReader(archive).trajectories
+        if trajectory.path not in skipped
+        for key, spec in trajectory.keys.items()
+        if key not in dropped.dropped_keys
+    )

@@ -1,0 +1,113 @@
+"""Every check over every clip of an archive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from iltools_datasets.archive.reader import ArchiveReader
+from iltools_datasets.archive.schema import Trajectory
+from iltools_datasets.doctor.checks import (
+    Check,
+    check_jumps,
+    check_length,
+    check_names,
+    check_quaternions,
+    check_repeats,
+    check_values,
+)
+from iltools_datasets.doctor.finding import Finding
+from iltools_datasets.doctor.motion import VELOCITY_OF, declared_rate, see_motion
+from iltools_datasets.doctor.velocities import check_velocities
+
+_CHECKS: tuple[Check, ...] = (
+    check_length,
+    check_values,
+    check_quaternions,
+    check_velocities,
+    check_jumps,
+    check_repeats,
+    check_names,
+)
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """What was looked at and what was found.
+
+    Attributes:
+        findings: clip by clip in the archive's order.
+        notes: what could not be checked, and why.
+    """
+
+    path: str
+    num_clips: int = 0
+    num_states: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(
+    path: str | os.PathLike[str], fps: float | None = None, progress: Callable[[], None] | None = None
+) -> Diagnosis:
+    """Look at every clip of an archive, one at a time.
+
+    Args:
+        path: the archive, as `ArchiveReader` takes it.
+        fps: the rate to hold velocities against, instead of what each clip declares.
+        progress: called after each clip.
+
+    Raises:
+        SourceError, SchemaError: the archive cannot be read. A damaged chunk is such an error, not a finding.
+    """
+    reader = ArchiveReader(path)
+    diagnosis = Diagnosis(str(path), len(reader.trajectories))
+    known = {*VELOCITY_OF, *VELOCITY_OF.values()}
+    recognised = unrated = 0
+    for trajectory, arrays in reader.stream():
+        motion = see_motion(trajectory, arrays, fps)
+        diagnosis.num_states += trajectory.num_states
+        recognised += bool(known & set(arrays))
+        unrated += motion.fps is None
+        for check in _CHECKS:
+            diagnosis.findings += check(motion)
+        if progress is not None:
+            progress()
+    diagnosis.findings += _compare_clips(reader.trajectories, fps)
+    if recognised < len(reader):
+        diagnosis.notes.append(
+            f"{len(reader) - recognised} clips hold no positions or velocities under a known name "
+            f"({', '.join(VELOCITY_OF)}): only values, lengths and declared quaternions were checked"
+        )
+    if unrated:
+        diagnosis.notes.append(f"{unrated} clips declare no rate: velocities were held against the rate that fits them")
+    diagnosis.notes += [f"left out: {line}" for line in reader.skipped]
+    return diagnosis
+
+
+def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Finding]:
+    """Find clips whose names of joints and bodies, or rate, differ from those of the first clip that gives them."""
+    findings = []
+    for attribute in ("joint_names", "body_names", "site_names"):
+        first: tuple[str, Any] | None = None
+        for trajectory in trajectories:
+            names = trajectory.attributes.get(attribute)
+            if names is None:
+                continue
+            if first is None:
+                first = trajectory.path, names
+            elif names != first[1]:
+                kind = "order" if sorted(map(str, names)) == sorted(map(str, first[1])) else "names"
+                message = f"{attribute} differ in {kind} from those of {first[0]}"
+                findings.append(Finding("names", trajectory.path, None, None, message))
+    rates = [(clip.path, declared_rate(clip.attributes)) for clip in trajectories]
+    rated = [(path, rate) for path, rate in rates if rate is not None]
+    if fps is None:
+        findings += [
+            Finding("rate", path, None, None, f"declares {rate:g} frames per second, {rated[0][0]} {rated[0][1]:g}")
+            for path, rate in rated
+            if rate != rated[0][1]
+        ]
+    return findings

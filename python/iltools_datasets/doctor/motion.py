@@ -1,0 +1,187 @@
+"""A clip as the checks see it: its coordinates, its rotations and the velocities that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iltools_datasets.archive.schema import Trajectory
+
+Floats = NDArray[np.float64]
+
+VELOCITY_OF = {
+    "qpos": "qvel",
+    "joint_pos": "joint_vel",
+    "dof_positions": "dof_velocities",
+    "body_pos_w": "body_lin_vel_w",
+    "body_positions": "body_linear_velocities",
+    "body_quat_w": "body_ang_vel_w",
+    "body_rotations": "body_angular_velocities",
+}
+"""Key of a position or rotation -> key of its velocity, over all formats this package reads."""
+
+_MORE_POSITIONS = ("xpos", "site_xpos", "subtree_com", "ee_pos", "root_pos")
+_QUATERNION_NAMES = ("quat", "body_rotations")
+_FREE_JOINT = (3,)
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Columns of one position array that are plain numbers (lengths or angles), and their velocities if there are any.
+
+    `values` and `velocities` are [T, C]; `labels` name the columns.
+    """
+
+    key: str
+    labels: tuple[str, ...]
+    values: Floats
+    velocity_key: str | None = None
+    velocities: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    """Unit quaternions of one array, `quaternions` [T, Q, 4], and their angular velocities [T, Q, 3] if any."""
+
+    key: str
+    labels: tuple[str, ...]
+    quaternions: Floats
+    velocity_key: str | None = None
+    velocities: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """One clip: its place, what it declares, and every array by what it is. `fps` is None where no rate is declared."""
+
+    clip: str
+    num_states: int
+    fps: float | None
+    arrays: Mapping[str, NDArray[Any]]
+    attributes: Mapping[str, Any]
+    coordinates: tuple[Coordinates, ...]
+    rotations: tuple[Rotations, ...]
+
+
+def see_motion(trajectory: Trajectory, arrays: Mapping[str, NDArray[Any]], fps: float | None) -> Motion:
+    """Sort a clip's arrays into coordinates and rotations; `fps` overrides the rate that its attributes declare."""
+    declared = trajectory.attributes.get("quaternions", {})
+    coordinates: list[Coordinates] = []
+    rotations: list[Rotations] = []
+    for key, array in arrays.items():
+        known = key in VELOCITY_OF or key in _MORE_POSITIONS or key in declared or _named_quaternion(key)
+        if known and array.ndim >= 2:
+            velocity_key = VELOCITY_OF.get(key)
+            velocity = arrays.get(velocity_key) if velocity_key is not None else None
+            starts = tuple(declared.get(key) or _quaternion_columns(key, array, velocity))
+            plain, turning = _split(key, array, velocity_key, velocity, starts, trajectory.attributes)
+            coordinates += [plain] if plain.values.shape[1] else []
+            rotations += [turning] if turning.quaternions.shape[1] else []
+    rate = fps if fps is not None else declared_rate(trajectory.attributes)
+    return Motion(
+        trajectory.path,
+        trajectory.num_states,
+        rate,
+        arrays,
+        trajectory.attributes,
+        tuple(coordinates),
+        tuple(rotations),
+    )
+
+
+def declared_rate(attributes: Mapping[str, Any]) -> float | None:
+    """Return the states per second that attributes declare as fps, frequency or dt, or None."""
+    for name in ("fps", "frequency"):
+        if isinstance(attributes.get(name), int | float) and attributes[name] > 0:
+            return float(attributes[name])
+    dt = attributes.get("dt")
+    return 1.0 / dt if isinstance(dt, int | float) and dt > 0 else None
+
+
+def _named_quaternion(key: str) -> bool:
+    return any(name in key for name in _QUATERNION_NAMES)
+
+
+def _quaternion_columns(key: str, array: NDArray[Any], velocity: NDArray[Any] | None) -> tuple[int, ...]:
+    """Guess where unit quaternions begin on the last axis, for archives that do not declare it.
+
+    A generalised position that is one wider than its velocity begins with a free joint: xyz and a quaternion.
+    """
+    if _named_quaternion(key) and array.shape[-1] == 4:
+        return (0,)
+    if array.ndim == 2 and velocity is not None and velocity.ndim == 2 and array.shape[1] >= 7:
+        return _FREE_JOINT if array.shape[1] == velocity.shape[1] + 1 else ()
+    return ()
+
+
+def _split(
+    key: str,
+    array: NDArray[Any],
+    velocity_key: str | None,
+    velocity: NDArray[Any] | None,
+    starts: tuple[int, ...],
+    attributes: Mapping[str, Any],
+) -> tuple[Coordinates, Rotations]:
+    num_states, width = len(array), array.shape[-1]
+    values = array.reshape(num_states, -1, width).astype(np.float64)
+    names = _column_names(key, array.shape[1:], starts, attributes)
+    expected_width = width - len(starts)
+    rates = None
+    if velocity is not None and velocity.shape == (*array.shape[:-1], expected_width):
+        rates = velocity.reshape(num_states, -1, expected_width).astype(np.float64)
+    walk = list(_walk(width, starts))
+    plain_columns = [column for column, _, is_quaternion in walk if not is_quaternion]
+    plain_rates = [rate for _, rate, is_quaternion in walk if not is_quaternion]
+    turning = [(column, rate) for column, rate, is_quaternion in walk if is_quaternion]
+    groups = values.shape[1]
+    quaternions = [values[:, :, column : column + 4] for column, _ in turning]
+    angular = [] if rates is None else [rates[:, :, column : column + 3] for _, column in turning]
+    return (
+        Coordinates(
+            key,
+            tuple(names[group, column] for group in range(groups) for column in plain_columns),
+            values[:, :, plain_columns].reshape(num_states, -1),
+            velocity_key,
+            None if rates is None else rates[:, :, plain_rates].reshape(num_states, -1),
+        ),
+        Rotations(
+            key,
+            tuple(names[group, column] for column, _ in turning for group in range(groups)),
+            np.concatenate(quaternions, axis=1) if quaternions else np.empty((num_states, 0, 4)),
+            velocity_key,
+            np.concatenate(angular, axis=1) if angular else None,
+        ),
+    )
+
+
+def _walk(width: int, starts: tuple[int, ...]) -> Iterator[tuple[int, int, bool]]:
+    """Yield (column, column of its velocity, whether a quaternion begins there) along the last axis."""
+    column = rate_column = 0
+    while column < width:
+        is_quaternion = column in starts
+        yield column, rate_column, is_quaternion
+        column += 4 if is_quaternion else 1
+        rate_column += 3 if is_quaternion else 1
+
+
+def _column_names(
+    key: str, shape: tuple[int, ...], starts: tuple[int, ...], attributes: Mapping[str, Any]
+) -> dict[tuple[int, int], str]:
+    width = shape[-1]
+    groups = int(np.prod(shape[:-1]))
+    joints, bodies = attributes.get("joint_names"), attributes.get("body_names")
+    names = {}
+    for group in range(groups):
+        body = bodies[group] if groups > 1 and isinstance(bodies, list) and len(bodies) == groups else str(group)
+        for column in range(width):
+            names[group, column] = f"{key}[{column}]" if groups == 1 else f"{key}[{body}, {column}]"
+    if groups == 1 and isinstance(joints, list):
+        # Joint names cover the whole row, or what follows the root's pose.
+        first = 7 if starts == _FREE_JOINT and len(joints) == width - 7 else 0
+        if len(joints) == width - first and not (starts and first == 0):
+            names.update({(0, first + number): str(name) for number, name in enumerate(joints)})
+    return names

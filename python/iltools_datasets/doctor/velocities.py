@@ -1,0 +1,110 @@
+"""Velocities against the motion they belong to: the rate they imply, and where they disagree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from iltools_datasets.doctor.finding import Finding
+from iltools_datasets.doctor.motion import Floats, Motion
+from iltools_datasets.sources.kinematics import quaternion_inverse, quaternion_product, rotation_vector
+
+_LEAST_STATES = 5
+_GOOD_CORRELATION = 0.9
+_RATE_TOLERANCE = 0.1
+_ERROR_SHARE = 0.5
+_PEAK_RATIO = 10.0
+_MOVING_SHARE = 0.1
+_LEAST_SPEED = 1e-3  # m/s or rad/s
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Velocities [T, C] and the change per frame [T - 1, C] of what they are the velocities of."""
+
+    key: str
+    of: str
+    labels: tuple[str, ...]
+    velocities: Floats
+    changes: Floats
+
+
+def check_velocities(motion: Motion) -> Iterator[Finding]:
+    """Find a rate that is not the declared one, and velocities that disagree with finite differences.
+
+    A velocity may lie anywhere between the differences to the frame before and to the frame after, so forward, backward
+    and central differences and anything smoother all pass. Angular velocities are compared by size, since formats give
+    them in different frames. Without a declared rate the one that fits best is used.
+    """
+    if motion.num_states < _LEAST_STATES:
+        return
+    pairs = [*_coordinate_pairs(motion), *_rotation_pairs(motion)]
+    fitted = _fitted_rate(pairs)
+    rate = motion.fps if motion.fps is not None else fitted
+    if rate is None:
+        return
+    if fitted is not None and abs(fitted / rate - 1) > _RATE_TOLERANCE:
+        yield Finding(
+            "rate", motion.clip, None, None, f"declares {rate:g} frames per second, its velocities fit {fitted:.4g}"
+        )
+        rate = fitted
+    for pair in pairs:
+        yield from _disagreements(motion, pair, rate)
+
+
+def _coordinate_pairs(motion: Motion) -> Iterator[_Pair]:
+    for entry in motion.coordinates:
+        if entry.velocities is not None and entry.velocity_key is not None:
+            changes = np.diff(entry.values, axis=0)
+            yield _Pair(entry.velocity_key, entry.key, entry.labels, entry.velocities, changes)
+
+
+def _rotation_pairs(motion: Motion) -> Iterator[_Pair]:
+    for entry in motion.rotations:
+        if entry.velocities is not None and entry.velocity_key is not None:
+            norms = np.linalg.norm(entry.quaternions, axis=-1, keepdims=True)
+            unit = entry.quaternions / np.where(norms > 0, norms, 1)
+            turns = rotation_vector(quaternion_product(quaternion_inverse(unit[:-1]), unit[1:]))
+            sizes = np.linalg.norm(turns, axis=-1)
+            labels = tuple(f"{label} (angular)" for label in entry.labels)
+            yield _Pair(entry.velocity_key, entry.key, labels, np.linalg.norm(entry.velocities, axis=-1), sizes)
+
+
+def _fitted_rate(pairs: list[_Pair]) -> float | None:
+    """Return the median, over columns that follow their position closely, of the rate that fits best, or None."""
+    rates: list[float] = []
+    for pair in pairs:
+        change = np.nan_to_num((pair.changes[1:] + pair.changes[:-1]) / 2)
+        velocity = np.nan_to_num(pair.velocities[1:-1])
+        product, power = (velocity * change).sum(axis=0), (change**2).sum(axis=0)
+        scale = np.sqrt(power * (velocity**2).sum(axis=0))
+        good = product > _GOOD_CORRELATION * scale
+        good &= scale > 0
+        rates += (product[good] / power[good]).tolist()
+    return float(np.median(rates)) if rates else None
+
+
+def _disagreements(motion: Motion, pair: _Pair, rate: float) -> Iterator[Finding]:
+    before, after = pair.changes[:-1] * rate, pair.changes[1:] * rate
+    low, high = np.minimum(before, after), np.maximum(before, after)
+    velocity = pair.velocities[1:-1]
+    excess = np.nan_to_num(np.maximum(np.maximum(low - velocity, velocity - high), 0))
+    speed = np.sqrt((np.nan_to_num((before + after) / 2) ** 2).mean(axis=0))
+    moving = speed > max(_LEAST_SPEED, _MOVING_SHARE * float(speed.max(initial=0)))
+    scale = np.where(moving, speed, 1)
+    wrong = np.where(moving, np.sqrt((excess**2).mean(axis=0)) / scale, 0) > _ERROR_SHARE
+    peaks = np.where(moving, excess / scale, 0)
+    wrong |= peaks.max(axis=0, initial=0) > _PEAK_RATIO
+    if wrong.any():
+        frame, column = np.unravel_index(int(np.where(wrong, peaks, 0).argmax()), peaks.shape)
+        yield Finding(
+            "velocity",
+            motion.clip,
+            pair.key,
+            int(frame) + 1,
+            f"{pair.labels[column]}: velocity {velocity[frame, column]:.3g}, finite differences of {pair.of} at "
+            f"{rate:.4g} Hz give {low[frame, column]:.3g} to {high[frame, column]:.3g}; "
+            f"{int(wrong.sum())} of {len(wrong)} columns disagree",
+        )
