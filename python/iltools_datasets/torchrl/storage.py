@@ -60,11 +60,12 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
     def _open(self, store: TrajectoryStore) -> None:
         core = store.core
         self.store = store
-        self._fields = store.field_ids()
+        self.fields = store.field_ids()
         self._count = len(store)
         self._bfloat16 = [number for number, name in enumerate(core.dtypes) if name == "bfloat16"]
         self._layout = TensorDictLayout(core.keys)
         columns = [self._column(number, shape) for number, shape in enumerate(core.shapes)]
+        self._rows_like = [(column.shape[1:], column.dtype) for column in columns]
         self._storage = self._layout.build(columns, torch.Size([self._count]), CPU).lock_()
 
     def _column(self, number: int, row_shape: tuple[int, ...]) -> StoreColumn:
@@ -120,13 +121,25 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         """Return the rows at an int64 vector."""
         core, threads = self.store.core, self.store.num_threads
         try:
-            arrays = core.gather(self._fields, index.contiguous().numpy(), None, threads)
+            arrays = core.gather(self.fields, index.contiguous().numpy(), None, threads)
         except OutOfRangeError:
             # Either wrong or counted from the end, which is rare enough not to be looked for beforehand.
-            arrays = core.gather(self._fields, non_negative(index, self._count).numpy(), None, threads)
+            arrays = core.gather(self.fields, non_negative(index, self._count).numpy(), None, threads)
+        return self.assemble(arrays, len(index))
+
+    def assemble(self, arrays: Sequence[NDArray[Any]], count: int) -> TensorDict:
+        """Return gathered arrays `[count, ...]`, one per field of the store, as a TensorDict over the same memory."""
         leaves = [torch.from_numpy(array) for array in arrays]
         for number in self._bfloat16:
             leaves[number] = leaves[number].view(torch.bfloat16)
+        return self._layout.build(leaves, torch.Size([count]), CPU)
+
+    def get_pinned(self, index: torch.Tensor) -> TensorDict:
+        """Return the transitions at an int64 vector in page-locked memory, gathered straight into it."""
+        core = self.store.core
+        leaves = [torch.empty((len(index), *shape), dtype=dtype, pin_memory=True) for shape, dtype in self._rows_like]
+        views = [leaf.view(torch.uint16) if leaf.dtype is torch.bfloat16 else leaf for leaf in leaves]
+        core.gather(self.fields, index.numpy(), [view.numpy() for view in views], self.store.num_threads)
         return self._layout.build(leaves, torch.Size([len(index)]), CPU)
 
     def _as_rows(self, index: Any) -> torch.Tensor | None:
@@ -189,7 +202,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        for name in ("_storage", "_fields", "_bfloat16", "_layout", "_count"):
+        for name in ("_storage", "fields", "_bfloat16", "_layout", "_count", "_rows_like"):
             del state[name]
         return state
 

@@ -1,0 +1,107 @@
+"""TorchRL's `TensorDictReplayBuffer` without the work that does nothing, and with batches made ahead natively."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn.utils import _set_dispatch_td_nn_modules
+from tensordict.utils import expand_as_right
+from torchrl.data import TensorDictReplayBuffer as TorchRLTensorDictReplayBuffer
+from torchrl.data.replay_buffers.storages import TensorStorage
+from torchrl.data.replay_buffers.storages.utils import _collate_id
+
+from iltools_datasets.torchrl.seeded import SeededSampler
+from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
+
+
+class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[misc]
+    """TorchRL's buffer: same arguments, same results, same checkpoints; change the import, nothing else.
+
+    `sample()` goes straight from the sampler to the storage and the TensorDict where TorchRL's way there only checks
+    and converts what needs neither; whatever is out of the ordinary (a sample unit, a collate function, a storage of
+    several dimensions or on another device, a shared buffer) takes TorchRL's way.
+
+    With `prefetch=k` over a `TrajectoryStorage` and a sampler of this package, a native thread draws and gathers the
+    next k batches while the interpreter runs the step; transforms run in `sample()`. The sampler, and so a checkpoint,
+    always stands at what was returned. Whatever changes the order of things (an assignment, a restored state, another
+    batch size or sampler) drops what was made ahead, and takes effect with the next `sample()`. Other combinations
+    prefetch TorchRL's way.
+
+    With `pin_memory=True` over a `TrajectoryStorage` batches are gathered into pinned memory, without a copy.
+
+    Raises:
+        RuntimeError: `pin_memory=True` without a CUDA device.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        if kwargs.get("pin_memory") and not torch.cuda.is_available():
+            raise RuntimeError(
+                "pin_memory=True needs a CUDA device, and torch finds none: leave it out on this machine"
+            )
+        super().__init__(**kwargs)
+
+    def sample(self, batch_size: int | None = None, return_info: bool = False, include_info: bool | None = None) -> Any:
+        """Return a batch as a TensorDict, with `return_info` a tuple (batch, info); see TorchRL's method."""
+        size = self._batch_size if batch_size is None else batch_size
+        # A size that differs from the buffer's own is worth a warning, which TorchRL's method gives.
+        is_usual = size is not None and include_info is None and self._batch_size in (None, size)
+        if not (is_usual and self._goes_straight()):
+            return super().sample(batch_size, return_info=return_info, include_info=include_info)
+        data, info = self._sample_straight(size)
+        for key, value in info.items():
+            if key == "index":
+                # The index of a one-dimensional storage: a vector as long as the batch, which needs no check.
+                data._set_str("index", value, validated=True, inplace=False, non_blocking=False)
+            else:
+                data.set(key, expand_as_right(value, data) if value.ndim < data.ndim else value)
+        return (data, info) if return_info else data
+
+    def _goes_straight(self) -> bool:
+        """Whether nothing is set up that TorchRL's own way is needed for."""
+        return (
+            self._initialized
+            and not self._service_shutdown
+            and not self.shared
+            and self._sample_unit is None
+            and self._sample_dependency is None
+            and self._collate_fn is _collate_id
+            and isinstance(self._storage, TensorStorage)
+            and self._storage.ndim == 1
+            and self._storage.device == CPU
+            and (not self._pin_memory or isinstance(self._storage, TrajectoryStorage))
+            and (not self._prefetch or self._makes_ahead())
+            and self._storage._storage is not None
+            and isinstance(self._storage._storage, TensorDictBase)
+        )
+
+    def _makes_ahead(self) -> bool:
+        return isinstance(self._storage, TrajectoryStorage) and isinstance(self._sampler, SeededSampler)
+
+    def _sample_straight(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
+        with self._replay_lock:
+            storage = self._storage
+            index, info = self._sampler.sample(storage, size)
+            info["index"] = index
+            if self._writer.tracks_generations:
+                info["index_generation"] = self._writer.generations_of(index)
+            data = self._made_ahead(storage, index) if self._prefetch else None
+            if data is None:
+                data = storage.get_pinned(index) if self._pin_memory else storage.get(index)
+            elif self._pin_memory:
+                data = data.pin_memory()
+        if len(self._transform):
+            with data.unlock_(), _set_dispatch_td_nn_modules(True):
+                data = self._transform(data)
+        return data, info
+
+    def _made_ahead(self, storage: TrajectoryStorage, index: torch.Tensor) -> TensorDict | None:
+        stream = self._sampler._stream
+        if stream is None:
+            return None
+        if stream.ahead != self._prefetch_cap:
+            stream.look_ahead(storage.store.core, storage.fields, self._prefetch_cap)
+            return None
+        rows = stream.rows_of(index.numpy())
+        return None if rows is None else storage.assemble(rows, len(index))
