@@ -9,6 +9,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.torchrl") from error
 
+from iltools_datasets.torchrl.buffer import TensorDictReplayBuffer
 from iltools_datasets.torchrl.env_cursors import EnvCursors
 from iltools_datasets.torchrl.samplers import RandomSampler, SamplerWithoutReplacement
 from iltools_datasets.torchrl.segment_samplers import (
@@ -25,5 +26,6 @@ __all__ = [
     "RandomSampler",
     "SamplerWithoutReplacement",
     "SequentialPerEnvSampler",
+    "TensorDictReplayBuffer",
     "TrajectoryStorage",
 ]

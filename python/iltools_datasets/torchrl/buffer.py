@@ -58,6 +58,14 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
                 data.set(key, expand_as_right(value, data) if value.ndim < data.ndim else value)
         return (data, info) if return_info else data
 
+    def set_sampler(self, sampler: Any) -> Any:
+        """Replace the sampler, return the previous one, and end what was made ahead for it."""
+        previous = super().set_sampler(sampler)
+        stream = previous.index_stream if isinstance(previous, SeededSampler) else None
+        if stream is not None and isinstance(self._storage, TrajectoryStorage):
+            stream.look_ahead(self._storage.store.core, [], 0)
+        return previous
+
     def _goes_straight(self) -> bool:
         """Whether nothing is set up that TorchRL's own way is needed for."""
         return (
@@ -97,7 +105,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         return data, info
 
     def _made_ahead(self, storage: TrajectoryStorage, index: torch.Tensor) -> TensorDict | None:
-        stream = self._sampler._stream
+        stream = self._sampler.index_stream
         if stream is None:
             return None
         if stream.ahead != self._prefetch_cap:

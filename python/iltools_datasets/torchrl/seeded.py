@@ -71,6 +71,11 @@ class SeededSampler(Sampler):  # type: ignore[misc]
     def _reseed(self) -> None:
         """Forget the seed: the next draw takes a new one."""
 
+    @property
+    def index_stream(self) -> Any:
+        """The native generator of the next indices, or None before the first draw: a buffer may run ahead of it."""
+        return self._stream
+
     # The data set.
 
     def _meet(self, storage: Storage | None) -> bool:

@@ -226,6 +226,11 @@ class SequentialPerEnvSampler(SeededSampler):
         self._meet(storage)
         return on_device(self.cursors.native.next(), storage), {}
 
+    @property
+    def index_stream(self) -> _core.SequentialCursors:
+        """The native cursors."""
+        return self.cursors.native
+
     def _reseed(self) -> None:
         """Nothing here is random."""
 

@@ -1,0 +1,230 @@
+"""Our buffer beside TorchRL's: the same batches, the same checkpoints; and what is made ahead never differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+pytest.importorskip("torchrl", reason="needs the torch extra")
+
+import torchrl.data as peer  # noqa: E402
+from conftest import Clips, build_store, expected_columns, make_clips  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from iltools_datasets import EnvAssignment, TrajectoryStore  # noqa: E402
+from iltools_datasets import torchrl as ours  # noqa: E402
+from tensordict import TensorDict  # noqa: E402
+from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter  # noqa: E402
+
+LENGTHS = [40, 7, 90, 33, 2, 61]
+
+
+@pytest.fixture(scope="module")
+def clips() -> Clips:
+    return make_clips(LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def store(clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return TrajectoryStore.open(build_store(tmp_path_factory.mktemp("buffer") / "store", clips))
+
+
+@pytest.fixture(scope="module")
+def columns(clips: Clips) -> dict[Any, np.ndarray]:
+    return expected_columns(clips)
+
+
+SAMPLERS: dict[str, Callable[[TrajectoryStore], Any]] = {
+    "without": lambda store: ours.SamplerWithoutReplacement(seed=1),
+    "without, drop_last": lambda store: ours.SamplerWithoutReplacement(seed=1, drop_last=True),
+    "in order": lambda store: ours.SamplerWithoutReplacement(seed=1, shuffle=False),
+    "with": lambda store: ours.RandomSampler(seed=1),
+    "epochs": lambda store: ours.EpochUniformSampler(segments=store.segments, seed=1),
+    "assigned": lambda store: ours.AssignedUniformSampler(
+        segments=store.segments, assignment=[EnvAssignment(0, 0, 3), EnvAssignment(1, 2)], seed=1
+    ),
+    "sequential": lambda store: ours.SequentialPerEnvSampler(
+        segments=store.segments, assignment=[EnvAssignment(0, k % 3, 5 * k) for k in range(12)]
+    ),
+}
+
+
+def make(kind: Any, store: TrajectoryStore, sampler: Any, **options: Any) -> Any:
+    options.setdefault("batch_size", 12)
+    return kind(storage=ours.TrajectoryStorage(store), sampler=sampler, writer=ImmutableDatasetWriter(), **options)
+
+
+def assert_same(a: TensorDict, b: TensorDict) -> None:
+    assert set(a.keys(True, True)) == set(b.keys(True, True))
+    assert (a.batch_size, a.device, a.is_locked) == (b.batch_size, b.device, b.is_locked)
+    for key in a.keys(True, True):
+        assert a[key].dtype == b[key].dtype
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.mark.parametrize("prefetch", [None, 1, 3])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_same_batches_as_torchrl(
+    store: TrajectoryStore, columns: dict[Any, np.ndarray], name: str, prefetch: int | None
+) -> None:
+    expected = make(peer.TensorDictReplayBuffer, store, SAMPLERS[name](store))
+    found = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=prefetch)
+    for _ in range(60):
+        batch, info = found.sample(return_info=True)
+        expected_batch, expected_info = expected.sample(return_info=True)
+        assert_same(batch, expected_batch)
+        assert set(info) == set(expected_info)
+        assert torch.equal(info["index"], expected_info["index"])
+        assert found._sampler.ran_out == expected._sampler.ran_out
+        np.testing.assert_array_equal(batch["next", "qvel"].numpy(), columns["next", "qvel"][batch["index"].numpy()])
+
+
+@pytest.mark.parametrize("prefetch", [None, 2])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_iteration_is_one_epoch(store: TrajectoryStore, prefetch: int | None, drop_last: bool) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, ours.SamplerWithoutReplacement(drop_last), prefetch=prefetch)
+    for _ in range(3):
+        sizes = [len(batch["index"]) for batch in rb]
+        seen = torch.cat([batch["index"] for batch in rb])
+        full, rest = divmod(len(store), 12)
+        assert sizes == [12] * full + ([] if drop_last or not rest else [rest])
+        assert len(seen.unique()) == len(seen)
+
+
+@pytest.mark.parametrize("prefetch", [None, 2])
+def test_transforms_see_what_torchrl_shows_them(store: TrajectoryStore, prefetch: int | None) -> None:
+    from torchrl.envs.transforms import DoubleToFloat, RenameTransform
+
+    def build(kind: Any, prefetch: int | None) -> Any:
+        rb = make(kind, store, ours.SamplerWithoutReplacement(seed=4), prefetch=prefetch)
+        rb.append_transform(RenameTransform(["action"], ["control"]))
+        rb.append_transform(DoubleToFloat())
+        rb.append_transform(lambda data: data.set("twice", data["control"] * 2))
+        return rb
+
+    expected, found = build(peer.TensorDictReplayBuffer, None), build(ours.TensorDictReplayBuffer, prefetch)
+    for _ in range(20):
+        assert_same(found.sample(), expected.sample())
+
+
+@settings(max_examples=30)
+@given(
+    name=st.sampled_from(sorted(SAMPLERS)),
+    before=st.integers(0, 40),
+    prefetch=st.sampled_from([None, 1, 4]),
+    on_disk=st.booleans(),
+)
+def test_a_checkpoint_holds_what_was_returned(
+    store: TrajectoryStore,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    before: int,
+    prefetch: int | None,
+    on_disk: bool,
+) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=prefetch)
+    for _ in range(before):
+        rb.sample()
+    again = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=prefetch)
+    again.sample()
+    if on_disk:
+        path = tmp_path_factory.mktemp("checkpoint")
+        rb.dumps(path)
+        again.loads(path)
+        assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 64_000
+    else:
+        again.load_state_dict(rb.state_dict())
+    for _ in range(12):
+        assert_same(again.sample(), rb.sample())
+
+
+def test_an_assignment_takes_effect_with_the_next_sample(store: TrajectoryStore) -> None:
+    sampler = SAMPLERS["sequential"](store)
+    plain = SAMPLERS["sequential"](store)
+    rb = make(ours.TensorDictReplayBuffer, store, sampler, prefetch=4)
+    for round_ in range(40):
+        if round_ % 7 == 6:
+            change = {round_ % 12: (1, 0, round_)}
+            sampler.update_assignments(change)
+            plain.update_assignments(change)
+        expected, _ = plain.sample(None)
+        batch = rb.sample()
+        assert torch.equal(batch["index"], expected)
+        assert sampler.assignment == plain.assignment
+
+
+def test_another_sampler_takes_effect_with_the_next_sample(store: TrajectoryStore) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS["without"](store), prefetch=3)
+    for name in ("with", "in order", "sequential", "without"):
+        rb.sample()
+        rb.set_sampler(SAMPLERS[name](store))
+        expected = make(peer.TensorDictReplayBuffer, store, SAMPLERS[name](store))
+        for _ in range(5):
+            assert_same(rb.sample(), expected.sample())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_batches_really_are_made_ahead(store: TrajectoryStore, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=2)
+    rb.sample()
+    rb.sample()
+    monkeypatch.setattr(rb.storage, "get", None)
+    for _ in range(5):
+        rb.sample()
+    previous = rb.set_sampler(ours.RandomSampler())
+    assert previous.index_stream.ahead == 0
+
+
+def test_a_batch_is_the_callers_own(store: TrajectoryStore, columns: dict[Any, np.ndarray]) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, ours.SamplerWithoutReplacement(seed=0), prefetch=2)
+    kept = []
+    for _ in range(50):
+        batch = rb.sample()
+        kept.append((batch["index"].clone(), batch["observation"], batch["observation"].clone()))
+        batch["action"].fill_(float("nan"))
+    for index, mine, copy in kept:
+        assert torch.equal(mine, copy)
+        np.testing.assert_array_equal(mine.numpy(), columns["observation"][index.numpy()])
+
+
+def test_what_is_out_of_the_ordinary_goes_torchrls_way(store: TrajectoryStore) -> None:
+    data = TensorDict({"obs": torch.arange(24.0).reshape(12, 2)}, [12])
+    for storage in (peer.LazyTensorStorage(12), peer.LazyMemmapStorage(12), peer.ListStorage(12)):
+        rb = ours.TensorDictReplayBuffer(storage=storage, batch_size=4)
+        rb.extend(data)
+        batch = rb.sample()
+        assert torch.equal(batch["obs"], data["obs"][batch["index"]])
+    rb = ours.TensorDictReplayBuffer(
+        storage=ours.TrajectoryStorage(store), collate_fn=lambda batch: batch.select("action"), batch_size=4
+    )
+    assert set(rb.sample().keys()) == {"action", "index"}
+    rb = ours.TensorDictReplayBuffer(storage=ours.TrajectoryStorage(store), batch_size=4, prefetch=2)
+    assert len(rb.sample()) == 4
+    with pytest.warns(UserWarning, match="conflicting batch_sizes"):
+        assert len(rb.sample(5)) in (4, 5)
+    with pytest.raises(RuntimeError, match="batch_size not specified"):
+        ours.TensorDictReplayBuffer(storage=ours.TrajectoryStorage(store)).sample()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_pinning_without_a_device_says_so(store: TrajectoryStore) -> None:
+    with pytest.raises(RuntimeError, match="needs a CUDA device"):
+        make(ours.TensorDictReplayBuffer, store, ours.SamplerWithoutReplacement(), pin_memory=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("prefetch", [None, 2])
+def test_pinned_batches(store: TrajectoryStore, prefetch: int | None) -> None:
+    found = make(
+        ours.TensorDictReplayBuffer, store, ours.SamplerWithoutReplacement(seed=1), pin_memory=True, prefetch=prefetch
+    )
+    expected = make(peer.TensorDictReplayBuffer, store, ours.SamplerWithoutReplacement(seed=1))
+    for _ in range(10):
+        batch = found.sample()
+        assert batch["observation"].is_pinned()
+        assert_same(batch, expected.sample())
