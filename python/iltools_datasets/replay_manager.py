@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
+from torchrl.data import ImmutableDatasetWriter
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from iltools_datasets import _core
@@ -21,6 +21,7 @@ from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.replay_memmap import ExpertMemmapBuilder
 from iltools_datasets.replay_state import load_manager_state, save_manager_state
 from iltools_datasets.segments import EnvAssignment, Segments
+from iltools_datasets.torchrl.buffer import TensorDictReplayBuffer
 from iltools_datasets.torchrl.env_cursors import Assignment, EnvCursors
 from iltools_datasets.torchrl.segment_samplers import (
     AssignedUniformSampler,
@@ -52,6 +53,7 @@ class ExpertReplaySpec:
         device: where batches go; the store itself lives on the CPU.
         sample_batch_size: batch size before any sampler is chosen.
         overwrite: replace a store that is in `scratch_dir`.
+        prefetch: number of batches a native thread makes ahead; None or 0 makes each when it is asked for.
     """
 
     tasks: Mapping[int, Trajectories]
@@ -59,6 +61,7 @@ class ExpertReplaySpec:
     device: torch.device | str = "cpu"
     sample_batch_size: int = 256
     overwrite: bool = False
+    prefetch: int | None = None
 
 
 class ExpertReplayManager:
@@ -86,7 +89,7 @@ class ExpertReplayManager:
             for task_id, trajectories in tasks.items():
                 for traj_id, transitions in trajectories.items():
                     builder.add_trajectory(task_id, traj_id, transitions)
-        self._open(TrajectoryStore.open(Path(spec.scratch_dir)), spec.device, spec.sample_batch_size)
+        self._open(TrajectoryStore.open(Path(spec.scratch_dir)), spec.device, spec.sample_batch_size, spec.prefetch)
 
     @classmethod
     def load(
@@ -94,20 +97,25 @@ class ExpertReplayManager:
         scratch_dir: str | os.PathLike[str],
         device: torch.device | str = "cpu",
         sample_batch_size: int = 256,
+        prefetch: int | None = None,
     ) -> ExpertReplayManager:
         """Open what was built in `scratch_dir` before, in this or another process."""
-        return cls.from_store(TrajectoryStore.open(Path(scratch_dir)), device, sample_batch_size)
+        return cls.from_store(TrajectoryStore.open(Path(scratch_dir)), device, sample_batch_size, prefetch)
 
     @classmethod
     def from_store(
-        cls, store: TrajectoryStore, device: torch.device | str = "cpu", sample_batch_size: int = 256
+        cls,
+        store: TrajectoryStore,
+        device: torch.device | str = "cpu",
+        sample_batch_size: int = 256,
+        prefetch: int | None = None,
     ) -> ExpertReplayManager:
         """Sample from an open store."""
         manager = cls.__new__(cls)
-        manager._open(store, device, sample_batch_size)
+        manager._open(store, device, sample_batch_size, prefetch)
         return manager
 
-    def _open(self, store: TrajectoryStore, device: torch.device | str, batch_size: int) -> None:
+    def _open(self, store: TrajectoryStore, device: torch.device | str, batch_size: int, prefetch: int | None) -> None:
         self.store = store
         self.report: BuildReport | None = None
         self._cursors: EnvCursors | None = None
@@ -119,6 +127,7 @@ class ExpertReplayManager:
             sampler=EpochUniformSampler(store.segments),
             writer=ImmutableDatasetWriter(),
             batch_size=batch_size,
+            prefetch=prefetch,
         )
         if target.type != "cpu":
             self.set_device_transform(target)
