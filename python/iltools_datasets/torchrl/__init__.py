@@ -11,6 +11,7 @@ except ImportError as error:
 
 from iltools_datasets.torchrl.buffer import TensorDictReplayBuffer
 from iltools_datasets.torchrl.env_cursors import EnvCursors
+from iltools_datasets.torchrl.lazy import LazyMemmapStorage, LazyTensorStorage
 from iltools_datasets.torchrl.samplers import RandomSampler, SamplerWithoutReplacement
 from iltools_datasets.torchrl.segment_samplers import (
     AssignedUniformSampler,
@@ -23,6 +24,8 @@ __all__ = [
     "AssignedUniformSampler",
     "EnvCursors",
     "EpochUniformSampler",
+    "LazyMemmapStorage",
+    "LazyTensorStorage",
     "RandomSampler",
     "SamplerWithoutReplacement",
     "SequentialPerEnvSampler",
