@@ -203,8 +203,8 @@ def _tracked(event: Tracked, width: int) -> Group:
         ("starts", f"{tracking.num_starts} unseen ones, pole at any angle, {tracking.seconds:.0f} s each"),
         (
             "pole angle",
-            f"{tracking.rms_degrees:.2f}° RMS from the expert's, worst start {tracking.worst_degrees:.1f}° "
-            f"(bound {event.limit_degrees:g}° RMS)",
+            f"RMS error {tracking.median_degrees:.2f}° in the median start, {tracking.p95_degrees:.2f}° in the 95th "
+            f"percentile (bound {event.limit_degrees:g}°), {tracking.worst_degrees:.1f}° in the worst",
         ),
         (
             "upright",

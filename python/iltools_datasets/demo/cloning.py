@@ -15,7 +15,7 @@ Features = Callable[[Tensor], Tensor]
 """Maps observations [B, D] to what the network sees [B, F]."""
 
 _HIDDEN = 128
-_LEARNING_RATE = 5e-3
+_LEARNING_RATE = 2e-2
 
 
 def cartpole_features(observation: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Tracked:
     def passed(self) -> bool:
         """Whether the policy stayed within both bounds."""
         return (
-            self.tracking.rms_degrees <= self.limit_degrees and self.tracking.upright_share >= self.limit_upright_share
+            self.tracking.p95_degrees <= self.limit_degrees and self.tracking.upright_share >= self.limit_upright_share
         )
 
 

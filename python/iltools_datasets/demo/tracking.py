@@ -15,17 +15,20 @@ _UPRIGHT = np.radians(10)
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Policy against expert from the same starts; angles in degrees, B starts, T states.
+    """Policy against expert from the same starts; angles in degrees, T states.
+
+    The error of a start is the root mean square, over time, of the difference between the two pole angles.
 
     Attributes:
-        rms_degrees: root mean square of the difference in pole angle over all starts and all time.
-        worst_degrees: the largest root mean square of a single start.
+        median_degrees, p95_degrees, worst_degrees: median, 95th percentile and largest error. A start close to
+            the border between falling to the left and to the right has a large one, however good the policy.
         upright_share: share of starts in which the policy holds the pole within 10 degrees for the whole last second.
         expert_degrees, policy_degrees: float64 [T], pole angle over time of the start with the median error.
         dt: seconds between two states.
     """
 
-    rms_degrees: float
+    median_degrees: float
+    p95_degrees: float
     worst_degrees: float
     upright_share: float
     num_starts: int
@@ -41,13 +44,13 @@ def track(plant: CartPole, policy: Policy, rng: np.random.Generator, num_starts:
     num_steps = round(seconds / plant.dt)
     expert_angle = roll_out(plant, SwingUpExpert(plant), start, num_steps)[..., 1]
     policy_angle = roll_out(plant, policy, start, num_steps)[..., 1]
-    squared = np.degrees(wrapped(policy_angle - expert_angle)) ** 2
-    per_start = np.sqrt(squared.mean(axis=0))
+    error = np.sqrt((np.degrees(wrapped(policy_angle - expert_angle)) ** 2).mean(axis=0))
     last_second = np.abs(wrapped(policy_angle[-round(1 / plant.dt) :]))
-    typical = int(np.argsort(per_start)[num_starts // 2])
+    typical = int(np.argsort(error)[num_starts // 2])
     return Tracking(
-        rms_degrees=float(np.sqrt(squared.mean())),
-        worst_degrees=float(per_start.max()),
+        median_degrees=float(np.median(error)),
+        p95_degrees=float(np.percentile(error, 95)),
+        worst_degrees=float(error.max()),
         upright_share=float((last_second < _UPRIGHT).all(axis=0).mean()),
         num_starts=num_starts,
         seconds=seconds,
