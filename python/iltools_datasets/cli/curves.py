@@ -47,6 +47,17 @@ def draw_curves(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
     return lines
 
 
+def draw_with_scale(curves: Sequence[Curve], width: int, height: int, unit: str = "") -> list[Text]:
+    """Return the lines of `draw_curves`, `width` characters wide with the largest and the least value at the left."""
+    low, high = value_range([curve.values for curve in curves])
+    labels = [f"{high:.3g}{unit}", *[""] * (height - 2), f"{low:.3g}{unit}"][:height]
+    margin = max(map(len, labels)) + 1
+    lines = draw_curves(curves, max(1, width - margin), height)
+    return [
+        Text.assemble((label.rjust(margin - 1) + " ", "dim"), line) for label, line in zip(labels, lines, strict=True)
+    ]
+
+
 def value_range(arrays: Sequence[NDArray[Any]]) -> tuple[float, float]:
     """Return the smallest and largest finite value of all arrays; (0, 0) if there is none."""
     finite = [array[np.isfinite(array)] for array in arrays]

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iltools_datasets._extras import missing_extra
-from iltools_datasets.cli.curves import Curve, draw_curves
+from iltools_datasets.cli.curves import Curve, draw_curves, draw_with_scale
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, human_bytes, human_count, out, print_json
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _stage(console: Console, title: str, seconds: float | None, content: Rendera
     if seconds is not None:
         heading.append(f"  {seconds:.1f} s", style="dim")
     console.print(heading)
-    console.print(Padding(content, (0, 0, 1, 2)))
+    console.print(Padding(content, (0, 0, 1, 2), expand=False))
 
 
 def _facts(*rows: tuple[str, RenderableType]) -> Table:
@@ -215,8 +215,8 @@ def _tracked(event: Tracked, width: int) -> Group:
     expert = Curve(tracking.expert_degrees, "number", dotted=True)
     policy = Curve(tracking.policy_degrees, "warn")
     legend = Text.assemble(("⠿⠿ ", "warn"), ("policy  ", "dim"), ("⠇⠇ ", "number"), ("expert", "dim"))
-    legend.append("  pole angle of the median start over time", style="dim")
-    return Group(verdict, *draw_curves([policy, expert], width, _CHART_HEIGHT), legend)
+    legend.append("  pole angle over time, median hanging start", style="dim")
+    return Group(verdict, *draw_with_scale([policy, expert], width, _CHART_HEIGHT, "°"), legend)
 
 
 def _chart_width(console: Console) -> int:

@@ -23,7 +23,7 @@ class Tracking:
         median_degrees, p95_degrees, worst_degrees: median, 95th percentile and largest error. A start close to
             the border between falling to the left and to the right has a large one, however good the policy.
         upright_share: share of starts in which the policy holds the pole within 10 degrees for the whole last second.
-        expert_degrees, policy_degrees: float64 [T], pole angle over time of the start with the median error.
+        expert_degrees, policy_degrees: float64 [T], pole angle over time of the hanging start with the median error.
         dt: seconds between two states.
     """
 
@@ -46,7 +46,8 @@ def track(plant: CartPole, policy: Policy, rng: np.random.Generator, num_starts:
     policy_angle = roll_out(plant, policy, start, num_steps)[..., 1]
     error = np.sqrt((np.degrees(wrapped(policy_angle - expert_angle)) ** 2).mean(axis=0))
     last_second = np.abs(wrapped(policy_angle[-round(1 / plant.dt) :]))
-    typical = int(np.argsort(error)[num_starts // 2])
+    hanging = np.flatnonzero(np.abs(start[:, 1]) > np.pi / 2)
+    typical = hanging[np.argsort(error[hanging])[len(hanging) // 2]]
     return Tracking(
         median_degrees=float(np.median(error)),
         p95_degrees=float(np.percentile(error, 95)),
@@ -54,7 +55,13 @@ def track(plant: CartPole, policy: Policy, rng: np.random.Generator, num_starts:
         upright_share=float((last_second < _UPRIGHT).all(axis=0).mean()),
         num_starts=num_starts,
         seconds=seconds,
-        expert_degrees=np.degrees(wrapped(expert_angle[:, typical])),
-        policy_degrees=np.degrees(wrapped(policy_angle[:, typical])),
+        expert_degrees=_ending_upright(expert_angle[:, typical]),
+        policy_degrees=_ending_upright(policy_angle[:, typical]),
         dt=plant.dt,
     )
+
+
+def _ending_upright(angle: Floats) -> Floats:
+    """Return angles [T] in degrees, shifted by whole turns so that the last one is within half a turn of upright."""
+    degrees: Floats = np.degrees(angle - (angle[-1] - wrapped(angle[-1])))
+    return degrees
