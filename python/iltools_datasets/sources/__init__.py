@@ -2,7 +2,7 @@
 
 from iltools_datasets.sources.export import ExportFailure, ExportReport, export
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
-from iltools_datasets.sources.registry import open_source, recognise, source_class, source_formats
+from iltools_datasets.sources.registry import open_source, open_sources, recognise, source_class, source_formats
 
 __all__ = [
     "ExportFailure",
@@ -12,6 +12,7 @@ __all__ = [
     "SourceFile",
     "export",
     "open_source",
+    "open_sources",
     "recognise",
     "source_class",
     "source_formats",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from zarr.abc.store import Store
 
-from iltools_datasets.archive.schema import natural_key
 from iltools_datasets.archive.writer import ArchiveWriter
 from iltools_datasets.errors import IltoolsError, SourceError
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
+from iltools_datasets.sources.resample import resample
+from iltools_datasets.sources.summary import DatasetMetadata, Summary
 
 Progress = Callable[[int, int, Path], None]
 
@@ -33,16 +34,21 @@ class ExportReport:
     Attributes:
         path: where the archive lies.
         formats: format -> number of files taken for it.
-        trajectory_lengths: states of each trajectory, in the order in which an archive numbers them.
+        metadata: the archive's description.
         failures: files that were left out (with `keep_going`; otherwise the first one is an error).
         notes: what the sources found worth saying.
     """
 
     path: str | os.PathLike[str] | Store
     formats: dict[str, int] = field(default_factory=dict)
-    trajectory_lengths: list[int] = field(default_factory=list)
+    metadata: DatasetMetadata = field(default_factory=lambda: DatasetMetadata("", ""))
     failures: list[ExportFailure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def trajectory_lengths(self) -> list[int]:
+        """States of each trajectory, in the order in which an archive numbers them."""
+        return self.metadata.trajectory_lengths
 
     @property
     def num_trajectories(self) -> int:
@@ -60,6 +66,7 @@ def export(
     out: str | os.PathLike[str] | Store,
     *,
     dataset_source: str | None = None,
+    fps: float | None = None,
     layout: Literal["nested", "packed"] = "nested",
     overwrite: bool = False,
     keep_going: bool = False,
@@ -76,11 +83,12 @@ def export(
         sources: what to export; several are written to one archive.
         out: the archive, as `ArchiveWriter` takes it.
         dataset_source: first level of the archive; by default each source names its own.
+        fps: states per second of the archive; recordings of another rate are resampled (`resample.resample`).
         layout: see `ArchiveWriter`.
         overwrite: replace an archive that is there.
         keep_going: leave out a file that cannot be read and list it in the report.
         max_trajectories_per_motion: stop reading a motion after so many trajectories.
-        metadata: further entries of the archive's description (`name`, `version`, `citation`, ...).
+        metadata: entries of the archive's description (fields of `DatasetMetadata`: `name`, `version`, ...).
         progress: called as `progress(files_done, files_in_all, next_file)` before each file.
 
     Raises:
@@ -91,7 +99,7 @@ def export(
     opened = [sources] if isinstance(sources, Source) else list(sources)
     report = ExportReport(out)
     jobs = [(source, file) for source in opened for file in _files(source, keep_going, report)]
-    summary = _Summary()
+    summary = Summary()
     with ArchiveWriter(out, overwrite, layout=layout) as writer:
         for number, (source, file) in enumerate(jobs):
             if progress is not None:
@@ -103,6 +111,8 @@ def export(
                     count = summary.count(task)
                     if max_trajectories_per_motion is not None and count >= max_trajectories_per_motion:
                         break
+                    if fps is not None:
+                        recording = resample(recording, fps, str(file.path))
                     attributes = describe(source, file, index, recording)
                     writer.add(*task, f"traj{count}", recording.arrays, attributes)
                     summary.add(task, recording)
@@ -112,11 +122,11 @@ def export(
                 report.failures.append(ExportFailure(file.path, str(error)))
             else:
                 report.formats[source.format] = report.formats.get(source.format, 0) + 1
-        if not summary.lengths:
+        if not summary.trajectory_lengths():
             reasons = "".join(f"\n{failure.reason}" for failure in report.failures)
             raise SourceError(f"nothing to export to {out}{reasons}")
-        writer.metadata = {**summary.describe(opened), **(metadata or {})}
-    report.trajectory_lengths = summary.sorted_lengths()
+        report.metadata = replace(summary.metadata(opened), **(metadata or {}))
+        writer.metadata = asdict(report.metadata)
     report.notes = [note for source in opened for note in source.notes]
     return report
 
@@ -129,9 +139,9 @@ def describe(source: Source, file: SourceFile, index: int, recording: Recording)
         "source_index": index,
     }
     if recording.fps is not None:
-        attributes |= {"fps": recording.fps, "dt": 1.0 / recording.fps}
+        attributes |= {"fps": recording.fps, "dt": recording.dt}
     if recording.quaternions:
-        attributes["quaternion_order"] = "wxyz"
+        attributes["quaternion_order"] = recording.quaternion_order
         attributes["quaternions"] = {key: list(columns) for key, columns in recording.quaternions.items()}
     if recording.velocities:
         attributes["velocities"] = dict(recording.velocities)
@@ -145,43 +155,3 @@ def _files(source: Source, keep_going: bool, report: ExportReport) -> Iterator[S
         if not keep_going:
             raise
         report.failures.append(ExportFailure(source.path, str(error)))
-
-
-class _Summary:
-    """What the archive's description says about all trajectories together."""
-
-    def __init__(self) -> None:
-        self.lengths: dict[tuple[str, str], list[int]] = {}
-        self._keys: set[str] = set()
-        self._shared: dict[str, Any] | None = None
-
-    def count(self, task: tuple[str, str]) -> int:
-        return len(self.lengths.get(task, ()))
-
-    def add(self, task: tuple[str, str], recording: Recording) -> None:
-        self.lengths.setdefault(task, []).append(max(len(array) for array in recording.arrays.values()))
-        self._keys.update(recording.arrays)
-        said = {name: recording.attributes.get(name) for name in ("joint_names", "body_names", "site_names")}
-        said["dt"] = None if recording.fps is None else 1.0 / recording.fps
-        if self._shared is None:
-            self._shared = said
-        for name, value in said.items():
-            if self._shared[name] != value:
-                self._shared[name] = None
-
-    def sorted_lengths(self) -> list[int]:
-        tasks = sorted(self.lengths, key=lambda task: tuple(map(natural_key, task)))
-        return [length for task in tasks for length in self.lengths[task]]
-
-    def describe(self, sources: list[Source]) -> dict[str, Any]:
-        return {
-            "name": sources[0].path.name,
-            "source": ", ".join(sorted({source.format for source in sources})),
-            "version": None,
-            "citation": None,
-            "num_trajectories": sum(map(len, self.lengths.values())),
-            "keys": sorted(self._keys),
-            "trajectory_lengths": self.sorted_lengths(),
-            **(self._shared or {}),
-            "metadata": {},
-        }

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
+FREE_JOINT_DIFFERENCES = "central differences of qpos; root: linear in the world's frame, angular in the root's frame"
+"""What the attributes say of a velocity made by `free_joint_velocity`."""
+
 _SMALL_ANGLE = 1e-8
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 from numpy.typing import NDArray
 
@@ -29,16 +30,36 @@ class Recording:
     Attributes:
         arrays: `[T, ...]` by key (keys of `archive.schema.TRANSITION_KEYS` may be `[T - 1, ...]`).
         fps: states per second, None where the file does not say.
-        quaternions: key -> the columns of its last axis at which unit quaternions (wxyz) begin.
+        quaternions: key -> the columns of its last axis at which unit quaternions begin; None where the file does not
+            say whether there are any.
+        quaternion_order: their order, wxyz for all sources that know it.
         velocities: key of a velocity -> how the file or its source made it.
         attributes: whatever else is worth keeping, as JSON: joint, body and site names, frames.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     fps: float | None = None
-    quaternions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    quaternions: Mapping[str, tuple[int, ...]] | None = field(default_factory=dict)
+    quaternion_order: Literal["wxyz", "xyzw"] = "wxyz"
     velocities: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_states(self) -> int:
+        """T."""
+        return max(len(array) for array in self.arrays.values())
+
+    @property
+    def dt(self) -> float | None:
+        """Seconds from one state to the next: as the file says it, else from the rate; None where neither is known."""
+        stated = self.attributes.get("dt")
+        if stated is not None:
+            return float(stated)
+        return None if self.fps is None else 1.0 / self.fps
+
+    def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> Recording:
+        """Return the same recording with other arrays."""
+        return replace(self, arrays=arrays)
 
 
 class Source(ABC):
@@ -71,6 +92,16 @@ class Source(ABC):
     @abstractmethod
     def read(self, file: SourceFile) -> Iterator[Recording]:
         """Yield the recordings of one file in order; SourceError names the file and what is wrong with it."""
+
+    def with_motion(self, motion: str) -> Self:
+        """Return the same source with another `motion`."""
+        other = copy(self)
+        other.motion, other.notes = motion, []
+        return other
+
+    def count(self, file: SourceFile) -> int:
+        """Return how many recordings `read(file)` yields."""
+        return sum(1 for _ in self.read(file))
 
     @property
     def dataset_source(self) -> str:

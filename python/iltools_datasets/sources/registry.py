@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +19,11 @@ _PACKAGE = "iltools_datasets.sources"
 _BUILT_IN = {
     "flat-zarr": f"{_PACKAGE}.flat_zarr:FlatZarrSource",
     "unitree-csv": f"{_PACKAGE}.unitree_csv:UnitreeCsvSource",
+    "trajopt": f"{_PACKAGE}.trajopt_npz:TrajoptSource",
+    "loco-mujoco": f"{_PACKAGE}.loco_mujoco_npz:LocoMujocoSource",
+    "loco-mujoco-0.4": f"{_PACKAGE}.loco_mujoco_legacy_npz:LocoMujocoLegacySource",
+    "motion-npz": f"{_PACKAGE}.motion_npz:MotionTrackingSource",
+    "amp-npz": f"{_PACKAGE}.amp_npz:AmpSource",
 }
 
 
@@ -44,24 +51,79 @@ def recognise(path: Path | str) -> type[Source]:
 
     Raises SourceNotFoundError if there is nothing at the path and SourceError if no format fits.
     """
-    path = Path(path)
-    if not path.exists():
-        raise SourceNotFoundError(f"{path}: no such file or directory")
-    classes = [source_class(name) for name in source_formats()]
-    candidates = [path]
-    if path.is_dir():
-        candidates += sorted(path.rglob("*"), key=lambda below: [natural_key(part) for part in below.parts])
-    for candidate in candidates:
-        for found in classes:
-            if found.recognises(candidate):
-                return found
-    raise SourceError(f"{path}: no known format; there are {', '.join(source_formats())}")
+    found = next(_recognised(Path(path)), None)
+    if found is None:
+        raise _unknown(path)
+    return found[1]
 
 
 def open_source(path: Path | str, format: str = "auto", **options: Any) -> Source:
     """Return a source for the path; `options` go to the class of its format, which is looked for with "auto"."""
     found = recognise(path) if format == "auto" else source_class(format)
     return found(path, **options)
+
+
+def open_sources(
+    paths: Iterable[Path | str],
+    format: str = "auto",
+    **options: Any,
+) -> list[Source]:
+    """Return the sources for several paths, of one format or, with "auto", of whatever formats they have.
+
+    A directory whose recognised files are all of one format is one source; of several, each file is a source of its
+    own. Files of no known format in a directory are passed over, but not one that is named. Each source takes the
+    options that its format has, and options that are None count as not given.
+
+    Raises:
+        SourceNotFoundError: there is nothing at a path.
+        SourceError: a path has no known format, or none of the formats has one of the options.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    opened: list[tuple[type[Source], Path]] = []
+    for path in map(Path, paths):
+        if format != "auto":
+            opened.append((source_class(format), path))
+            continue
+        found = list(_recognised(path))
+        if not found:
+            raise _unknown(path)
+        classes = {found_class for _, found_class in found}
+        opened += [(classes.pop(), path)] if len(classes) == 1 else [(each, below) for below, each in found]
+    for name in given:
+        if not any(name in _options(found_class) for found_class, _ in opened):
+            formats = ", ".join(sorted({found_class.format for found_class, _ in opened}))
+            raise SourceError(f"no option {name!r} for the formats {formats}")
+    return [
+        found_class(path, **{name: value for name, value in given.items() if name in _options(found_class)})
+        for found_class, path in opened
+    ]
+
+
+def _recognised(path: Path) -> Iterator[tuple[Path, type[Source]]]:
+    if not path.exists():
+        raise SourceNotFoundError(f"{path}: no such file or directory")
+    classes = [source_class(name) for name in source_formats()]
+    waiting = [path]
+    while waiting:
+        candidate = waiting.pop()
+        found = next((each for each in classes if each.recognises(candidate)), None)
+        if found is not None:
+            yield candidate, found
+        elif candidate.is_dir() and not _is_zarr(candidate):
+            waiting += sorted(candidate.iterdir(), key=lambda below: natural_key(below.name), reverse=True)
+
+
+def _is_zarr(path: Path) -> bool:
+    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+
+
+def _unknown(path: Path | str) -> SourceError:
+    return SourceError(f"{path}: no known format; there are {', '.join(source_formats())}")
+
+
+@cache
+def _options(found: type[Source]) -> frozenset[str]:
+    return frozenset(inspect.signature(found).parameters) - {"path"}
 
 
 @cache

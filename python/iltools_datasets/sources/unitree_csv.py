@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import SourceError
-from iltools_datasets.sources.kinematics import free_joint_velocity
+from iltools_datasets.sources.kinematics import FREE_JOINT_DIFFERENCES, free_joint_velocity
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
 
 G1_JOINTS = tuple(
@@ -89,9 +89,7 @@ class UnitreeCsvSource(Source):
             arrays={"qpos": qpos, "qvel": free_joint_velocity(qpos, fps)},
             fps=fps,
             quaternions={"qpos": (3,)},
-            velocities={
-                "qvel": "central differences of qpos; root: linear in the world's frame, angular in the root's frame"
-            },
+            velocities={"qvel": FREE_JOINT_DIFFERENCES},
             attributes={"qpos_layout": "root xyz (m), root quaternion wxyz, joint angles (rad)"}
             | ({} if names is None else {"joint_names": list(names)}),
         )

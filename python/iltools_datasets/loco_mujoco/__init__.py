@@ -1,0 +1,1 @@
+"""LocoMuJoCo trajectory files, without the package that writes them."""

@@ -1,0 +1,1 @@
+"""Trajectory optimisation results: their loader, and reference windows for Digit."""
