@@ -1,7 +1,8 @@
 //! The part of `iltools_datasets` that is measured: the store on disk, index generation and the gather.
 //!
-//! Nothing here knows Python. `unsafe` lives in three files: `store/map.rs` (mapping files), `slab.rs` (aligned output
-//! memory) and `gather.rs` (copying rows).
+//! Nothing here knows Python. `unsafe` lives where memory is handled: `store/map.rs` (mapping files), `slab.rs` (aligned output
+//! memory), `gather.rs` (copying rows) and the two functions of `store/reader.rs` that hand addresses to it; and around
+//! one system call in `parallel.rs`.
 #![deny(unsafe_code)]
 
 pub mod error;

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use crate::Result;
 use crate::index::{Draw, IndexStream};
+use crate::parallel;
 use crate::slab::Buffer;
 use crate::store::{Store, gather_memory};
 
@@ -70,9 +71,10 @@ impl<S: IndexStream> LookAhead<S> {
             depth: depth.max(1),
         });
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("iltools-ahead".into())
-            .spawn(move || make_batches(&theirs, &store, &fields))?;
+        let thread = std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
+            parallel::work_in_the_background();
+            make_batches(&theirs, &store, &fields);
+        })?;
         Ok(Self { shared, thread: Some(thread), pid: std::process::id() })
     }
 

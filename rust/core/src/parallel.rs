@@ -68,3 +68,17 @@ fn helpers_of_this_process(count: usize) -> Option<Arc<Helpers>> {
     }
     Some(helpers)
 }
+
+/// Tell the scheduler that this thread works in the background: waking it must not interrupt whoever wakes it.
+///
+/// Without this, on a machine whose other cores are busy, the thread that makes batches ahead begins its gather on the core
+/// of the very loop that is to be spared it. A refusal costs only that.
+#[allow(unsafe_code)]
+pub fn work_in_the_background() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: a plain system call on the calling thread (0); the parameter is a valid struct that outlives it.
+    unsafe {
+        let parameter: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
+    }
+}
