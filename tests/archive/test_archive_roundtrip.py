@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter
 from iltools_datasets.archive.schema import natural_key
+from iltools_datasets.errors import ArchiveCorruptError, ArchiveExistsError
 
 LAYOUTS = ("nested", "packed")
 DTYPES = ("float64", "float32", "float16", "int64", "uint8", "bool")
@@ -234,13 +235,33 @@ def test_a_packed_archive_by_somebody_else(tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_object_stores(layout):
+@pytest.mark.parametrize("place", ["store", "url", "file"])
+def test_object_stores(tmp_path, layout, place):
+    url = {"url": f"memory://{layout}/a.zarr", "file": f"file://{tmp_path}/a.zarr"}
+    if place == "url":
+        pytest.importorskip("fsspec", reason="needs the s3 extra")
+    location = url.get(place) or zarr.storage.MemoryStore()
     clips = make_clips(np.random.default_rng(5), 7)
+    write(location, clips, layout)
+    reader = ArchiveReader(location)
+    assert_same(reader, clips)
+    trajectory = reader.trajectories[-1]
+    part = reader.read(trajectory, ["qpos"], 1, trajectory.num_states)["qpos"]
+    np.testing.assert_array_equal(part, clips[tuple(trajectory.path.split("/"))]["qpos"][1:])
+    with pytest.raises(ArchiveExistsError):
+        write(location, clips, layout)
+    write(location, dict(list(clips.items())[:2]), layout, overwrite=True)
+    assert len(ArchiveReader(location)) == 2
+
+
+@pytest.mark.faults
+def test_a_missing_object_of_ours_is_damage():
     store = zarr.storage.MemoryStore()
-    write(store, clips, layout)
-    assert_same(ArchiveReader(store), clips)
-    write(store, dict(list(clips.items())[:2]), layout, overwrite=True)
-    assert len(ArchiveReader(store)) == 2
+    write(store, make_clips(np.random.default_rng(5), 2), "nested")
+    del store._store_dict["lib/walk0/traj0/qpos/c.0.0"]
+    reader = ArchiveReader(store)
+    with pytest.raises(ArchiveCorruptError, match=r"lib/walk0/traj0/qpos/c\.0\.0: chunk is missing"):
+        reader.read(reader.trajectories[0])
 
 
 def test_packed_motions_set_aside_between_clips(tmp_path, monkeypatch):

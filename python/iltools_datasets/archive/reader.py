@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore
 
 from iltools_datasets.archive.chunks import native_dtype
 from iltools_datasets.archive.contents import Clip, find_clips
 from iltools_datasets.archive.listing import list_hierarchy
+from iltools_datasets.archive.place import Location, as_path_or_url, open_place
 from iltools_datasets.archive.rows import RowRange, RowReader
 from iltools_datasets.archive.schema import ArraySpec, Task, Trajectory, natural_key
 from iltools_datasets.errors import MissingKeyError, OutOfRangeError, SourceError, UnknownSegmentError
@@ -52,9 +51,9 @@ class ArchiveReader:
         SchemaError: arrays of a trajectory disagree in length.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Store) -> None:
-        self.path = path if isinstance(path, Store) else _local_path(path)
-        self._place: Path | Store = _open_url(self.path) if isinstance(self.path, str) else self.path
+    def __init__(self, path: Location) -> None:
+        self.path = path if isinstance(path, Store) else as_path_or_url(path)
+        self._place = open_place(self.path, read_only=True)
         hierarchy = list_hierarchy(self._place)
         self.attributes: Mapping[str, Any] = hierarchy.attributes
         marks = self.attributes.get("iltools", {})
@@ -202,13 +201,3 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise SourceError(f"{path}: expected a JSON object, found {type(document).__name__}")
     return document
-
-
-def _local_path(path: str | os.PathLike[str]) -> Path | str:
-    text = os.fspath(path)
-    return text if "://" in text else Path(text)
-
-
-def _open_url(url: str) -> Store:
-    store: Store = FsspecStore.from_url(url, read_only=True)
-    return store

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from iltools_datasets.archive.chunks import ChunkEncoding, chunk_encoding
+from iltools_datasets.archive.place import has_file, read_bytes
 from iltools_datasets.archive.schema import ArraySpec
 from iltools_datasets.errors import ArchiveCorruptError, SourceError
 
@@ -67,6 +68,7 @@ class RowReader:
     def __init__(self, place: Path | Store, all_chunks_written: bool) -> None:
         self.missing: dict[str, int] = {}
         self._place = place
+        self._is_local = isinstance(place, Path)
         self._all_chunks_written = all_chunks_written
         self._lock = Lock()
         self._seen_missing: set[tuple[str, tuple[int, ...]]] = set()
@@ -92,7 +94,8 @@ class RowReader:
             results.append(out)
         if foreign:
             list(self._threads().map(self._read_foreign, foreign))
-        if len(jobs) > 1 and sum(out.nbytes for out in results) >= _SERIAL_BELOW:
+        # A file in memory is read faster than a thread is woken; a request to a store is not.
+        if len(jobs) > 1 and (not self._is_local or sum(out.nbytes for out in results) >= _SERIAL_BELOW):
             list(self._threads().map(self._run, jobs))
         else:
             for job in jobs:
@@ -100,8 +103,6 @@ class RowReader:
         return results
 
     def _encoding(self, rows: RowRange) -> ChunkEncoding | None:
-        if not isinstance(self._place, Path):
-            return None
         try:
             encoding = chunk_encoding(rows.metadata)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -120,8 +121,9 @@ class RowReader:
             return
         ends = (rows.stop, *rows.spec.shape[1:])
         last = tuple((end - 1) // size for end, size in zip(ends, encoding.chunk_shape, strict=True))
-        if not self._chunk_path(rows, encoding, last).exists():
-            raise self._missing_error(rows, encoding, last)
+        key = _chunk_key(rows, encoding, last)
+        if not has_file(self._place, key):
+            raise self._missing_error(key)
 
     def _allocate(self, rows: RowRange) -> NDArray[Any]:
         try:
@@ -159,27 +161,22 @@ class RowReader:
         return chunk
 
     def _decode(self, job: _ChunkJob) -> NDArray[Any] | None:
-        path = self._chunk_path(job.rows, job.encoding, job.index)
-        try:
-            with path.open("rb", buffering=0) as file:
-                data = file.read()
-        except FileNotFoundError:
+        key = _chunk_key(job.rows, job.encoding, job.index)
+        data = read_bytes(self._place, key)
+        if data is None:
             if self._all_chunks_written:
-                raise self._missing_error(job.rows, job.encoding, job.index) from None
+                raise self._missing_error(key)
             self._count_missing(job.rows.path, job.index)
             return None
         try:
             return job.encoding.decode(data)
         except (ValueError, RuntimeError, OSError, MemoryError, ArithmeticError) as error:
-            raise ArchiveCorruptError(f"{path}: damaged chunk ({len(data)} bytes): {error}") from error
+            raise ArchiveCorruptError(f"{self._place}/{key}: damaged chunk ({len(data)} bytes): {error}") from error
 
-    def _chunk_path(self, rows: RowRange, encoding: ChunkEncoding, index: tuple[int, ...]) -> Path:
-        assert isinstance(self._place, Path)
-        return self._place / rows.path / encoding.key(index)
-
-    def _missing_error(self, rows: RowRange, encoding: ChunkEncoding, index: tuple[int, ...]) -> ArchiveCorruptError:
-        path = self._chunk_path(rows, encoding, index)
-        return ArchiveCorruptError(f"{path}: chunk is missing from an archive that was written with every chunk")
+    def _missing_error(self, key: str) -> ArchiveCorruptError:
+        return ArchiveCorruptError(
+            f"{self._place}/{key}: chunk is missing from an archive that was written with every chunk"
+        )
 
     def _count_missing(self, path: str, index: tuple[int, ...]) -> None:
         with self._lock:
@@ -205,9 +202,13 @@ class RowReader:
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pool_pid != os.getpid():
-                count = min(_MAX_THREADS, os.cpu_count() or 1)
+                count = min(_MAX_THREADS, os.cpu_count() or 1) if self._is_local else _MAX_THREADS
                 self._pool, self._pool_pid = ThreadPoolExecutor(count, "iltools-archive"), os.getpid()
             return self._pool
+
+
+def _chunk_key(rows: RowRange, encoding: ChunkEncoding, index: tuple[int, ...]) -> str:
+    return f"{rows.path}/{encoding.key(index)}"
 
 
 def _chunk_indices(rows: RowRange, encoding: ChunkEncoding) -> Iterable[tuple[int, ...]]:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from zarr.abc.store import Store
-from zarr.core.buffer import cpu, default_buffer_prototype
+from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
+from iltools_datasets.archive.place import has_file, read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
 ROOT_METADATA = "zarr.json"
@@ -130,7 +131,7 @@ class StoreTarget:
 
     def __init__(self, store: Store, overwrite: bool) -> None:
         self._store = store
-        if sync(store.exists(ROOT_METADATA)):
+        if has_file(store, ROOT_METADATA):
             if not overwrite:
                 raise ArchiveExistsError(f"{store}: holds an archive already; pass overwrite=True to replace it")
             sync(store.delete(ROOT_METADATA))
@@ -147,10 +148,9 @@ class StoreTarget:
 
     def get(self, key: str) -> bytes:
         self._wait()
-        buffer = sync(self._store.get(key, default_buffer_prototype()))
-        if buffer is None:
+        content = read_bytes(self._store, key)
+        if content is None:
             raise FileNotFoundError(f"{self._store}: {key}")
-        content: bytes = buffer.to_bytes()
         return content
 
     def publish(self, root_metadata: bytes) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore
 
 from iltools_datasets.archive.layouts import Layout, NestedLayout, PackedLayout
+from iltools_datasets.archive.place import Location, open_place
 from iltools_datasets.archive.reader import FORMAT
 from iltools_datasets.archive.schema import check_name, count_states, is_per_state
 from iltools_datasets.archive.targets import ROOT_METADATA, DirectoryTarget, StoreTarget, Target
@@ -43,7 +43,7 @@ class ArchiveWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | Store,
+        path: Location,
         overwrite: bool = False,
         *,
         layout: Literal["nested", "packed"] = "nested",
@@ -60,7 +60,7 @@ class ArchiveWriter:
         self._names: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        self._target = _target(self.path, self._overwrite)
+        self._target = _target_at(open_place(self.path, read_only=False), self._overwrite)
         self._layout = _LAYOUTS[self._layout_name](self._target)
         return self
 
@@ -174,10 +174,5 @@ def _dump(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _target(path: str | os.PathLike[str] | Store, overwrite: bool) -> Target:
-    if isinstance(path, Store):
-        return StoreTarget(path, overwrite)
-    text = os.fspath(path)
-    if "://" in text:
-        return StoreTarget(FsspecStore.from_url(text), overwrite)
-    return DirectoryTarget(Path(text), overwrite)
+def _target_at(place: Path | Store, overwrite: bool) -> Target:
+    return DirectoryTarget(place, overwrite) if isinstance(place, Path) else StoreTarget(place, overwrite)

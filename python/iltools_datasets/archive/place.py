@@ -1,0 +1,58 @@
+"""Where an archive lies: a local directory or an object store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore
+
+from iltools_datasets._extras import missing_extra
+
+Location: TypeAlias = str | os.PathLike[str] | Store
+"""A path, a URL such as `s3://bucket/archive.zarr`, or a zarr store."""
+
+_FILE_SCHEME = "file://"
+
+
+def as_path_or_url(location: str | os.PathLike[str]) -> Path | str:
+    """Return a local location as a path, any other as the URL it is."""
+    text = os.fspath(location)
+    if text.startswith(_FILE_SCHEME):
+        return Path(text.removeprefix(_FILE_SCHEME))
+    return text if "://" in text else Path(text)
+
+
+def open_place(location: Location, read_only: bool) -> Path | Store:
+    """Return the directory or the open store; MissingExtraError if its protocol needs a package that is not there."""
+    if isinstance(location, Store):
+        return location
+    place = as_path_or_url(location)
+    if isinstance(place, Path):
+        return place
+    try:
+        store: Store = FsspecStore.from_url(place, read_only=read_only)
+    except ImportError as error:
+        raise missing_extra("s3", f"an archive at {place}") from error
+    return store
+
+
+def read_bytes(place: Path | Store, key: str) -> bytes | None:
+    """Return the content of a file below the place, or None if there is none."""
+    if isinstance(place, Path):
+        try:
+            with (place / key).open("rb", buffering=0) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+    buffer = sync(place.get(key, default_buffer_prototype()))
+    return None if buffer is None else buffer.to_bytes()
+
+
+def has_file(place: Path | Store, key: str) -> bool:
+    """Tell whether there is a file below the place."""
+    return (place / key).is_file() if isinstance(place, Path) else sync(place.exists(key))
