@@ -18,7 +18,9 @@ __all__ = [
     "gather",
     "num_threads",
     "release_memory",
+    "repair",
     "set_num_threads",
+    "verify",
     "window_rows",
 ]
 
@@ -124,6 +126,10 @@ def gather(
 def num_threads() -> int: ...
 def set_num_threads(count: int | None) -> None: ...
 def release_memory() -> None: ...
+def repair(path: str) -> list[str]: ...
+def verify(
+    path: str, progress: Callable[[int, int], None] | None = None
+) -> list[tuple[str, _Key | None, int | None, str]]: ...
 
 @final
 class Store:

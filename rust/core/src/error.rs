@@ -29,6 +29,9 @@ pub enum Error {
     /// Bytes on disk are not what was written.
     #[error("{0}")]
     Corrupt(String),
+    /// Another build has taken the place of the one asked about.
+    #[error("{0}")]
+    Changed(String),
     /// Written by a format version this code does not read.
     #[error("{0}")]
     Version(String),

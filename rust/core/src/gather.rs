@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::{Error, Result, parallel};
 
@@ -17,8 +18,10 @@ use crate::{Error, Result, parallel};
 const BLOCK_ROWS: usize = 512;
 /// Bytes of output from which a batch is split over threads. Below it, waking a thread costs more than it saves.
 pub const PARALLEL_BYTES: usize = 768 << 10;
-/// Bytes of output a thread copies between two looks at the interrupt flag.
-const INTERRUPT_BYTES: usize = 32 << 20;
+/// Bytes of output per block of work at most, where rows are large: blocks are what can be interrupted between.
+const BLOCK_BYTES: usize = 4 << 20;
+/// Time between two looks at the interrupt flag. By time, not by bytes: rows may come from a disk.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where the rows of a column lie.
 #[derive(Debug, Clone, Copy)]
@@ -111,12 +114,12 @@ pub fn gather(
         Some(threads) => threads.max(1),
         None => parallel::num_threads(),
     };
-    if threads == 1 && bytes < INTERRUPT_BYTES {
-        return copy_block(parts, selections, 0..count);
+    if bytes < PARALLEL_BYTES {
+        return parts.iter().try_for_each(|part| copy_block(part, selections, 0..count));
     }
 
-    let blocks = count.div_ceil(BLOCK_ROWS);
-    let blocks_per_look = (INTERRUPT_BYTES / (row_bytes * BLOCK_ROWS).max(1)).max(1);
+    let block_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, BLOCK_ROWS);
+    let blocks = count.div_ceil(block_rows);
     let caller = std::thread::current().id();
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -126,19 +129,27 @@ pub fn gather(
         failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
     };
     let work = || {
-        let mut done = 0;
+        let is_caller = std::thread::current().id() == caller;
+        let mut looked = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             let block = next.fetch_add(1, Ordering::Relaxed);
             if block >= blocks {
                 break;
             }
-            let range = block * BLOCK_ROWS..count.min((block + 1) * BLOCK_ROWS);
-            if let Err(error) = copy_block(parts, selections, range) {
-                fail(error);
-            }
-            done += 1;
-            if done % blocks_per_look == 0 && std::thread::current().id() == caller && interrupted() {
-                fail(Error::Interrupted);
+            let range = block * block_rows..count.min((block + 1) * block_rows);
+            for part in parts {
+                if let Err(error) = copy_block(part, selections, range.clone()) {
+                    fail(error);
+                }
+                if is_caller && looked.elapsed() >= LOOK_EVERY {
+                    looked = Instant::now();
+                    if interrupted() {
+                        fail(Error::Interrupted);
+                    }
+                }
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
             }
         }
     };
@@ -182,29 +193,27 @@ fn least_and_greatest(rows: &[i64]) -> (i64, i64) {
     rows.iter().fold((i64::MAX, i64::MIN), |(least, greatest), &row| (least.min(row), greatest.max(row)))
 }
 
-/// Copy the rows `range` of every part. Bounds were checked by `check`; concurrent calls get disjoint ranges.
-fn copy_block(parts: &[Part<'_>], selections: &[&[i64]], range: std::ops::Range<usize>) -> Result<()> {
-    for part in parts {
-        let rows = &selections[part.selection][range.clone()];
-        // SAFETY: `range.start <= count` and the output holds `count * width` bytes, so this stays inside it.
-        let out = unsafe { part.out.add(range.start * part.width) };
-        match part.column.origin {
-            Origin::Memory(memory, _) => {
-                // SAFETY: `offset + width <= stride`, so it points into (or, if the column is empty, one past) row 0.
-                let memory = memory.wrapping_add(part.offset);
-                // SAFETY: every row is below `column.rows` and `offset + width <= stride` (`check`), so each source range is
-                // inside the column; the output holds `width` bytes for each of `rows` (above); `Part::new` promises that
-                // the output is nobody else's, so source and output do not overlap.
-                unsafe { copy_rows(memory, part.column.stride, part.width, rows, out) }
-            }
-            Origin::File(file, path) => {
-                // SAFETY: the output holds `width` bytes for each of `rows`, initialised, and is ours alone.
-                let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * rows.len()) };
-                read_rows(file, path, part, rows, out)?;
-            }
+/// Copy the rows `range` of a part. Bounds were checked by `check`; concurrent calls get disjoint ranges.
+fn copy_block(part: &Part<'_>, selections: &[&[i64]], range: std::ops::Range<usize>) -> Result<()> {
+    let rows = &selections[part.selection][range.clone()];
+    // SAFETY: `range.start <= count` and the output holds `count * width` bytes, so this stays inside it.
+    let out = unsafe { part.out.add(range.start * part.width) };
+    match part.column.origin {
+        Origin::Memory(memory, _) => {
+            // SAFETY: `offset + width <= stride`, so it points into (or, if the column is empty, one past) row 0.
+            let memory = memory.wrapping_add(part.offset);
+            // SAFETY: every row is below `column.rows` and `offset + width <= stride` (`check`), so each source range is
+            // inside the column; the output holds `width` bytes for each of `rows` (above); `Part::new` promises that
+            // the output is nobody else's, so source and output do not overlap.
+            unsafe { copy_rows(memory, part.column.stride, part.width, rows, out) }
+            Ok(())
+        }
+        Origin::File(file, path) => {
+            // SAFETY: the output holds `width` bytes for each of `rows`, initialised, and is ours alone.
+            let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * rows.len()) };
+            read_rows(file, path, part, rows, out)
         }
     }
-    Ok(())
 }
 
 /// # Safety

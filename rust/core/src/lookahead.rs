@@ -175,9 +175,9 @@ mod tests {
         let spec = ColumnSpec { key: vec!["i".into()], kind: Kind::Transition, dtype: DType::Int64, shape: vec![] };
         for k in 0..5 {
             let bytes: Vec<u8> = (k * 100..k * 100 + 100_i64).flat_map(i64::to_le_bytes).collect();
-            writer.append(0, k, None, &[Array { spec: spec.clone(), rows: 100, bytes: &bytes }]).unwrap();
+            writer.append(0, k, None, &[Array { spec: spec.clone(), rows: 100, bytes: &bytes }], &|| false).unwrap();
         }
-        writer.publish(BTreeMap::new(), serde_json::Value::Null).unwrap();
+        writer.publish(BTreeMap::new(), serde_json::Value::Null, &|| false).unwrap();
         Arc::new(Store::open(path, Backend::Mmap).unwrap())
     }
 

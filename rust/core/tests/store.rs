@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use iltools_core::store::{Array, Backend, ColumnSpec, DType, Kind, Store, StoreWriter, gather_memory};
+use iltools_core::store::{Array, Backend, ColumnSpec, DType, Kind, Store, StoreWriter, gather_memory, repair, verify};
 use iltools_core::{Error, Result};
 use proptest::prelude::*;
 
@@ -36,9 +36,9 @@ impl Model {
                 Array { spec: spec("obs", Kind::State, self.state_width), rows: count, bytes: &obs },
                 Array { spec: spec("action", Kind::Transition, self.action_width), rows: count - 1, bytes: &action },
             ];
-            writer.append(k as i64 / 3, k as i64 % 3, Some(format!("clip {k}")), &arrays)?;
+            writer.append(k as i64 / 3, k as i64 % 3, Some(format!("clip {k}")), &arrays, &|| false)?;
         }
-        writer.publish(BTreeMap::from([(0, "walk".into())]), serde_json::json!({"fps": 50}))
+        writer.publish(BTreeMap::from([(0, "walk".into())]), serde_json::json!({"fps": 50}), &|| false)
     }
 
     /// The bytes of a transition, straight from the definition.
@@ -141,7 +141,7 @@ fn an_aborted_build_leaves_nothing() {
 fn a_build_without_trajectories_is_no_store() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
-    let result = StoreWriter::begin(&path, false).unwrap().publish(BTreeMap::new(), serde_json::Value::Null);
+    let result = StoreWriter::begin(&path, false).unwrap().publish(BTreeMap::new(), serde_json::Value::Null, &|| false);
     assert!(matches!(result, Err(Error::Schema(_))));
     assert!(!path.exists());
 }
@@ -276,9 +276,9 @@ fn trajectories_that_disagree_are_refused_and_the_build_goes_on() {
         bytes: &bytes[..width * rows],
     };
     let good = || [array("obs", Kind::State, 4, 3), array("action", Kind::Transition, 2, 2)];
-    writer.append(0, 0, None, &good()).unwrap();
+    writer.append(0, 0, None, &good(), &|| false).unwrap();
     let mut refuse = |task, traj, arrays: &[Array<'_>], words: &[&str]| {
-        let message = writer.append(task, traj, Some("clip".into()), arrays).unwrap_err().to_string();
+        let message = writer.append(task, traj, Some("clip".into()), arrays, &|| false).unwrap_err().to_string();
         assert!(words.iter().all(|word| message.contains(word)), "{message} lacks one of {words:?}");
     };
     refuse(0, 0, &good(), &["task 0, trajectory 0 (clip)", "before"]);
@@ -304,8 +304,101 @@ fn trajectories_that_disagree_are_refused_and_the_build_goes_on() {
     );
     let [a, b] = good();
     refuse(0, 1, &[a, b, array("more", Kind::State, 1, 3)], &["\"more\" is new"]);
-    writer.append(0, 1, None, &good()).unwrap();
-    writer.publish(BTreeMap::new(), serde_json::Value::Null).unwrap();
+    writer.append(0, 1, None, &good(), &|| false).unwrap();
+    writer.publish(BTreeMap::new(), serde_json::Value::Null, &|| false).unwrap();
     let store = Store::open(&path, Backend::Mmap).unwrap();
     assert_eq!((store.num_transitions(), store.num_states()), (4, 6));
+}
+
+#[test]
+fn an_interrupted_build_is_over_and_leaves_the_old_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    small().build(&path, false).unwrap();
+    let before = listing(&path);
+    let bytes = vec![1; 40 << 20];
+    let big = [Array { spec: spec("obs", Kind::State, 1 << 20), rows: 40, bytes: &bytes }];
+    let mut writer = StoreWriter::begin(&path, true).unwrap();
+    assert!(matches!(writer.append(0, 0, None, &big, &|| true), Err(Error::Interrupted)));
+    assert!(matches!(writer.append(0, 0, None, &big, &|| false), Err(Error::Invalid(_))));
+    assert!(matches!(writer.publish(BTreeMap::new(), serde_json::Value::Null, &|| false), Err(Error::Invalid(_))));
+    assert_eq!(listing(&path), before);
+
+    let mut writer = StoreWriter::begin(&path, true).unwrap();
+    writer.append(0, 0, None, &big, &|| false).unwrap();
+    assert!(matches!(writer.publish(BTreeMap::new(), serde_json::Value::Null, &|| true), Err(Error::Interrupted)));
+    assert_eq!(listing(&path), before);
+    small().check(&Store::open(&path, Backend::Mmap).unwrap(), &[0, 5, 3, 12]);
+}
+
+#[test]
+fn attributes_that_no_reader_would_take_are_not_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    small().build(&path, false).unwrap();
+    let nested = (0..200).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
+    let mut writer = StoreWriter::begin(&path, true).unwrap();
+    let bytes = [1; 12];
+    let arrays = [Array { spec: spec("obs", Kind::State, 4), rows: 3, bytes: &bytes }];
+    writer.append(0, 0, None, &arrays, &|| false).unwrap();
+    assert!(matches!(writer.publish(BTreeMap::new(), nested, &|| false), Err(Error::Invalid(_))));
+    small().check(&Store::open(&path, Backend::Mmap).unwrap(), &[0, 5, 3, 12]);
+}
+
+#[test]
+fn repair_removes_leftovers_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    assert!(matches!(repair(&path), Err(Error::NotFound(_))));
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(repair(&path), Err(Error::NotFound(_))));
+    assert_eq!(listing(&path), Vec::<PathBuf>::new());
+
+    small().build(&path, false).unwrap();
+    fs::write(path.join("notes.txt"), "mine").unwrap();
+    fs::create_dir(path.join("data-of-mine")).unwrap();
+    let clean = listing(&path);
+    assert_eq!(repair(&path).unwrap(), Vec::<PathBuf>::new());
+    let dead = path.join("data-0f8fad5b-d9cb-469f-a165-70867728950e");
+    fs::create_dir_all(dead.join("states")).unwrap();
+    fs::write(path.join("manifest.json.new"), "half").unwrap();
+
+    let builder = StoreWriter::begin(&path, true);
+    assert!(matches!(repair(&path), Err(Error::Busy(_))));
+    drop(builder);
+    fs::create_dir_all(dead.join("states")).unwrap();
+    fs::write(path.join("manifest.json.new"), "half").unwrap();
+    assert_eq!(repair(&path).unwrap(), [path.join("manifest.json.new"), dead.clone()]);
+    assert_eq!(listing(&path), clean);
+    small().check(&Store::open(&path, Backend::Mmap).unwrap(), &[0, 5, 3, 12]);
+
+    // With an unreadable manifest it is not known which data belongs to the store.
+    fs::create_dir_all(dead.join("states")).unwrap();
+    fs::write(path.join("manifest.json"), "{").unwrap();
+    assert!(matches!(repair(&path), Err(Error::Corrupt(_))));
+    assert!(dead.exists());
+}
+
+#[test]
+fn verify_names_everything_that_is_wrong_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    small().build(&path, false).unwrap();
+    let data_dir = Store::open(&path, Backend::Mmap).unwrap().data_dir().to_path_buf();
+    fs::remove_file(column_file(&path, "obs.memmap")).unwrap();
+    fs::write(data_dir.join("segments.i64"), [0; 8]).unwrap();
+    fs::write(data_dir.join("names.json"), "{}").unwrap();
+    fs::write(data_dir.join("states/meta.json"), "{}").unwrap();
+    let action = column_file(&path, "action.memmap");
+    fs::set_permissions(&action, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::File::options().write(true).open(&action).unwrap().set_len(3).unwrap();
+    assert!(Store::open(&path, Backend::Mmap).is_err());
+    let words: Vec<String> = verify(&path, |_, _| true)
+        .unwrap()
+        .into_iter()
+        .map(|found| format!("{}: {}", found.file, found.what))
+        .collect();
+    let expect = ["segments.i64", "names.json", "states/meta.json", "\"obs\"", "\"action\""];
+    assert_eq!(words.len(), expect.len(), "{words:?}");
+    assert!(expect.iter().all(|name| words.iter().any(|line| line.contains(name))), "{words:?}");
 }

@@ -30,6 +30,7 @@ fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         Error::Exists(_) => "StoreExistsError",
         Error::Busy(_) => "StoreBusyError",
         Error::Corrupt(_) => "StoreCorruptError",
+        Error::Changed(_) => "StoreChangedError",
         Error::Version(_) => "StoreVersionError",
         Error::Schema(_) => "SchemaError",
         Error::Duplicate(_) => "DuplicateTrajectoryError",

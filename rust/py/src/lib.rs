@@ -24,9 +24,9 @@ mod _core {
     #[pymodule_export]
     use super::segments::SegmentTable;
     #[pymodule_export]
-    use super::store::Store;
+    use super::store::{Store, verify};
     #[pymodule_export]
-    use super::writer::StoreWriter;
+    use super::writer::{StoreWriter, repair};
     use pyo3::prelude::*;
 
     #[pymodule_init]

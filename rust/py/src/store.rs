@@ -71,7 +71,7 @@ impl Store {
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf, backend: &str) -> PyResult<Self> {
         let backend: Backend = backend.parse().into_py_result(py)?;
-        let store = py.detach(|| store::Store::open(&path, backend)).into_py_result(py)?;
+        let store = py.detach(|| store::Store::open_unless(&path, backend, &interrupted)).into_py_result(py)?;
         Self::new(py, store)
     }
 
@@ -197,23 +197,38 @@ impl Store {
 
     #[pyo3(signature = (progress=None))]
     fn verify(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<Vec<Damage>> {
-        let mut raised = None;
-        let result = py.detach(|| {
-            self.store.verify(|done, total| {
-                Python::attach(|py| {
-                    let told = py.check_signals().and_then(|()| match &progress {
-                        Some(progress) => progress.call1(py, (done, total)).map(drop),
-                        None => Ok(()),
-                    });
-                    raised = told.err();
-                    raised.is_none()
-                })
-            })
-        });
-        if let Some(raised) = raised {
-            return Err(raised);
-        }
-        let damages = result.into_py_result(py)?;
-        Ok(damages.into_iter().map(|damage| (damage.file, damage.column, damage.block, damage.what)).collect())
+        verify_with(py, progress, |told| self.store.verify(told))
     }
+}
+
+/// Check every file of the store in a directory, also where it is too damaged to be opened.
+#[pyfunction]
+#[pyo3(signature = (path, progress=None))]
+pub fn verify(py: Python<'_>, path: PathBuf, progress: Option<Py<PyAny>>) -> PyResult<Vec<Damage>> {
+    verify_with(py, progress, |told| store::verify(&path, told))
+}
+
+fn verify_with(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    check: impl FnOnce(&mut dyn FnMut(u64, u64) -> bool) -> iltools_core::Result<Vec<store::Damage>> + Send,
+) -> PyResult<Vec<Damage>> {
+    let mut raised = None;
+    let result = py.detach(|| {
+        check(&mut |done, total| {
+            Python::attach(|py| {
+                let told = py.check_signals().and_then(|()| match &progress {
+                    Some(progress) => progress.call1(py, (done, total)).map(drop),
+                    None => Ok(()),
+                });
+                raised = told.err();
+                raised.is_none()
+            })
+        })
+    });
+    if let Some(raised) = raised {
+        return Err(raised);
+    }
+    let damages = result.into_py_result(py)?;
+    Ok(damages.into_iter().map(|damage| (damage.file, damage.column, damage.block, damage.what)).collect())
 }

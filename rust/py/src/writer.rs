@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::arrays::slice_of;
-use crate::errors::IntoPyResult;
+use crate::errors::{IntoPyResult, interrupted};
 
 type Columns<'py> = Vec<(Vec<String>, Bound<'py, PyUntypedArray>)>;
 
@@ -61,7 +61,7 @@ impl StoreWriter {
             let bytes = slice_of(py, array).map_err(|error| PyValueError::new_err(format!("{}: {error}", label())))?;
             arrays.push(Array { spec, rows, bytes });
         }
-        self.with(|writer| writer.append(task_id, traj_id, name, &arrays).into_py_result(py))
+        self.with(|writer| writer.append(task_id, traj_id, name, &arrays, &interrupted).into_py_result(py))
     }
 
     fn add_view(
@@ -80,11 +80,18 @@ impl StoreWriter {
             .map_err(|error| PyValueError::new_err(format!("attributes are not JSON: {error}")))?;
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let writer = writer.ok_or_else(|| PyValueError::new_err("this build is over"))?;
-        py.detach(|| writer.publish(task_names, attributes)).into_py_result(py)
+        py.detach(|| writer.publish(task_names, attributes, &interrupted)).into_py_result(py)
     }
 
     fn abort(&self, py: Python<'_>) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(writer));
     }
+}
+
+/// Remove what dead builds left in a store directory; returns the paths of what was removed.
+#[pyfunction]
+pub fn repair(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
+    let removed = py.detach(|| store::repair(&path)).into_py_result(py)?;
+    Ok(removed.iter().map(|path| path.display().to_string()).collect())
 }

@@ -13,6 +13,9 @@ use crate::gather::Column;
 use crate::slab::Buffer;
 use crate::{Error, Result};
 
+/// Bytes that are read into memory between two looks at the interrupt flag.
+const READ_BYTES: usize = 16 << 20;
+
 /// A column's bytes, kept readable for as long as this lives.
 #[derive(Debug)]
 pub struct ColumnBytes {
@@ -31,16 +34,31 @@ enum Held {
     File(File),
 }
 
+/// Open a file for reading unless it is a link; does not wait for the other end of a pipe.
+fn open_unlinked(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK).open(path)
+}
+
+/// Open a regular file for reading, or say in words why not.
+pub fn open_regular(path: &Path) -> std::result::Result<File, String> {
+    let file = open_unlinked(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => "is a symbolic link".to_owned(),
+        _ => error.to_string(),
+    })?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        Ok(_) => Err("is not a regular file".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Open a file of an expected length for reading; a link, a directory or another length is refused.
 pub fn open_exactly(path: &Path, expected: u64, what: &str) -> Result<File> {
-    let file =
-        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::ENOENT) => Error::Corrupt(format!("{}: {what} is missing", path.display())),
-                Some(libc::ELOOP) => Error::Corrupt(format!("{}: {what} is a symbolic link", path.display())),
-                _ => Error::io(path)(error),
-            }
-        })?;
+    let file = open_unlinked(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => Error::Corrupt(format!("{}: {what} is missing", path.display())),
+        Some(libc::ELOOP) => Error::Corrupt(format!("{}: {what} is a symbolic link", path.display())),
+        _ => Error::io(path)(error),
+    })?;
     let metadata = file.metadata().map_err(Error::io(path))?;
     if !metadata.is_file() {
         return Err(Error::Corrupt(format!("{}: {what} is not a regular file", path.display())));
@@ -55,9 +73,30 @@ pub fn open_exactly(path: &Path, expected: u64, what: &str) -> Result<File> {
     Ok(file)
 }
 
+/// A column's own file is opened without following links; the directories on the way to it are looked at here.
+pub fn refuse_linked_directories(data_dir: &Path, file: &Path) -> Result<()> {
+    let below = file.strip_prefix(data_dir).unwrap_or(file).parent().into_iter().flat_map(Path::components);
+    let mut directory = data_dir.to_path_buf();
+    for component in std::iter::once(None).chain(below.map(Some)) {
+        directory.extend(component);
+        let linked = std::fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_symlink());
+        if linked {
+            return Err(Error::Corrupt(format!("{}: is a symbolic link", directory.display())));
+        }
+    }
+    Ok(())
+}
+
 impl ColumnBytes {
     /// Open a column's file, whose length must be `row_bytes * rows`.
-    pub fn open(path: PathBuf, what: &str, row_bytes: usize, rows: usize, backend: Backend) -> Result<Self> {
+    pub fn open(
+        path: PathBuf,
+        what: &str,
+        row_bytes: usize,
+        rows: usize,
+        backend: Backend,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self> {
         let bytes = row_bytes
             .checked_mul(rows)
             .filter(|&bytes| isize::try_from(bytes).is_ok())
@@ -72,7 +111,12 @@ impl ColumnBytes {
                 let memory = Buffer::take(bytes)?;
                 // SAFETY: the buffer holds `bytes` initialised bytes that nobody else knows of yet.
                 let target = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), bytes) };
-                file.read_exact(target).map_err(Error::io(&path))?;
+                for piece in target.chunks_mut(READ_BYTES) {
+                    file.read_exact(piece).map_err(Error::io(&path))?;
+                    if interrupted() {
+                        return Err(Error::Interrupted);
+                    }
+                }
                 Held::Memory(memory)
             }
             Backend::Pread => Held::File(file),

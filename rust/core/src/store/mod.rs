@@ -2,16 +2,20 @@
 
 mod checksum;
 mod column;
+mod column_file;
+mod leftovers;
 mod lock;
 mod manifest;
 mod map;
 mod reader;
+mod tensordict;
 mod verify;
 mod writer;
 
 pub use column::{ColumnSpec, DType, Field, Key, Kind, show};
+pub use leftovers::repair;
 pub use reader::{Backend, Store, gather_memory};
-pub use verify::Damage;
+pub use verify::{Damage, verify};
 pub use writer::{Array, StoreWriter};
 
 /// Name of the file that makes a directory a store.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::column::{ColumnSpec, Field, Kind, check_key, column_path, next_of, show};
 use super::manifest::{Manifest, Names, ViewEntry};
-use super::map::{ColumnBytes, open_exactly};
+use super::map::{ColumnBytes, open_exactly, refuse_linked_directories};
 use super::{DATA_PREFIX, checksum};
 use crate::gather::{Part, gather};
 use crate::segment::SegmentTable;
@@ -15,6 +15,8 @@ use crate::{Error, Result};
 
 /// How often a reader starts again when a build replaced the files under it.
 const ATTEMPTS: usize = 5;
+/// Indices whose state rows are computed between two looks at the interrupt flag.
+const LOOK_ROWS: usize = 1 << 20;
 
 /// Where the data is while it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,11 +70,16 @@ pub struct Store {
 impl Store {
     /// Open the current generation of a store.
     pub fn open(path: &Path, backend: Backend) -> Result<Self> {
+        Self::open_unless(path, backend, &|| false)
+    }
+
+    /// Open the current generation of a store; `interrupted` is asked while a backend reads the data.
+    pub fn open_unless(path: &Path, backend: Backend, interrupted: &dyn Fn() -> bool) -> Result<Self> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let manifest = Manifest::read(path)?;
             let uuid = manifest.uuid.clone();
-            match Self::open_generation(path, manifest, backend) {
+            match Self::open_generation(path, manifest, backend, interrupted) {
                 // A build may have replaced this generation since its manifest was read; if it did, read the new one.
                 Err(error @ Error::Corrupt(_)) if Manifest::read(path).is_ok_and(|now| now.uuid != uuid) => {
                     last = Some(error);
@@ -83,7 +90,12 @@ impl Store {
         Err(last.unwrap_or_else(|| Error::Corrupt(format!("{}: replaced again and again", path.display()))))
     }
 
-    fn open_generation(path: &Path, manifest: Manifest, backend: Backend) -> Result<Self> {
+    fn open_generation(
+        path: &Path,
+        manifest: Manifest,
+        backend: Backend,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self> {
         let data_dir = path.join(format!("{DATA_PREFIX}{}", manifest.uuid));
         let (num_states, num_transitions) = (manifest.num_states as usize, manifest.num_transitions as usize);
         let segments = read_segments(&data_dir, &manifest)?;
@@ -96,7 +108,7 @@ impl Store {
             let file = column_path(&data_dir, entry.kind, &entry.key);
             refuse_linked_directories(&data_dir, &file)?;
             let what = format!("column {}", show(&entry.key));
-            columns.push(ColumnBytes::open(file, &what, spec.row_bytes()?, rows, backend)?);
+            columns.push(ColumnBytes::open(file, &what, spec.row_bytes()?, rows, backend, interrupted)?);
             specs.push(spec);
         }
         let fields = fields(&specs, &manifest.views)
@@ -135,6 +147,7 @@ impl Store {
                 spec.row_bytes()?,
                 rows,
                 backend,
+                &|| false,
             )?);
             specs.push(spec);
         }
@@ -240,7 +253,7 @@ impl Store {
         let mut next_states = Vec::new();
         let column_of = |&field: &usize| self.specs[self.fields[field].column].kind;
         if fields.iter().any(|field| column_of(field) == Kind::State) {
-            states = self.state_rows(index);
+            states = self.state_rows(index, interrupted)?;
             if fields.iter().any(|&field| self.fields[field].next) {
                 next_states = states.iter().map(|row| row + 1).collect();
             }
@@ -264,8 +277,15 @@ impl Store {
     }
 
     /// State row of each transition: segments lie back to back, and each has one state more than transitions.
-    fn state_rows(&self, index: &[i64]) -> Vec<i64> {
-        index.iter().map(|&i| i + self.segments.position_of(i) as i64).collect()
+    fn state_rows(&self, index: &[i64], interrupted: &dyn Fn() -> bool) -> Result<Vec<i64>> {
+        let mut rows = Vec::with_capacity(index.len());
+        for some in index.chunks(LOOK_ROWS) {
+            if !rows.is_empty() && interrupted() {
+                return Err(Error::Interrupted);
+            }
+            rows.extend(some.iter().map(|&i| i + self.segments.position_of(i) as i64));
+        }
+        Ok(rows)
     }
 }
 
@@ -374,20 +394,6 @@ fn read_names(data_dir: &Path, manifest: &Manifest) -> Result<Names> {
         )));
     }
     Ok(names)
-}
-
-/// A column's own file is opened without following links; the directories on the way to it are looked at here.
-fn refuse_linked_directories(data_dir: &Path, file: &Path) -> Result<()> {
-    let below = file.strip_prefix(data_dir).unwrap_or(file).parent().into_iter().flat_map(Path::components);
-    let mut directory = data_dir.to_path_buf();
-    for component in std::iter::once(None).chain(below.map(Some)) {
-        directory.extend(component);
-        let linked = fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_symlink());
-        if linked {
-            return Err(Error::Corrupt(format!("{}: is a symbolic link", directory.display())));
-        }
-    }
-    Ok(())
 }
 
 /// Gathered rows of a store in memory of their own, one buffer per field.

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::checksum::{self, BlockSums};
-use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, column_path, show};
+use super::checksum;
+use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, show};
+use super::column_file::ColumnFile;
+use super::leftovers::{UNPUBLISHED, remove_leftovers, remove_other_generations};
 use super::lock::BuildLock;
-use super::manifest::{ColumnEntry, Manifest, Names, ViewEntry};
+use super::manifest::{Manifest, Names, ViewEntry};
 use super::reader::check_fields;
+use super::tensordict::metadata_files;
 use super::{DATA_PREFIX, MANIFEST};
 use crate::{Error, Result};
 
@@ -18,10 +21,6 @@ use crate::{Error, Result};
 pub const SEGMENTS: &str = "segments.i64";
 /// Names within the data directory.
 pub const NAMES: &str = "names.json";
-/// The manifest before it is renamed into place.
-const UNPUBLISHED: &str = "manifest.json.new";
-/// Bytes of a column that are gathered before they are written: short clips cost no system call each.
-const WRITE_BYTES: usize = 1 << 20;
 
 /// One array of a trajectory: what it is and its bytes in C order.
 #[derive(Debug)]
@@ -42,6 +41,8 @@ pub struct StoreWriter {
     uuid: String,
     /// Taken on publish and abort.
     lock: Option<BuildLock>,
+    /// A process that was forked during the build has a copy of the writer, which must touch nothing.
+    pid: u32,
     made_directory: bool,
     columns: Vec<ColumnFile>,
     views: Vec<ViewEntry>,
@@ -50,54 +51,6 @@ pub struct StoreWriter {
     names: Names,
     num_states: u64,
     num_transitions: u64,
-}
-
-#[derive(Debug)]
-struct ColumnFile {
-    spec: ColumnSpec,
-    path: PathBuf,
-    file: File,
-    pending: Vec<u8>,
-    bytes: u64,
-    sums: BlockSums,
-}
-
-impl ColumnFile {
-    fn create(data_dir: &Path, spec: ColumnSpec) -> Result<Self> {
-        let path = column_path(data_dir, spec.kind, &spec.key);
-        let parent = path.parent().unwrap_or(data_dir);
-        fs::create_dir_all(parent).map_err(Error::io(parent))?;
-        let file = File::create_new(&path).map_err(Error::io(&path))?;
-        Ok(Self { spec, path, file, pending: Vec::new(), bytes: 0, sums: BlockSums::default() })
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.sums.update(bytes);
-        self.bytes += bytes.len() as u64;
-        if self.pending.len() + bytes.len() > WRITE_BYTES {
-            self.flush()?;
-        }
-        if bytes.len() >= WRITE_BYTES {
-            return self.file.write_all(bytes).map_err(Error::io(&self.path));
-        }
-        self.pending.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let written = self.file.write_all(&self.pending).map_err(Error::io(&self.path));
-        self.pending.clear();
-        written
-    }
-
-    /// Make it durable and read-only.
-    fn finish(mut self) -> Result<ColumnEntry> {
-        self.flush()?;
-        self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::io(&self.path))?;
-        self.file.sync_all().map_err(Error::io(&self.path))?;
-        let ColumnSpec { key, kind, dtype, shape } = self.spec;
-        Ok(ColumnEntry { key, kind, dtype, shape, bytes: self.bytes, crc32c: self.sums.finish() })
-    }
 }
 
 impl StoreWriter {
@@ -116,7 +69,11 @@ impl StoreWriter {
                 store.display()
             )));
         }
-        remove_leftovers(store)?;
+        // A manifest that cannot be read may still be mended by hand, so its data stays.
+        match remove_leftovers(store) {
+            Ok(_) | Err(Error::Corrupt(_) | Error::Version(_)) => {}
+            Err(error) => return Err(error),
+        }
         let uuid = uuid::Uuid::new_v4().to_string();
         let data_dir = store.join(format!("{DATA_PREFIX}{uuid}"));
         let mut this = Self {
@@ -124,6 +81,7 @@ impl StoreWriter {
             data_dir,
             uuid,
             lock: Some(lock),
+            pid: std::process::id(),
             made_directory,
             columns: Vec::new(),
             views: Vec::new(),
@@ -147,15 +105,23 @@ impl StoreWriter {
         Ok(())
     }
 
+    fn is_over(&self) -> bool {
+        self.lock.is_none() || self.pid != std::process::id()
+    }
+
     /// Append one trajectory; returns its first transition and their number. All arrays are checked before any is written.
+    ///
+    /// `interrupted` is asked now and then. If it says yes, or if a write fails, the build is over, as after `abort`: its
+    /// columns may be of different lengths then.
     pub fn append(
         &mut self,
         task_id: i64,
         traj_id: i64,
         name: Option<String>,
         arrays: &[Array<'_>],
+        interrupted: &dyn Fn() -> bool,
     ) -> Result<(i64, i64)> {
-        if self.lock.is_none() {
+        if self.is_over() {
             return Err(Error::Invalid(format!("{}: this build is over", self.store.display())));
         }
         let label = match &name {
@@ -163,15 +129,9 @@ impl StoreWriter {
             None => format!("task {task_id}, trajectory {traj_id}"),
         };
         let states = self.check(task_id, traj_id, &label, arrays)?;
-        if self.columns.is_empty() {
-            for array in arrays {
-                self.columns.push(ColumnFile::create(&self.data_dir, array.spec.clone())?);
-            }
-        }
-        for column in &mut self.columns {
-            if let Some(array) = arrays.iter().find(|array| array.spec.key == column.spec.key) {
-                column.append(array.bytes)?;
-            }
+        if let Err(error) = self.write(arrays, interrupted) {
+            self.abort();
+            return Err(error);
         }
         let (start, length) = (self.num_transitions as i64, states as i64 - 1);
         self.segments.push([task_id, traj_id, length]);
@@ -180,6 +140,20 @@ impl StoreWriter {
         self.num_states += states as u64;
         self.num_transitions += length as u64;
         Ok((start, length))
+    }
+
+    fn write(&mut self, arrays: &[Array<'_>], interrupted: &dyn Fn() -> bool) -> Result<()> {
+        if self.columns.is_empty() {
+            for array in arrays {
+                self.columns.push(ColumnFile::create(&self.data_dir, array.spec.clone())?);
+            }
+        }
+        for column in &mut self.columns {
+            if let Some(array) = arrays.iter().find(|array| array.spec.key == column.spec().key) {
+                column.append(array.bytes, interrupted)?;
+            }
+        }
+        Ok(())
     }
 
     /// Number of states of a trajectory that may be appended.
@@ -215,16 +189,16 @@ impl StoreWriter {
                 .map(|()| states)
                 .map_err(|error| Error::Schema(format!("{label}: {error}")));
         }
-        for column in &self.columns {
-            let key = show(&column.spec.key);
-            match arrays.iter().find(|array| array.spec.key == column.spec.key) {
+        for expected in self.columns.iter().map(ColumnFile::spec) {
+            let key = show(&expected.key);
+            match arrays.iter().find(|array| array.spec.key == expected.key) {
                 None => return refuse(format!("key {key} is missing; earlier trajectories have it")),
-                Some(array) if array.spec != column.spec => {
+                Some(array) if array.spec != *expected => {
                     return refuse(format!(
                         "key {key}: expected {:?} {} {:?}, found {:?} {} {:?}",
-                        column.spec.kind,
-                        column.spec.dtype.name(),
-                        column.spec.shape,
+                        expected.kind,
+                        expected.dtype.name(),
+                        expected.shape,
                         array.spec.kind,
                         array.spec.dtype.name(),
                         array.spec.shape
@@ -233,7 +207,7 @@ impl StoreWriter {
                 Some(_) => {}
             }
         }
-        let known = |array: &&Array<'_>| self.columns.iter().any(|column| column.spec.key == array.spec.key);
+        let known = |array: &&Array<'_>| self.columns.iter().any(|column| column.spec().key == array.spec.key);
         if let Some(extra) = arrays.iter().find(|array| !known(array)) {
             return refuse(format!("key {} is new; earlier trajectories lack it", show(&extra.spec.key)));
         }
@@ -255,19 +229,34 @@ impl StoreWriter {
     }
 
     /// Make everything durable, then visible in one rename. Returns the new generation's uuid.
-    pub fn publish(mut self, task_names: BTreeMap<i64, String>, attributes: serde_json::Value) -> Result<String> {
-        let result = self.publish_inner(task_names, attributes);
+    ///
+    /// Where `interrupted` says yes before the rename, the old store stays.
+    pub fn publish(
+        mut self,
+        task_names: BTreeMap<i64, String>,
+        attributes: serde_json::Value,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<String> {
+        let result = self.publish_inner(task_names, attributes, interrupted);
         if result.is_err() {
             self.abort();
         }
         result
     }
 
-    fn publish_inner(&mut self, task_names: BTreeMap<i64, String>, attributes: serde_json::Value) -> Result<String> {
+    fn publish_inner(
+        &mut self,
+        task_names: BTreeMap<i64, String>,
+        attributes: serde_json::Value,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<String> {
+        if self.is_over() {
+            return Err(Error::Invalid(format!("{}: this build is over", self.store.display())));
+        }
         if self.segments.is_empty() {
             return Err(Error::Schema(format!("{}: no trajectory with two states was added", self.store.display())));
         }
-        let specs: Vec<ColumnSpec> = self.columns.iter().map(|column| column.spec.clone()).collect();
+        let specs: Vec<ColumnSpec> = self.columns.iter().map(|column| column.spec().clone()).collect();
         check_fields(&specs, &self.views)?;
         self.names.tasks = task_names;
         let mut manifest = Manifest::new(self.uuid.clone());
@@ -277,7 +266,7 @@ impl StoreWriter {
         manifest.views = std::mem::take(&mut self.views);
         manifest.attributes = attributes;
         for column in self.columns.drain(..) {
-            manifest.columns.push(column.finish()?);
+            manifest.columns.push(column.finish(interrupted)?);
         }
         let table: Vec<u8> = self.segments.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
         manifest.segments_crc32c = checksum::of(&table);
@@ -285,24 +274,35 @@ impl StoreWriter {
         let names = serde_json::to_vec(&self.names).map_err(|error| Error::Invalid(format!("names: {error}")))?;
         manifest.names_crc32c = checksum::of(&names);
         write_durably(&self.data_dir.join(NAMES), &names)?;
-        write_tensordict_metadata(&self.data_dir, &manifest)?;
+        for (file, content) in metadata_files(&self.data_dir, &manifest) {
+            write_durably(&file, content.to_string().as_bytes())?;
+        }
         sync_directories(&self.data_dir)?;
 
+        let bytes = manifest.to_bytes()?;
+        // What no reader would take (attributes nested too deep for the parser, say) must not replace a good store.
+        Manifest::from_bytes(&bytes).map_err(|error| Error::Invalid(format!("{}: {error}", self.store.display())))?;
+        if interrupted() {
+            return Err(Error::Interrupted);
+        }
         let unpublished = self.store.join(UNPUBLISHED);
-        write_durably(&unpublished, &manifest.to_bytes()?)?;
+        write_durably(&unpublished, &bytes)?;
         fs::rename(&unpublished, self.store.join(MANIFEST)).map_err(Error::io(&unpublished))?;
         // From here on the new generation is the store, whatever happens: `abort` has nothing to undo without the lock, and the
         // old generation goes now or with the next build.
         let _lock = self.lock.take();
         sync_directory(&self.store)?;
-        let _ = remove_other_generations(&self.store, Some(&self.data_dir));
+        let _ = remove_other_generations(&self.store, Some(&self.data_dir), &mut Vec::new());
         Ok(self.uuid.clone())
     }
 
-    /// Leave everything as it was before `begin`.
+    /// Leave everything as it was before `begin`. In a forked copy of the process that builds, do nothing.
     pub fn abort(&mut self) {
         let Some(lock) = self.lock.take() else { return };
         self.columns.clear();
+        if self.pid != std::process::id() {
+            return;
+        }
         let _ = fs::remove_file(self.store.join(UNPUBLISHED));
         let _ = fs::remove_dir_all(&self.data_dir);
         if self.made_directory {
@@ -317,32 +317,6 @@ impl Drop for StoreWriter {
     fn drop(&mut self) {
         self.abort();
     }
-}
-
-/// Remove what dead builds left: a manifest that was never published, and generations that none refers to.
-fn remove_leftovers(store: &Path) -> Result<()> {
-    let unpublished = store.join(UNPUBLISHED);
-    if unpublished.exists() {
-        fs::remove_file(&unpublished).map_err(Error::io(&unpublished))?;
-    }
-    // A manifest that cannot be read may still be mended by hand, so its data stays.
-    match Manifest::read(store) {
-        Ok(manifest) => remove_other_generations(store, Some(&store.join(format!("{DATA_PREFIX}{}", manifest.uuid)))),
-        Err(Error::NotFound(_)) => remove_other_generations(store, None),
-        Err(_) => Ok(()),
-    }
-}
-
-fn remove_other_generations(store: &Path, current: Option<&Path>) -> Result<()> {
-    for entry in fs::read_dir(store).map_err(Error::io(store))? {
-        let path = entry.map_err(Error::io(store))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let generation = name.strip_prefix(DATA_PREFIX).is_some_and(|uuid| uuid::Uuid::parse_str(uuid).is_ok());
-        if generation && current != Some(path.as_path()) {
-            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-        }
-    }
-    Ok(())
 }
 
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -362,42 +336,4 @@ fn sync_directories(path: &Path) -> Result<()> {
         }
     }
     sync_directory(path)
-}
-
-/// Write the `meta.json` files that make the data directory, and each directory in it, a `TensorDict` memmap.
-fn write_tensordict_metadata(data_dir: &Path, manifest: &Manifest) -> Result<()> {
-    type Directory = serde_json::Map<String, serde_json::Value>;
-    let mut directories: BTreeMap<PathBuf, (Vec<u64>, Directory)> = BTreeMap::new();
-    directories.insert(data_dir.to_path_buf(), (vec![], Directory::new()));
-    let nested = || serde_json::json!({"type": "TensorDict"});
-    for column in &manifest.columns {
-        let rows = if column.kind == Kind::State { manifest.num_states } else { manifest.num_transitions };
-        let kind = column.kind.directory();
-        if let Some((_, root)) = directories.get_mut(data_dir) {
-            root.insert(kind.into(), nested());
-        }
-        let mut directory = data_dir.join(kind);
-        for name in &column.key[..column.key.len() - 1] {
-            directories
-                .entry(directory.clone())
-                .or_insert_with(|| (vec![rows], Directory::new()))
-                .1
-                .insert(name.clone(), nested());
-            directory.push(name);
-        }
-        let shape: Vec<u64> = std::iter::once(rows).chain(column.shape.iter().map(|&extent| extent as u64)).collect();
-        let leaf = serde_json::json!({
-            "device": "cpu", "shape": shape, "dtype": format!("torch.{}", column.dtype.name()), "is_nested": false
-        });
-        let entries = &mut directories.entry(directory).or_insert_with(|| (vec![rows], Directory::new())).1;
-        entries.insert(column.key[column.key.len() - 1].clone(), leaf);
-    }
-    for (directory, (batch, mut entries)) in directories {
-        entries.insert("shape".into(), serde_json::json!(batch));
-        entries.insert("device".into(), serde_json::json!("cpu"));
-        entries.insert("_type".into(), serde_json::json!("<class 'tensordict._td.TensorDict'>"));
-        let bytes = serde_json::Value::Object(entries).to_string();
-        write_durably(&directory.join("meta.json"), bytes.as_bytes())?;
-    }
-    Ok(())
 }
