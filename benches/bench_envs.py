@@ -1,0 +1,106 @@
+"""Sequential sampling and windows for many envs, against a plain Python loop doing the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from iltools_datasets import EnvAssignment, TrajectoryStore
+from iltools_datasets.replay_manager import ExpertReplayManager
+from race import SITUATIONS, figure, race, timed
+
+NUM_ENVS = 4096
+WINDOW = 32
+
+
+class PlainLoop:
+    """One dictionary look-up and one index per env and step, rows picked from TorchRL's storage."""
+
+    def __init__(self, store: TrajectoryStore, storage: Any, assignment: list[EnvAssignment]) -> None:
+        self.storage = storage
+        self.segments = {(s.task_id, s.traj_id): s for s in store.segments}
+        self.assignment = [[a.task_id, a.traj_id, a.step] for a in assignment]
+
+    def step(self) -> Any:
+        index = []
+        for env in self.assignment:
+            segment = self.segments[env[0], env[1]]
+            index.append(segment.index_at(env[2]))
+            env[2] += 1
+        return self.storage[torch.tensor(index)]
+
+    def windows(self) -> Any:
+        windows = []
+        for task, trajectory, step in self.assignment:
+            segment = self.segments[task, trajectory]
+            index = [segment.index_at(step + t) for t in range(WINDOW)]
+            windows.append(self.storage[torch.tensor(index)])
+        return torch.stack(windows)
+
+
+@pytest.fixture
+def assignment(num_clips: int) -> list[EnvAssignment]:
+    rng = np.random.default_rng(0)
+    clips, steps = rng.integers(0, num_clips, NUM_ENVS), rng.integers(0, 1000, NUM_ENVS)
+    return [EnvAssignment(0, int(clip), int(step)) for clip, step in zip(clips, steps, strict=True)]
+
+
+@pytest.fixture
+def manager(store: TrajectoryStore, assignment: list[EnvAssignment]) -> ExpertReplayManager:
+    mgr = ExpertReplayManager.from_store(store)
+    mgr.set_assignment(assignment)
+    return mgr
+
+
+def test_index(record: Any, manager: ExpertReplayManager) -> None:
+    sampler = manager.buffer.sampler
+    values = [timed(lambda: sampler.sample(None), 300) * 1e6 for _ in range(9)]
+    record(figure(f"index for {NUM_ENVS} sequential envs", "tight loop", values, 40, "µs"))
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_step(
+    record: Any,
+    manager: ExpertReplayManager,
+    store: TrajectoryStore,
+    peer_storage: Any,
+    assignment: list[EnvAssignment],
+    situation: str,
+) -> None:
+    plain = PlainLoop(store, peer_storage, assignment)
+    for _ in range(3):
+        mine, other = manager.buffer.sample(), plain.step()
+        assert torch.equal(mine["next", "observation"], other["next", "observation"])
+    record(race(f"one step, {NUM_ENVS} envs", situation, manager.buffer.sample, plain.step, 20, rounds=7))
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_windows(
+    record: Any,
+    manager: ExpertReplayManager,
+    store: TrajectoryStore,
+    peer_storage: Any,
+    assignment: list[EnvAssignment],
+    situation: str,
+    quick: bool,
+) -> None:
+    plain = PlainLoop(store, peer_storage, assignment)
+    mine, other = manager.sample_per_env_window(WINDOW), plain.windows()
+    assert torch.equal(mine["observation"], other["observation"])
+
+    def ours() -> Any:
+        return manager.sample_per_env_window(WINDOW)
+
+    # A window of every env takes the loop half a second, so the blocks are short.
+    rounds = 3 if quick or situation != "tight loop" else 7
+    name = f"windows of {WINDOW}, {NUM_ENVS} envs"
+    if situation == "tight loop":
+        record(race(name, situation, ours, plain.windows, 40, rounds=rounds, seconds=0.05))
+        return
+    plain.assignment = plain.assignment[: NUM_ENVS // 8]
+    row = race(name, situation, ours, plain.windows, 5, rounds=rounds, seconds=0.05)
+    # The loop is linear in the number of envs: an eighth of them, times eight.
+    scaled = type(row)(name, situation, row.ours, f"8 x {row.peer}", row.ratio * 8, row.low * 8, row.high * 8, 40)
+    record(scaled)
