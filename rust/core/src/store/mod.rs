@@ -17,6 +17,8 @@ pub use leftovers::repair;
 pub use reader::{Backend, Store, gather_memory};
 pub use verify::{Damage, verify};
 pub use writer::{Array, StoreWriter};
+#[cfg(fuzzing)]
+pub use {checksum::of as crc32c, manifest::Manifest};
 
 /// Name of the file that makes a directory a store.
 const MANIFEST: &str = "manifest.json";
