@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr import Array
 from zarr.abc.store import Store
 
 from iltools_datasets.archive.chunks import ChunkEncoding, chunk_encoding
@@ -27,6 +29,10 @@ _SERIAL_BELOW = 1 << 19
 """Bytes below which a read stays on the calling thread: handing over costs more than decoding."""
 _CACHE_BYTES = 32 << 20
 _MAX_THREADS = 16
+_ZARRS = "zarrs.ZarrsCodecPipeline"
+_HAS_ZARRS = getattr(find_spec("zarrs"), "origin", None) is not None
+"""The optional package `zarrs` reads shards about five times faster than zarr-python's own codecs."""
+_ZARRS_LOCK = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,7 @@ class RowReader:
         rows, out = request
         where = f"{self._place}/{rows.path}"
         try:
-            array = zarr.open_array(self._place, path=rows.path, mode="r")
+            array = self._open_with_zarr(rows.path)
             out[...] = array[rows.start : rows.stop]
             missing = prod(array.cdata_shape) - array.nchunks_initialized
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -198,6 +204,13 @@ class RowReader:
         if missing:
             with self._lock:
                 self.missing[rows.path] = missing
+
+    def _open_with_zarr(self, path: str) -> Array[Any]:
+        if not (self._is_local and _HAS_ZARRS):
+            return zarr.open_array(self._place, path=path, mode="r")
+        # An array keeps the pipeline it was opened with; the setting itself belongs to the whole process.
+        with _ZARRS_LOCK, zarr.config.set({"codec_pipeline.path": _ZARRS}):
+            return zarr.open_array(self._place, path=path, mode="r")
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
