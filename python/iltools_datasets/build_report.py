@@ -46,12 +46,9 @@ class BuildReport:
         """Return plain dicts, lists and numbers, ready for JSON."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        lines = [
-            f"{self.num_trajectories} trajectories of {self.num_tasks} tasks, {self.num_transitions} transitions, "
-            f"{self.bytes_on_disk / 1e6:.1f} MB in {self.seconds:.1f} s: {self.store}",
-            f"keys: {', '.join(self.keys)}",
-        ]
+    def remarks(self) -> list[str]:
+        """Return what a user should know about the build beyond its numbers, a line each."""
+        lines = []
         if self.zero_action:
             lines.append("the archive has no action: zeros of width 1 stand in")
         if self.inferred_terminated:
@@ -61,4 +58,11 @@ class BuildReport:
         lines += [f"left out key {key}: {reason}" for key, reason in self.dropped_keys.items()]
         lines += [f"left out array {line}" for line in self.skipped_arrays]
         lines += [f"skipped {entry.name}: {entry.reason}" for entry in self.skipped]
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        summary = (
+            f"{self.num_trajectories} trajectories of {self.num_tasks} tasks, {self.num_transitions} transitions, "
+            f"{self.bytes_on_disk / 1e6:.1f} MB in {self.seconds:.1f} s: {self.store}"
+        )
+        return "\n".join([summary, f"keys: {', '.join(self.keys)}", *self.remarks()])

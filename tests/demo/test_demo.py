@@ -12,12 +12,13 @@ pytest.importorskip("torchrl", reason="the demo needs the extra torch")
 pytest.importorskip("typer", reason="the demo is a verb of the command line, the extra cli")
 
 import torch
-from iltools_datasets.archive import ArchiveWriter
+from iltools_datasets.archive import ArchiveReader, ArchiveWriter
 from iltools_datasets.cli import main
 from iltools_datasets.demo import run
 from iltools_datasets.demo.cloning import ACTION, Normaliser, cartpole_features, train, untrained_policy
 from iltools_datasets.demo.events import Built, Event, Recorded, Sampled, Tracked, Trained
 from iltools_datasets.errors import MissingKeyError
+from iltools_datasets.observation_keys import default_obs_keys
 from iltools_datasets.trajectory_store import TrajectoryStore
 
 pytestmark = pytest.mark.torch
@@ -105,7 +106,7 @@ def test_a_users_archive_without_anything_to_observe(tmp_path: Path) -> None:
     with ArchiveWriter(tmp_path / "empty.zarr") as writer:
         writer.add("lab", "walk", "traj0", {"steps": np.arange(10)})
     with pytest.raises(MissingKeyError, match="nothing to observe"):
-        run.default_obs_keys(tmp_path / "empty.zarr")
+        default_obs_keys(ArchiveReader(tmp_path / "empty.zarr"))
 
 
 @pytest.fixture

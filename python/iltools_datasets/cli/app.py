@@ -8,20 +8,28 @@ from io import TextIOWrapper
 
 import typer
 
+from iltools_datasets.cli.build import build
 from iltools_datasets.cli.demo import demo
+from iltools_datasets.cli.doctor import doctor
+from iltools_datasets.cli.export import export
+from iltools_datasets.cli.info import info
 from iltools_datasets.cli.output import EXIT_CANNOT, err, out, print_json
+from iltools_datasets.cli.verify import verify
+from iltools_datasets.cli.view import view
 from iltools_datasets.errors import IltoolsError
 
-_HELP = """Expert motion from raw files to training batches.
-
-A typical way through: [cyan]export[/] raw files into a Zarr archive, let the [cyan]doctor[/] look at it,
-[cyan]build[/] a store from it, and sample the store from Python. [cyan]demo[/] does all of that in under a minute.
-"""
+_HELP = (
+    "Expert motion from raw files to training batches.\n\n"
+    "A typical way through: [cyan]export[/] raw files into a Zarr archive, let the [cyan]doctor[/] look at it, "
+    "[cyan]build[/] a store from it, and sample the store from Python. "
+    "[cyan]demo[/] does all of that in under a minute."
+)
 
 app = typer.Typer(
     name="iltools", help=_HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
 )
-app.command()(demo)
+for verb in (demo, export, doctor, build, info, view, verify):
+    app.command()(verb)
 
 
 def _print_version(wanted: bool) -> None:

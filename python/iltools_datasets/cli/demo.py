@@ -19,7 +19,7 @@ from rich.text import Text
 
 from iltools_datasets._extras import missing_extra
 from iltools_datasets.cli.curves import Curve, draw_curves, draw_with_scale
-from iltools_datasets.cli.output import EXIT_FOUND, AsJson, human_bytes, human_count, out, print_json
+from iltools_datasets.cli.output import EXIT_FOUND, AsJson, facts, human_bytes, human_count, out, print_json
 
 if TYPE_CHECKING:
     from iltools_datasets.demo.events import Built, Event, Recorded, Sampled, Tracked, Trained
@@ -132,17 +132,8 @@ def _stage(console: Console, title: str, seconds: float | None, content: Rendera
     console.print(Padding(content, (0, 0, 1, 2), expand=False))
 
 
-def _facts(*rows: tuple[str, RenderableType]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
 def _recorded(event: Recorded) -> Table:
-    return _facts(
+    return facts(
         (
             "clips",
             f"{event.num_clips} of {event.shortest} to {event.longest} states, {event.motion_seconds / 60:.1f} min",
@@ -171,7 +162,7 @@ def _built(event: Built) -> Table:
                 f"{len(report.skipped)} clips, the first: {report.skipped[0].name}: {report.skipped[0].reason}",
             )
         )
-    return _facts(*rows)
+    return facts(*rows)
 
 
 def _rates(event: Sampled) -> Table:
@@ -188,7 +179,7 @@ def _trained(event: Trained, width: int) -> Group:
     text = f"predicts {event.target} from observation; {human_count(event.num_transitions)} transitions seen"
     curve = Curve(np.log10(np.asarray(event.curve)), "number")
     return Group(
-        _facts(
+        facts(
             ("network", text),
             ("loss", f"{event.first_loss:.2g} → {event.last_loss:.2g} of the variance left unexplained"),
         ),
@@ -199,7 +190,7 @@ def _trained(event: Trained, width: int) -> Group:
 
 def _tracked(event: Tracked, width: int) -> Group:
     tracking = event.tracking
-    verdict = _facts(
+    verdict = facts(
         ("starts", f"{tracking.num_starts} unseen ones, pole at any angle, {tracking.seconds:.0f} s each"),
         (
             "pole angle",

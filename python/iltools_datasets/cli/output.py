@@ -7,7 +7,9 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 from rich.theme import Theme
 
 THEME = Theme(
@@ -35,6 +37,21 @@ def err() -> Console:
 def print_json(document: Any) -> None:
     """Write one JSON document to standard output; NaN becomes null, for JSON has none."""
     sys.stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False, default=str) + "\n")
+
+
+def heading(path: object, remark: str) -> Text:
+    """Return the first line of what a command says about a path."""
+    return Text.assemble((str(path), "head"), (f"  {remark}", "dim"))
+
+
+def facts(*rows: tuple[str, RenderableType]) -> Table:
+    """Return a table of names, dim at the left, and what is to say about each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def human_bytes(count: float) -> str:

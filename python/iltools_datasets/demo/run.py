@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.build_report import BuildReport
 from iltools_datasets.demo.cartpole import CartPole
 from iltools_datasets.demo.cloning import (
@@ -27,7 +26,7 @@ from iltools_datasets.demo.events import Begun, Built, Event, Recorded, Sampled,
 from iltools_datasets.demo.recording import archive_clips, record_clips
 from iltools_datasets.demo.sampling import measure_modes
 from iltools_datasets.demo.tracking import track
-from iltools_datasets.errors import MissingKeyError
+from iltools_datasets.observation_keys import default_obs_keys
 from iltools_datasets.replay_export import build_replay_from_zarr
 
 ARCHIVE_NAME = "expert.zarr"
@@ -83,24 +82,8 @@ def demo_on_archive(
     The store is `workdir`/store. Without actions in the archive the network learns to predict the next observation.
     `obs_keys=None` takes `default_obs_keys`. Raises what `build_replay_from_zarr` raises.
     """
-    keys = list(obs_keys) if obs_keys else default_obs_keys(archive)
+    keys = list(obs_keys) if obs_keys else default_obs_keys(ArchiveReader(archive))
     yield from _build_sample_clone(archive, workdir / STORE_NAME, keys, lambda values: values, seed, training_steps)
-
-
-def default_obs_keys(archive: Path) -> list[str]:
-    """Return what the demo observes in an archive: qpos and qvel if it has both, else every floating row per state."""
-    reader = ArchiveReader(archive)
-    keys = reader.trajectories[0].keys if reader.trajectories else {}
-    if {"qpos", "qvel"} <= set(keys):
-        return ["qpos", "qvel"]
-    rows = [
-        key
-        for key, spec in keys.items()
-        if key not in TRANSITION_KEYS and spec.dtype.kind == "f" and 1 <= len(spec.shape) <= 3
-    ]
-    if not rows:
-        raise MissingKeyError(f"{archive}: nothing to observe: no floating-point row per state among {sorted(keys)}")
-    return rows
 
 
 def _build_sample_clone(

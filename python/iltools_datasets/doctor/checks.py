@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import is_per_state
 from iltools_datasets.doctor.finding import Finding
@@ -16,9 +17,11 @@ NORM_TOLERANCE = 1e-3
 """How far the norm of a quaternion may be from 1."""
 
 _JUMP_RATIO = 6.0
-_JUMP_FLOOR = 0.05  # m or rad per frame
+_LEAST_JUMP = 0.1  # m or rad
+_LEAST_JUMP_SPEED = 5.0  # m/s or rad/s
 _FULL_TURN_TOLERANCE = 0.5  # rad
 _REPEATED_SHARE = (0.2, 0.9)
+_LEAST_STATES = 10
 
 
 def check_length(motion: Motion) -> Iterator[Finding]:
@@ -76,10 +79,11 @@ def check_quaternions(motion: Motion) -> Iterator[Finding]:
 
 def check_jumps(motion: Motion) -> Iterator[Finding]:
     """Find teleports: a coordinate that moves several times further in one frame than in the frames around it."""
+    floor = max(_LEAST_JUMP, _LEAST_JUMP_SPEED / motion.fps) if motion.fps is not None else _LEAST_JUMP
     for coordinates in motion.coordinates:
         steps = np.abs(np.diff(coordinates.values, axis=0))
         around = _largest_nearby(steps)
-        ratio = np.where(steps > _JUMP_FLOOR, steps / np.maximum(around, _JUMP_FLOOR / _JUMP_RATIO), 0.0)
+        ratio = np.where(steps > floor, steps / np.maximum(around, floor / (2 * _JUMP_RATIO)), 0.0)
         ratio = np.nan_to_num(ratio)
         if ratio.max(initial=0) > _JUMP_RATIO:
             frame, column = np.unravel_index(int(ratio.argmax()), ratio.shape)
@@ -109,20 +113,27 @@ def _largest_nearby(steps: Floats) -> Floats:
 
 def check_repeats(motion: Motion) -> Iterator[Finding]:
     """Find motion of a lower rate, stored at a higher one by repeating frames."""
-    values = [coordinates.values for coordinates in motion.coordinates]
-    values += [rotations.quaternions.reshape(motion.num_states, -1) for rotations in motion.rotations]
-    if not values or motion.num_states < 10:
-        return
-    same = (np.diff(np.concatenate(values, axis=1), axis=0) == 0).all(axis=1)
-    least, most = _REPEATED_SHARE
-    if least <= same.mean() <= most:
+    same = repeated_frames(motion)
+    if same is not None:
         yield Finding(
             "repeat",
             motion.clip,
             None,
             int(same.argmax()) + 1,
-            f"{int(same.sum())} of {motion.num_states} frames repeat the one before: motion of a lower rate?",
+            f"{int(same.sum())} of {motion.num_states} frames repeat the one before: motion of a lower rate? Its "
+            "velocities were not looked at",
         )
+
+
+def repeated_frames(motion: Motion) -> NDArray[np.bool_] | None:
+    """Return which frames after the first, bool [T - 1], repeat the one before; None unless a good part does."""
+    values = [coordinates.values for coordinates in motion.coordinates]
+    values += [rotations.quaternions.reshape(motion.num_states, -1) for rotations in motion.rotations]
+    if not values or motion.num_states < _LEAST_STATES:
+        return None
+    same: NDArray[np.bool_] = (np.diff(np.concatenate(values, axis=1), axis=0) == 0).all(axis=1)
+    least, most = _REPEATED_SHARE
+    return same if least <= same.mean() <= most else None
 
 
 def check_names(motion: Motion) -> Iterator[Finding]:

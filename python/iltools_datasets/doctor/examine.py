@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.archive.schema import Trajectory
@@ -21,6 +21,8 @@ from iltools_datasets.doctor.checks import (
 from iltools_datasets.doctor.finding import Finding
 from iltools_datasets.doctor.motion import VELOCITY_OF, declared_rate, see_motion
 from iltools_datasets.doctor.velocities import check_velocities
+
+_T = TypeVar("_T", bound=Hashable)
 
 _CHECKS: tuple[Check, ...] = (
     check_length,
@@ -70,7 +72,7 @@ def examine(
         motion = see_motion(trajectory, arrays, fps)
         diagnosis.num_states += trajectory.num_states
         recognised += bool(known & set(arrays))
-        unrated += motion.fps is None
+        unrated += motion.fps is None and motion.has_velocities
         for check in _CHECKS:
             diagnosis.findings += check(motion)
         if progress is not None:
@@ -88,26 +90,28 @@ def examine(
 
 
 def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Finding]:
-    """Find clips whose names of joints and bodies, or rate, differ from those of the first clip that gives them."""
+    """Find groups of clips whose joint and body names, or whose rate, are not those of the first clip with any."""
     findings = []
     for attribute in ("joint_names", "body_names", "site_names"):
-        first: tuple[str, Any] | None = None
-        for trajectory in trajectories:
-            names = trajectory.attributes.get(attribute)
-            if names is None:
-                continue
-            if first is None:
-                first = trajectory.path, names
-            elif names != first[1]:
-                kind = "order" if sorted(map(str, names)) == sorted(map(str, first[1])) else "names"
-                message = f"{attribute} differ in {kind} from those of {first[0]}"
-                findings.append(Finding("names", trajectory.path, None, None, message))
-    rates = [(clip.path, declared_rate(clip.attributes)) for clip in trajectories]
-    rated = [(path, rate) for path, rate in rates if rate is not None]
+        named = {clip.path: tuple(map(str, clip.attributes.get(attribute) or ())) for clip in trajectories}
+        for (path, names), (first_path, first), count in _variants(named):
+            kind = "order" if sorted(names) == sorted(first) else "names"
+            message = f"{attribute} differ in {kind} from those of {first_path}; so they do in {count} clips"
+            findings.append(Finding("names", path, None, None, message))
     if fps is None:
-        findings += [
-            Finding("rate", path, None, None, f"declares {rate:g} frames per second, {rated[0][0]} {rated[0][1]:g}")
-            for path, rate in rated
-            if rate != rated[0][1]
-        ]
+        rated = {clip.path: declared_rate(clip.attributes) for clip in trajectories}
+        for (path, rate), (first_path, first_rate), count in _variants(rated):
+            message = f"declares {rate:g} frames per second, but {first_path} {first_rate:g}; so do {count} clips"
+            findings.append(Finding("rate", path, None, None, message))
     return findings
+
+
+def _variants(declared: Mapping[str, _T]) -> Iterator[tuple[tuple[str, _T], tuple[str, _T], int]]:
+    """Yield (first clip, value) of each value but the first clip's, that one, and how many clips have the value."""
+    clips: dict[_T, list[str]] = {}
+    for path, value in declared.items():
+        if value:
+            clips.setdefault(value, []).append(path)
+    groups = [(paths[0], value, len(paths)) for value, paths in clips.items()]
+    for path, value, count in groups[1:]:
+        yield (path, value), groups[0][:2], count

@@ -45,7 +45,7 @@ class Coordinates:
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
-    """Unit quaternions of one array, `quaternions` [T, Q, 4], and their angular velocities [T, Q, 3] if any."""
+    """Unit quaternions wxyz of one array, `quaternions` [T, Q, 4], and their angular velocities [T, Q, 3] if any."""
 
     key: str
     labels: tuple[str, ...]
@@ -65,6 +65,12 @@ class Motion:
     attributes: Mapping[str, Any]
     coordinates: tuple[Coordinates, ...]
     rotations: tuple[Rotations, ...]
+
+    @property
+    def has_velocities(self) -> bool:
+        """Whether there are velocities to hold against the motion."""
+        coordinates = any(entry.velocities is not None for entry in self.coordinates)
+        return coordinates or any(entry.velocities is not None for entry in self.rotations)
 
 
 def see_motion(trajectory: Trajectory, arrays: Mapping[str, NDArray[Any]], fps: float | None) -> Motion:
@@ -138,6 +144,7 @@ def _split(
     plain_rates = [rate for _, rate, is_quaternion in walk if not is_quaternion]
     turning = [(column, rate) for column, rate, is_quaternion in walk if is_quaternion]
     groups = values.shape[1]
+    order = [3, 0, 1, 2] if attributes.get("quaternion_order") == "xyzw" else [0, 1, 2, 3]
     quaternions = [values[:, :, column : column + 4] for column, _ in turning]
     angular = [] if rates is None else [rates[:, :, column : column + 3] for _, column in turning]
     return (
@@ -151,7 +158,7 @@ def _split(
         Rotations(
             key,
             tuple(names[group, column] for column, _ in turning for group in range(groups)),
-            np.concatenate(quaternions, axis=1) if quaternions else np.empty((num_states, 0, 4)),
+            np.concatenate(quaternions, axis=1)[..., order] if quaternions else np.empty((num_states, 0, 4)),
             velocity_key,
             np.concatenate(angular, axis=1) if angular else None,
         ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from iltools_datasets.doctor.checks import repeated_frames
 from iltools_datasets.doctor.finding import Finding
 from iltools_datasets.doctor.motion import Floats, Motion
 from iltools_datasets.sources.kinematics import quaternion_inverse, quaternion_product, rotation_vector
@@ -38,7 +39,7 @@ def check_velocities(motion: Motion) -> Iterator[Finding]:
     and central differences and anything smoother all pass. Angular velocities are compared by size, since formats give
     them in different frames. Without a declared rate the one that fits best is used.
     """
-    if motion.num_states < _LEAST_STATES:
+    if motion.num_states < _LEAST_STATES or repeated_frames(motion) is not None:
         return
     pairs = [*_coordinate_pairs(motion), *_rotation_pairs(motion)]
     fitted = _fitted_rate(pairs)

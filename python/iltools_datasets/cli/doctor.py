@@ -1,0 +1,65 @@
+"""`iltools doctor`: what would ruin training on an archive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from iltools_datasets.archive import ArchiveReader
+from iltools_datasets.cli.output import EXIT_FOUND, AsJson, heading, out, print_json
+from iltools_datasets.doctor import Diagnosis, examine
+from iltools_datasets.terminal_progress import terminal_progress
+
+
+def doctor(
+    archive: Annotated[Path, typer.Argument(help="The Zarr archive.")],
+    fps: Annotated[
+        float | None, typer.Option(help="Hold velocities against this rate, not against the one each clip declares.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Findings to print of each kind; 0 prints all.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what ruins training: NaN, bad quaternions, wrong velocities and rates, teleports, names that do not fit.
+
+    Exits with 1 if there is any.
+    """
+    with terminal_progress("examining", len(ArchiveReader(archive)), False if as_json else None) as advance:
+        diagnosis = examine(archive, fps, advance)
+    if as_json:
+        print_json({**asdict(diagnosis), "healthy": not diagnosis.findings})
+    else:
+        _present(diagnosis, out(), most)
+    if diagnosis.findings:
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _present(diagnosis: Diagnosis, console: Console, most: int) -> None:
+    remark = f"{diagnosis.num_clips:,} clips, {diagnosis.num_states:,} states"
+    console.print(heading(diagnosis.path, remark), soft_wrap=True)
+    printed: Counter[str] = Counter()
+    for finding in diagnosis.findings:
+        printed[finding.check] += 1
+        if most and printed[finding.check] > most:
+            continue
+        frame = "" if finding.frame is None else f" frame {finding.frame}"
+        place = Text.assemble((finding.check, "bad"), " ", (finding.clip, "number"), (frame, "number"))
+        if finding.key is not None:
+            place.append(f" {finding.key}", style="head")
+        console.print(place, soft_wrap=True)
+        console.print(Text(f"  {finding.message}"), soft_wrap=True)
+    for check, count in printed.items():
+        if most and count > most:
+            console.print(Text(f"{check}: {count - most} more; --most 0 prints them", style="dim"), soft_wrap=True)
+    for note in diagnosis.notes:
+        console.print(Text(note, style="warn"), soft_wrap=True)
+    if diagnosis.findings:
+        clips = len({finding.clip for finding in diagnosis.findings})
+        console.print(Text(f"✗ {len(diagnosis.findings)} findings in {clips} clips", style="bad"))
+    else:
+        console.print(Text("✓ nothing found", style="good"))

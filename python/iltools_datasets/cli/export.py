@@ -1,0 +1,114 @@
+"""`iltools export`: from raw files to an archive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, facts, heading, out, print_json
+from iltools_datasets.sources import export as export_sources
+from iltools_datasets.sources import source_class, source_formats
+from iltools_datasets.sources.registry import open_sources
+
+
+def _complete_format(incomplete: str) -> list[tuple[str, str]]:
+    choices = [("auto", "whatever each file is"), *((name, source_class(name).summary) for name in source_formats())]
+    return [choice for choice in choices if choice[0].startswith(incomplete)]
+
+
+def export(
+    format: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=_complete_format, help=f"auto, or one of {', '.join(source_formats())}.", metavar="FORMAT"
+        ),
+    ],
+    paths: Annotated[list[Path], typer.Argument(help="Files, or directories of them.")],
+    archive: Annotated[str, typer.Option("--out", help="The Zarr archive: a path, or a URL of an object store.")],
+    dataset_source: Annotated[
+        str | None, typer.Option("--source", help="First level of the archive. By default the format.")
+    ] = None,
+    motion: Annotated[str | None, typer.Option(help="One name for all motions. By default each file's.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Resample to this rate, in Hz.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", metavar="NAME=VALUE", help="An option of the format, such as fps=60; repeat it."
+        ),
+    ] = None,
+    layout: Annotated[
+        Literal["nested", "packed"], typer.Option(help="packed is for thousands of short clips.")
+    ] = "nested",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that is there.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out what cannot be read, list it at the end, and exit with 1.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write raw motion files of any known format to one Zarr archive."""
+    options = dict(map(_parse_option, option or ()))
+    sources = open_sources(paths, format, motion=motion, **options)
+    bar = Progress(
+        TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+        console=err(), transient=True, disable=as_json,
+    )  # fmt: skip
+    with bar:
+        report = export_sources(
+            sources,
+            archive,
+            dataset_source=dataset_source,
+            fps=fps,
+            layout=layout,
+            overwrite=overwrite,
+            keep_going=keep_going,
+            progress=_show_on(bar),
+        )
+    if as_json:
+        print_json(
+            {
+                "archive": archive,
+                "formats": report.formats,
+                "num_clips": report.num_trajectories,
+                "num_states": report.num_states,
+                "failures": [{"path": str(entry.path), "reason": entry.reason} for entry in report.failures],
+                "notes": report.notes,
+            }
+        )
+    else:
+        formats = [f"{name} ({count} file{'s' if count > 1 else ''})" for name, count in report.formats.items()]
+        console = out()
+        console.print(heading(archive, "archive"), soft_wrap=True)
+        console.print(
+            facts(
+                ("taken for", ", ".join(formats)),
+                ("clips", f"{report.num_trajectories:,}"),
+                ("states", f"{report.num_states:,}"),
+            )
+        )
+        for note in report.notes:
+            err().print(Text(note, style="warn"), soft_wrap=True)
+        for failure in report.failures:
+            err().print(Text.assemble(("left out ", "bad"), failure.reason), soft_wrap=True)
+    if report.failures:
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"expected NAME=VALUE, got {text!r}", param_hint="--option")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _show_on(bar: Progress) -> Callable[[int, int, Path], None]:
+    task = bar.add_task("")
+    return lambda done, total, path: bar.update(task, completed=done, total=total, description=path.name)

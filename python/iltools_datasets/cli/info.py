@@ -1,0 +1,145 @@
+"""`iltools info`: what an archive, a store or a raw file holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iltools_datasets.cli.opened import Opened, open_path, raw_format
+from iltools_datasets.cli.output import AsJson, facts, heading, human_bytes, out, print_json
+
+_MOST_TASKS = 20
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="An archive, a store, or raw files.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what is at a path: clips, keys, rates and sizes."""
+    taken_for = None if (path / "manifest.json").is_file() else raw_format(path) if path.exists() else None
+    if taken_for is not None:
+        _raw(path, taken_for, as_json)
+        return
+    opened = open_path(path)
+    if as_json:
+        print_json(_document(opened))
+    else:
+        _present(opened, out())
+
+
+def _raw(path: Path, taken_for: str, as_json: bool) -> None:
+    from iltools_datasets.sources import source_class
+
+    summary = source_class(taken_for).summary
+    if as_json:
+        print_json({"path": str(path), "kind": "raw", "format": taken_for, "summary": summary})
+        return
+    console = out()
+    console.print(heading(path, "raw files"), soft_wrap=True)
+    console.print(facts(("format", f"{taken_for}: {summary}")))
+    console.print(
+        Text(f"iltools export auto {path} --out ARCHIVE makes an archive of them", style="dim"), soft_wrap=True
+    )
+
+
+def _document(opened: Opened) -> dict[str, Any]:
+    tasks = Counter(clip.task for clip in opened.clips)
+    return {
+        "path": str(opened.path),
+        "kind": opened.kind,
+        "num_clips": len(opened.clips),
+        "num_states": sum(clip.num_states for clip in opened.clips),
+        "num_transitions": sum(clip.num_states - 1 for clip in opened.clips),
+        "seconds": _seconds(opened),
+        "bytes_on_disk": opened.bytes_on_disk,
+        "array_bytes": opened.array_bytes,
+        "tasks": dict(tasks),
+        "keys": {
+            key: {"dtype": entry.dtype, "shape": list(entry.shape), "num_clips": entry.num_clips}
+            for key, entry in opened.keys.items()
+        },
+        "rates": sorted({clip.fps for clip in opened.clips if clip.fps is not None}),
+        "attributes": dict(opened.attributes(0)),
+        "notes": opened.notes,
+    }
+
+
+def _present(opened: Opened, console: Console) -> None:
+    console.print(heading(opened.path, opened.kind), soft_wrap=True)
+    lengths = [clip.num_states for clip in opened.clips]
+    seconds = _seconds(opened)
+    rates = sorted({clip.fps for clip in opened.clips if clip.fps is not None})
+    rows = [
+        ("clips", f"{len(lengths):,} of {min(lengths):,} to {max(lengths):,} states"),
+        ("states", f"{sum(lengths):,}, so {sum(lengths) - len(lengths):,} transitions"),
+        ("on disk", human_bytes(opened.bytes_on_disk)),
+    ]
+    if opened.array_bytes:
+        ratio = opened.bytes_on_disk / opened.array_bytes
+        rows[-1] = ("on disk", f"{human_bytes(opened.bytes_on_disk)}, {ratio:.2f} times the arrays")
+    if rates:
+        rows.append(("rate", ", ".join(f"{rate:g} Hz" for rate in rates)))
+    if seconds is not None:
+        rows.append(("motion", f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"))
+    attributes = opened.attributes(0)
+    for name, label in (("joint_names", "joints"), ("body_names", "bodies")):
+        if isinstance(attributes.get(name), list):
+            names = attributes[name]
+            rows.append((label, f"{len(names)}: {', '.join(map(str, names[:4]))}{', ...' if len(names) > 4 else ''}"))
+    if "quaternion_order" in attributes:
+        rows.append(("quaternions", str(attributes["quaternion_order"])))
+    console.print(facts(*rows))
+    console.print()
+    console.print(_tasks(opened))
+    console.print()
+    console.print(_keys(opened))
+    for note in opened.notes:
+        console.print(Text(note, style="warn"))
+
+
+def _tasks(opened: Opened) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("task", overflow="fold")
+    table.add_column("clips", justify="right")
+    table.add_column("states", justify="right")
+    clips: Counter[str] = Counter()
+    states: Counter[str] = Counter()
+    for clip in opened.clips:
+        clips[clip.task] += 1
+        states[clip.task] += clip.num_states
+    for task in list(clips)[:_MOST_TASKS]:
+        table.add_row(task, f"{clips[task]:,}", f"{states[task]:,}")
+    if len(clips) > _MOST_TASKS:
+        table.add_row(f"and {len(clips) - _MOST_TASKS} more", "", "", style="dim")
+    return table
+
+
+def _keys(opened: Opened) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("key", overflow="fold")
+    table.add_column("row")
+    table.add_column("dtype")
+    everywhere = all(entry.num_clips == len(opened.clips) for entry in opened.keys.values())
+    if not everywhere:
+        table.add_column("clips", justify="right")
+    for key, entry in opened.keys.items():
+        if key.removeprefix("next/") in opened.keys and key.startswith("next/"):
+            continue
+        name = f"{key}, next/{key}" if f"next/{key}" in opened.keys else key
+        shape = " x ".join(map(str, entry.shape)) or "scalar"
+        table.add_row(name, shape, entry.dtype, *([] if everywhere else [f"{entry.num_clips:,}"]))
+    return table
+
+
+def _seconds(opened: Opened) -> float | None:
+    """Duration of all clips, or None if one does not say its rate."""
+    rates = [clip.fps for clip in opened.clips]
+    if None in rates:
+        return None
+    return sum(clip.num_states / clip.fps for clip in opened.clips if clip.fps)

@@ -1,0 +1,189 @@
+"""An archive or a store, looked at in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iltools_datasets.archive import ArchiveReader
+from iltools_datasets.doctor.motion import declared_rate
+from iltools_datasets.errors import IltoolsError, MissingKeyError, SourceError, SourceNotFoundError, UnknownSegmentError
+from iltools_datasets.trajectory_store import Key, TrajectoryStore
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """One clip: the name of its task, its own name, T, and the states per second it declares."""
+
+    task: str
+    name: str
+    num_states: int
+    fps: float | None
+
+    @property
+    def path(self) -> str:
+        """`<task>/<name>`."""
+        return f"{self.task}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One key: dtype and shape of a row, of the first clip that has it, and the number of clips that have it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    num_clips: int
+
+
+class Opened(Protocol):
+    """What can be asked of an archive and of a store alike."""
+
+    kind: Literal["archive", "store"]
+    path: Path
+    clips: list[ClipInfo]
+    keys: dict[str, KeyInfo]
+    bytes_on_disk: int
+    array_bytes: int | None
+    notes: list[str]
+
+    def attributes(self, position: int) -> Mapping[str, Any]:
+        """Return what is declared about a clip."""
+
+    def read(self, position: int, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return whole arrays of a clip, [T, ...] or [T - 1, ...]; MissingKeyError if it lacks one."""
+
+
+def open_path(path: Path) -> Opened:
+    """Open an archive or a store; SourceError says what else it is, SourceNotFoundError that there is nothing."""
+    if not path.exists():
+        raise SourceNotFoundError(f"{path}: no such file or directory")
+    if (path / "manifest.json").is_file():
+        return OpenedStore(path)
+    taken_for = raw_format(path)
+    if taken_for is not None:
+        raise SourceError(f"{path}: raw files ({taken_for}); make an archive of them with: iltools export auto {path}")
+    return OpenedArchive(path)
+
+
+def raw_format(path: Path) -> str | None:
+    """Return the format of raw files at the path, or None if they are of no known one."""
+    from iltools_datasets.sources import recognise
+
+    if (path / "zarr.json").is_file() and not (path / "meta").exists():
+        return None
+    try:
+        return recognise(path).format
+    except IltoolsError:
+        return None
+
+
+def find_clip(opened: Opened, wanted: str | None) -> int:
+    """Return the position of a clip named by `<task>/<name>`, by its name or by its number; None is the longest."""
+    if wanted is None:
+        return int(np.argmax([clip.num_states for clip in opened.clips]))
+    for position, clip in enumerate(opened.clips):
+        if wanted in (clip.path, clip.name):
+            return position
+    if wanted.isdigit() and int(wanted) < len(opened.clips):
+        return int(wanted)
+    raise UnknownSegmentError(
+        f"{opened.path}: no clip {wanted!r}; there are {len(opened.clips)}, the first is {opened.clips[0].path!r}"
+    )
+
+
+class OpenedArchive:
+    """A Zarr archive."""
+
+    kind: Literal["archive", "store"] = "archive"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = ArchiveReader(path)
+        names = {task.task_id: task.name for task in self._reader.tasks}
+        trajectories = self._reader.trajectories
+        if not trajectories:
+            raise SourceError(f"{path}: holds no trajectory; expected <dataset_source>/<motion>/<trajectory>/<key>")
+        self.clips = [
+            ClipInfo(names[entry.task_id], entry.name, entry.num_states, declared_rate(entry.attributes))
+            for entry in trajectories
+        ]
+        self.keys: dict[str, KeyInfo] = {}
+        self.array_bytes: int | None = sum(
+            int(np.prod(spec.shape)) * spec.dtype.itemsize for entry in trajectories for spec in entry.keys.values()
+        )
+        for entry in trajectories:
+            for key, spec in entry.keys.items():
+                seen = self.keys.get(key)
+                count = 1 if seen is None else seen.num_clips + 1
+                first = seen or KeyInfo(spec.dtype.name, spec.shape[1:], 1)
+                self.keys[key] = KeyInfo(first.dtype, first.shape, count)
+        self.bytes_on_disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        self.notes = [f"left out: {line}" for line in self._reader.skipped]
+
+    def attributes(self, position: int) -> Mapping[str, Any]:
+        """Return the attributes of a clip."""
+        return self._reader.trajectories[position].attributes
+
+    def read(self, position: int, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return whole arrays of a clip."""
+        return self._reader.read(self._reader.trajectories[position], keys)
+
+
+class OpenedStore:
+    """A store; a key with a `next` has a row per state, any other one per transition."""
+
+    kind: Literal["archive", "store"] = "store"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store = store = TrajectoryStore.open(path)
+        names = store.task_names
+        self.clips = [
+            ClipInfo(
+                names.get(segment.task_id, f"task {segment.task_id}"),
+                store.trajectory_name(position) or f"trajectory {segment.traj_id}",
+                segment.length + 1,
+                None,
+            )
+            for position, segment in enumerate(store.segments)
+        ]
+        self.keys = {
+            _text(key): KeyInfo(store.dtype(key).name, store.shape(key), len(self.clips)) for key in store.keys
+        }
+        self._parts = {_text(key): key for key in store.keys}
+        self.bytes_on_disk = store.bytes_on_disk
+        self.array_bytes: int | None = None  # keys share columns
+        self.notes: list[str] = []
+
+    def attributes(self, position: int) -> Mapping[str, Any]:
+        """Return nothing: a store keeps the attributes of its archive, not those of each clip."""
+        return {}
+
+    def read(self, position: int, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return whole columns of a clip."""
+        segment = self._store.segments[position]
+        index = np.arange(segment.start, segment.start + segment.length)
+        arrays = {}
+        for name in keys:
+            if name not in self._parts:
+                raise MissingKeyError(f"{self.path}: no key {name!r}; there are {sorted(self.keys)}")
+            key = self._parts[name]
+            rows = self._store.gather(index, [key])[key]
+            following = _next(key)
+            if following in self._store.keys:
+                rows = np.concatenate([rows, self._store.gather(index[-1:], [following])[following]])
+            arrays[name] = rows
+        return arrays
+
+
+def _text(key: Key) -> str:
+    return key if isinstance(key, str) else "/".join(key)
+
+
+def _next(key: Key) -> Key:
+    return ("next", key) if isinstance(key, str) else ("next", *key)

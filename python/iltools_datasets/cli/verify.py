@@ -1,0 +1,73 @@
+"""`iltools verify`: read every byte and compare it with its checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from iltools_datasets.archive import ArchiveReader
+from iltools_datasets.cli.opened import open_path
+from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
+from iltools_datasets.errors import IltoolsError
+from iltools_datasets.trajectory_store import TrajectoryStore
+
+Progressing = Callable[[int, int], None]
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or an archive.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare every block with its checksum; exit with 1 if something is damaged."""
+    opened = open_path(path)
+    bar = Progress(
+        TextColumn("verifying"), BarColumn(), TaskProgressColumn(), console=err(), transient=True, disable=as_json
+    )
+    with bar:
+        task = bar.add_task("")
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        damages = (_damages_of_store if opened.kind == "store" else _damages_of_archive)(path, progress)
+    if as_json:
+        print_json({"path": str(path), "kind": opened.kind, "damages": damages})
+    else:
+        console = out()
+        for damage in damages:
+            console.print(Text.assemble(("✗ ", "bad"), str(damage["message"])), soft_wrap=True)
+        if not damages:
+            size = human_bytes(opened.bytes_on_disk)
+            console.print(Text.assemble(("✓ ", "good"), f"{path}: {size}, all as it was written"), soft_wrap=True)
+    if damages:
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _damages_of_store(path: Path, progress: Progressing) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": damage.file,
+            "key": list(damage.key) if isinstance(damage.key, tuple) else damage.key,
+            "block": damage.block,
+            "message": f"{damage.file}: {damage.what}",
+        }
+        for damage in TrajectoryStore.open(path).verify(progress)
+    ]
+
+
+def _damages_of_archive(path: Path, progress: Progressing) -> list[dict[str, Any]]:
+    reader = ArchiveReader(path)
+    damages: list[dict[str, Any]] = []
+    for number, trajectory in enumerate(reader.trajectories, start=1):
+        for key in trajectory.keys:
+            try:
+                reader.read(trajectory, [key])
+            except IltoolsError as error:
+                damages.append({"file": trajectory.path, "key": key, "block": None, "message": str(error)})
+        progress(number, len(reader))
+    return damages

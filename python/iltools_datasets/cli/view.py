@@ -1,0 +1,163 @@
+"""`iltools view`: a picture of what an archive or a store holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
+
+from iltools_datasets._extras import missing_extra
+from iltools_datasets.cli.curves import Curve, draw_with_scale, value_range
+from iltools_datasets.cli.opened import ClipInfo, Opened, find_clip, open_path
+from iltools_datasets.cli.output import AsJson, heading, out, print_json
+from iltools_datasets.doctor.motion import VELOCITY_OF
+from iltools_datasets.errors import MissingKeyError
+
+_ROOT_COLUMNS = 7
+_CURVE_HEIGHT = 3
+_BAR_WIDTH = 32
+_FEW_CLIPS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a picture shows: one clip's array [T, C] with a name per column, its root path, and all clip lengths."""
+
+    path: Path
+    clip: ClipInfo
+    key: str
+    names: list[str]
+    values: NDArray[Any]
+    root: NDArray[Any] | None
+    lengths: NDArray[np.int64]
+
+
+def view(
+    path: Annotated[Path, typer.Argument(help="An archive or a store.")],
+    picture: Annotated[
+        Path | None, typer.Option("--out", help="Write a picture there (png, svg, pdf) instead of drawing here.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="The clip: <task>/<name>, a name, or a number. By default the longest.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The array whose columns are drawn. By default the positions.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Columns to draw in the terminal; 0 draws all.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a clip's curves, its root's path, and how long all clips are."""
+    scene = _scene(open_path(path), clip, key)
+    if picture is not None:
+        try:
+            from iltools_datasets.cli.picture import save_picture
+        except ModuleNotFoundError as error:
+            raise missing_extra("view", "a picture") from error
+        save_picture(scene, picture)
+    if as_json:
+        print_json(_document(scene, picture))
+    elif picture is not None:
+        out().print(heading(picture, f"{scene.clip.path}, {scene.key}"), soft_wrap=True)
+    else:
+        _draw(scene, out(), most)
+
+
+def _scene(opened: Opened, wanted: str | None, key: str | None) -> Scene:
+    position = find_clip(opened, wanted)
+    name = key or _default_key(opened)
+    rows = opened.read(position, [name])[name]
+    if rows.dtype.kind not in "fiub" or not rows.size:
+        raise MissingKeyError(f"{opened.path}: {name!r} holds nothing to draw")
+    values = rows.reshape(len(rows), -1)
+    return Scene(
+        path=opened.path,
+        clip=opened.clips[position],
+        key=name,
+        names=_names(opened, position, name, rows.shape[1:]),
+        values=values,
+        root=_root_path(opened, position),
+        lengths=np.array([clip.num_states for clip in opened.clips]),
+    )
+
+
+def _default_key(opened: Opened) -> str:
+    for key in (*VELOCITY_OF, "observation", *opened.keys):
+        if key in opened.keys and opened.keys[key].dtype.startswith("float"):
+            return key
+    return next(iter(opened.keys))
+
+
+def _names(opened: Opened, position: int, key: str, shape: tuple[int, ...]) -> list[str]:
+    width = int(np.prod(shape))
+    joints = opened.attributes(position).get("joint_names")
+    if isinstance(joints, list) and len(shape) == 1:
+        if len(joints) == width:
+            return [str(name) for name in joints]
+        if len(joints) == width - _ROOT_COLUMNS:
+            return [*(f"root {axis}" for axis in ("x", "y", "z")), *(f"root q{i}" for i in range(4)), *map(str, joints)]
+    return [
+        f"{key}[{', '.join(map(str, np.unravel_index(column, shape)))}]" if shape else key for column in range(width)
+    ]
+
+
+def _root_path(opened: Opened, position: int) -> NDArray[Any] | None:
+    """Return x and y of the root over time, [T, 2], where a clip has a root or bodies."""
+    keys = opened.keys
+    if "qpos" in keys and "qvel" in keys and keys["qpos"].shape == (keys["qvel"].shape[0] + 1,):
+        return opened.read(position, ["qpos"])["qpos"][:, :2]
+    for key in ("body_pos_w", "body_positions"):
+        if key in keys:
+            return opened.read(position, [key])[key][:, 0, :2]
+    return None
+
+
+def _document(scene: Scene, picture: Path | None) -> dict[str, Any]:
+    return {
+        "path": str(scene.path),
+        "clip": scene.clip.path,
+        "num_states": scene.clip.num_states,
+        "key": scene.key,
+        "columns": [
+            dict(zip(("name", "least", "greatest"), (name, *value_range([column])), strict=True))
+            for name, column in zip(scene.names, scene.values.T, strict=True)
+        ],
+        "clip_lengths": scene.lengths.tolist(),
+        "picture": None if picture is None else str(picture),
+    }
+
+
+def _draw(scene: Scene, console: Console, most: int) -> None:
+    clip = scene.clip
+    duration = f", {clip.num_states / clip.fps:.1f} s" if clip.fps else ""
+    console.print(heading(scene.path, f"{clip.path}, {clip.num_states} states{duration}"), soft_wrap=True)
+    width = max(20, min(78, console.width - 2))
+    shown = most or len(scene.names)
+    for name, column in list(zip(scene.names, scene.values.T, strict=True))[:shown]:
+        console.print(Text(name, style="number"), soft_wrap=True)
+        for line in draw_with_scale([Curve(column, "head")], width, _CURVE_HEIGHT):
+            console.print(line, soft_wrap=True)
+    if len(scene.names) > shown:
+        console.print(Text(f"and {len(scene.names) - shown} columns more; --most 0 draws them", style="dim"))
+    if scene.root is not None:
+        way = np.linalg.norm(np.diff(scene.root.astype(np.float64), axis=0), axis=1).sum()
+        apart = np.linalg.norm(scene.root[-1].astype(np.float64) - scene.root[0])
+        console.print(Text(f"root: walks {way:.2f} m, ends {apart:.2f} m from its start", style="dim"))
+    if len(scene.lengths) >= _FEW_CLIPS:
+        _draw_lengths(scene.lengths, console)
+
+
+def _draw_lengths(lengths: NDArray[np.int64], console: Console) -> None:
+    counts, edges = np.histogram(lengths, bins=min(8, len(np.unique(lengths))))
+    console.print(Text(f"clip lengths, {len(lengths):,} clips", style="number"))
+    digits = len(f"{edges[-1]:.0f}")
+    for count, first, last in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "█" * round(_BAR_WIDTH * count / counts.max()) or ("▏" if count else "")
+        console.print(
+            Text.assemble((f"{first:>{digits}.0f} to {last:>{digits}.0f}  ", "dim"), (bar, "number"), f" {count:,}")
+        )

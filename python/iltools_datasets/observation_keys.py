@@ -1,0 +1,29 @@
+"""What to observe in an archive when nobody says."""
+
+from __future__ import annotations
+
+from iltools_datasets.archive.reader import ArchiveReader
+from iltools_datasets.archive.schema import TRANSITION_KEYS
+from iltools_datasets.errors import MissingKeyError
+
+_MOST_AXES = 3  # rows of numbers or of points; images are no default observation
+
+
+def default_obs_keys(reader: ArchiveReader) -> list[str]:
+    """Return qpos and qvel if the first clip has both, else all its floating-point rows per state.
+
+    Raises MissingKeyError if it has none.
+    """
+    keys = reader.trajectories[0].keys if reader.trajectories else {}
+    if {"qpos", "qvel"} <= set(keys):
+        return ["qpos", "qvel"]
+    rows = [
+        key
+        for key, spec in keys.items()
+        if key not in TRANSITION_KEYS and spec.dtype.kind == "f" and len(spec.shape) <= _MOST_AXES
+    ]
+    if not rows:
+        raise MissingKeyError(
+            f"{reader.path}: nothing to observe: no floating-point row per state among {sorted(keys)}"
+        )
+    return rows
