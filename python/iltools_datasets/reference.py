@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from tensordict import TensorDict
+from iltools_datasets._extras import missing_extra
+
+try:
+    import torch
+    from tensordict import TensorDict
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.reference") from error
 
 from iltools_datasets.errors import SchemaError
 

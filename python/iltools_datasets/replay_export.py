@@ -6,7 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
+from iltools_datasets._extras import missing_extra
+
+try:
+    import torch
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.replay_export") from error
 
 from iltools_datasets.replay_manager import ExpertReplayManager, checked_batch_size, checked_device
 from iltools_datasets.store_export import export_store

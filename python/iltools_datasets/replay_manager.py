@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tensordict import TensorDict, TensorDictBase
-from torchrl.data import ImmutableDatasetWriter
-from torchrl.data.replay_buffers.samplers import Sampler
+
+from iltools_datasets._extras import missing_extra
+
+try:
+    import torch
+    from tensordict import TensorDict, TensorDictBase
+    from torchrl.data import ImmutableDatasetWriter
+    from torchrl.data.replay_buffers.samplers import Sampler
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.replay_manager") from error
 
 from iltools_datasets import _core
 from iltools_datasets.build_report import BuildReport

@@ -7,9 +7,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
-from tensordict import TensorDictBase
+
+from iltools_datasets._extras import missing_extra
+
+try:
+    import torch
+    from tensordict import TensorDictBase
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.replay_memmap") from error
 
 from iltools_datasets.errors import DuplicateTrajectoryError, OutOfRangeError, SchemaError
 from iltools_datasets.segments import Segment, Segments

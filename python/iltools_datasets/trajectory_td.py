@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from tensordict import TensorDict
+from iltools_datasets._extras import missing_extra
+
+try:
+    import torch
+    from tensordict import TensorDict
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.trajectory_td") from error
 
 from iltools_datasets.errors import SchemaError
 
