@@ -1,10 +1,13 @@
 """Bad input is refused by name, damage is found, and a broken-off write leaves nothing."""
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -308,3 +311,48 @@ def test_a_killed_writer_leaves_the_old_archive_and_is_cleaned_up_after(tmp_path
     reader = ArchiveReader(tmp_path / "a.zarr")
     assert reader.read(reader.trajectories[0], ["qpos"])["qpos"][0, 0] == 3.0
     assert names_in(tmp_path) == ["a.zarr"]
+
+
+@pytest.mark.faults
+def test_a_reader_of_a_replaced_archive_never_mixes_the_two(tmp_path):
+    write_one(tmp_path / "a.zarr", 1.0)
+    reader = ArchiveReader(tmp_path / "a.zarr")
+    assert reader.read(reader.trajectories[0], ["qpos"], 0, 10)["qpos"].max() == 1.0
+    write_one(tmp_path / "a.zarr", 2.0, overwrite=True)
+    with pytest.raises(ArchiveCorruptError, match="missing"):
+        reader.read(reader.trajectories[0], ["qpos"])
+    again = ArchiveReader(tmp_path / "a.zarr")
+    assert again.read(again.trajectories[0], ["qpos"])["qpos"].min() == 2.0
+
+
+def test_threads_and_forks_share_a_reader(tmp_path):
+    write_one(tmp_path / "a.zarr", 1.0)
+    reader = ArchiveReader(tmp_path / "a.zarr")
+    trajectory = reader.trajectories[0]
+
+    def read(start):
+        return float(reader.read(trajectory, ["qpos"], start, 100_000)["qpos"].sum())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(0, 100_000, 5_000))) == [2.0 * (100_000 - s) for s in range(0, 100_000, 5_000)]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(read_all, reader).result() == 200_000.0
+    if hasattr(os, "fork"):
+        child = subprocess.run([sys.executable, "-c", FORKED, str(tmp_path / "a.zarr")], check=True, timeout=60)
+        assert child.returncode == 0
+
+
+FORKED = """
+import os, sys
+from iltools_datasets.archive import ArchiveReader
+reader = ArchiveReader(sys.argv[1])
+assert reader.read(reader.trajectories[0], ["qpos"])["qpos"].sum() == 200_000
+child = os.fork()
+if child == 0:
+    os._exit(0 if reader.read(reader.trajectories[0], ["qpos"])["qpos"].sum() == 200_000 else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def read_all(reader):
+    return float(reader.read(reader.trajectories[0], ["qpos"])["qpos"].sum())

@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 
 from iltools_datasets.archive.chunks import native_dtype
 from iltools_datasets.archive.contents import Clip, find_clips
-from iltools_datasets.archive.listing import list_hierarchy
+from iltools_datasets.archive.listing import Hierarchy, list_hierarchy
 from iltools_datasets.archive.place import Location, as_path_or_url, open_place
 from iltools_datasets.archive.rows import RowRange, RowReader
 from iltools_datasets.archive.schema import ArraySpec, Task, Trajectory, natural_key
@@ -26,6 +26,7 @@ FORMAT = 1
 
 _READ_AHEAD_BYTES = 32 << 20
 _READ_AHEAD_CLIPS = 4
+_ATTEMPTS = 3
 
 
 class ArchiveReader:
@@ -54,13 +55,13 @@ class ArchiveReader:
     def __init__(self, path: Location) -> None:
         self.path = path if isinstance(path, Store) else as_path_or_url(path)
         self._place = open_place(self.path, read_only=True)
-        hierarchy = list_hierarchy(self._place)
+        hierarchy, self._rows = _list_and_open(self._place)
         self.attributes: Mapping[str, Any] = hierarchy.attributes
         marks = self.attributes.get("iltools", {})
         if marks.get("format", FORMAT) != FORMAT:
             raise SourceError(f"{self.path}: archive format {marks['format']}, this release reads {FORMAT}")
         self.all_chunks_written = bool(marks.get("all_chunks_written", False))
-        self._rows = RowReader(self._place, self.all_chunks_written)
+        self._rows.all_chunks_written = self.all_chunks_written
         self._nodes = hierarchy.arrays
         clips, self.skipped = find_clips(str(self.path), hierarchy, self._whole_array)
         names = sorted({clip.task for clip in clips}, key=lambda task: tuple(map(natural_key, task)))
@@ -190,6 +191,18 @@ class ArchiveReader:
         assert dtype is not None
         spec = ArraySpec(tuple(node["shape"]), dtype)
         return self._rows.read([RowRange(path, node, spec, 0, spec.shape[0])])[0]
+
+
+def _list_and_open(place: Path | Store) -> tuple[Hierarchy, RowReader]:
+    """List an archive and open its rows, both of the same one, even if it is being replaced."""
+    for _ in range(_ATTEMPTS):
+        if isinstance(place, Path) and not place.is_dir():
+            break
+        rows = RowReader(place)
+        hierarchy = list_hierarchy(place)
+        if rows.is_current():
+            return hierarchy, rows
+    return list_hierarchy(place), RowReader(place)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

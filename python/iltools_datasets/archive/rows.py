@@ -21,7 +21,7 @@ from zarr import Array
 from zarr.abc.store import Store
 
 from iltools_datasets.archive.chunks import ChunkEncoding, chunk_encoding
-from iltools_datasets.archive.place import has_file, read_bytes
+from iltools_datasets.archive.place import OpenDirectory, read_bytes
 from iltools_datasets.archive.schema import ArraySpec
 from iltools_datasets.errors import ArchiveCorruptError, SourceError
 
@@ -71,17 +71,22 @@ class RowReader:
     it, and is counted in `missing`.
     """
 
-    def __init__(self, place: Path | Store, all_chunks_written: bool) -> None:
+    def __init__(self, place: Path | Store, all_chunks_written: bool = False) -> None:
         self.missing: dict[str, int] = {}
+        self.all_chunks_written = all_chunks_written
         self._place = place
         self._is_local = isinstance(place, Path)
-        self._all_chunks_written = all_chunks_written
+        self._open = OpenDirectory(place) if isinstance(place, Path) else place
         self._lock = Lock()
         self._seen_missing: set[tuple[str, tuple[int, ...]]] = set()
         self._cache: OrderedDict[tuple[str, tuple[int, ...]], NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = -1
+
+    def is_current(self) -> bool:
+        """Tell whether what is read is still what lies at the place, and not an archive replaced since."""
+        return not isinstance(self._open, OpenDirectory) or self._open.is_current()
 
     def read(self, ranges: Sequence[RowRange]) -> list[NDArray[Any]]:
         """Return the rows of each range as fresh, writable arrays in native byte order."""
@@ -123,12 +128,12 @@ class RowReader:
 
     def _refuse_impossible(self, rows: RowRange, encoding: ChunkEncoding) -> None:
         # Before memory is asked for: metadata that promises more than was written must not allocate terabytes.
-        if not self._all_chunks_written or 0 in rows.shape or prod(rows.shape) <= prod(encoding.chunk_shape):
+        if not self.all_chunks_written or 0 in rows.shape or prod(rows.shape) <= prod(encoding.chunk_shape):
             return
         ends = (rows.stop, *rows.spec.shape[1:])
         last = tuple((end - 1) // size for end, size in zip(ends, encoding.chunk_shape, strict=True))
         key = _chunk_key(rows, encoding, last)
-        if not has_file(self._place, key):
+        if read_bytes(self._open, key) is None:
             raise self._missing_error(key)
 
     def _allocate(self, rows: RowRange) -> NDArray[Any]:
@@ -168,9 +173,9 @@ class RowReader:
 
     def _decode(self, job: _ChunkJob) -> NDArray[Any] | None:
         key = _chunk_key(job.rows, job.encoding, job.index)
-        data = read_bytes(self._place, key)
+        data = read_bytes(self._open, key)
         if data is None:
-            if self._all_chunks_written:
+            if self.all_chunks_written:
                 raise self._missing_error(key)
             self._count_missing(job.rows.path, job.index)
             return None
@@ -199,7 +204,7 @@ class RowReader:
             missing = prod(array.cdata_shape) - array.nchunks_initialized
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise ArchiveCorruptError(f"{where}: zarr cannot read it: {error}") from error
-        if missing and self._all_chunks_written:
+        if missing and self.all_chunks_written:
             raise ArchiveCorruptError(f"{where}: {missing} chunks missing from an archive written with every chunk")
         if missing:
             with self._lock:

@@ -19,7 +19,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-from iltools_datasets.archive.place import has_file, read_bytes
+from iltools_datasets.archive.place import read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
 ROOT_METADATA = "zarr.json"
@@ -131,7 +131,7 @@ class StoreTarget:
 
     def __init__(self, store: Store, overwrite: bool) -> None:
         self._store = store
-        if has_file(store, ROOT_METADATA):
+        if read_bytes(store, ROOT_METADATA) is not None:
             if not overwrite:
                 raise ArchiveExistsError(f"{store}: holds an archive already; pass overwrite=True to replace it")
             sync(store.delete(ROOT_METADATA))
