@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.replay_export") from error
 
-from iltools_datasets.replay_manager import ExpertReplayManager, checked_batch_size, checked_device
+from iltools_datasets.replay_manager import ExpertReplayManager, check_sampling
 from iltools_datasets.store_export import export_store
 
 __all__ = ["build_replay_from_zarr"]
@@ -38,6 +38,8 @@ def build_replay_from_zarr(
     progress: bool | None = None,
     *,
     exclude_keys: Sequence[str] = (),
+    prefetch: int | None = None,
+    pin_memory: bool = False,
 ) -> ExpertReplayManager:
     """Build a store from an archive in `scratch_dir` and return a manager that samples from it.
 
@@ -45,13 +47,11 @@ def build_replay_from_zarr(
     exported and what was skipped. A store that is there already is opened with `ExpertReplayManager.load`.
 
     Args:
-        device: where batches go; the store itself stays on disk.
-        sample_batch_size: batch size before another sampler is chosen.
+        device, sample_batch_size, prefetch, pin_memory: as in `ExpertReplayManager.load`.
 
     All other arguments, and the errors raised, are those of `iltools_datasets.store_export.export_store`.
     """
-    checked_device(device)
-    checked_batch_size(sample_batch_size)
+    check_sampling(device, sample_batch_size, prefetch, pin_memory)
     store_path, report = export_store(
         zarr_path,
         scratch_dir,
@@ -69,6 +69,6 @@ def build_replay_from_zarr(
         overwrite=overwrite,
         progress=progress,
     )
-    manager = ExpertReplayManager.load(store_path, device, sample_batch_size)
+    manager = ExpertReplayManager.load(store_path, device, sample_batch_size, prefetch, pin_memory=pin_memory)
     manager.report = report
     return manager

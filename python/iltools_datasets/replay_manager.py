@@ -60,6 +60,7 @@ class ExpertReplaySpec:
         sample_batch_size: batch size before any sampler is chosen.
         overwrite: replace a store that is in `scratch_dir`.
         prefetch: number of batches a native thread makes ahead; None or 0 makes each when it is asked for.
+        pin_memory: put batches into pinned memory, from where they move to a CUDA device faster.
     """
 
     tasks: Mapping[int, Trajectories]
@@ -68,6 +69,7 @@ class ExpertReplaySpec:
     sample_batch_size: int = 256
     overwrite: bool = False
     prefetch: int | None = None
+    pin_memory: bool = False
 
 
 class ExpertReplayManager:
@@ -84,8 +86,7 @@ class ExpertReplayManager:
     """
 
     def __init__(self, spec: ExpertReplaySpec) -> None:
-        checked_device(spec.device)
-        checked_batch_size(spec.sample_batch_size)
+        check_sampling(spec.device, spec.sample_batch_size, spec.prefetch, spec.pin_memory)
         tasks = {
             task_id: dict(trajectories if isinstance(trajectories, Mapping) else enumerate(trajectories))
             for task_id, trajectories in spec.tasks.items()
@@ -95,7 +96,8 @@ class ExpertReplayManager:
             for task_id, trajectories in tasks.items():
                 for traj_id, transitions in trajectories.items():
                     builder.add_trajectory(task_id, traj_id, transitions)
-        self._open(TrajectoryStore.open(Path(spec.scratch_dir)), spec.device, spec.sample_batch_size, spec.prefetch)
+        store = TrajectoryStore.open(Path(spec.scratch_dir))
+        self._open(store, spec.device, spec.sample_batch_size, spec.prefetch, spec.pin_memory)
 
     @classmethod
     def load(
@@ -104,9 +106,21 @@ class ExpertReplayManager:
         device: torch.device | str = "cpu",
         sample_batch_size: int = 256,
         prefetch: int | None = None,
+        *,
+        pin_memory: bool = False,
     ) -> ExpertReplayManager:
-        """Open what was built in `scratch_dir` before, in this or another process."""
-        return cls.from_store(TrajectoryStore.open(Path(scratch_dir)), device, sample_batch_size, prefetch)
+        """Open what was built in `scratch_dir` before, in this or another process.
+
+        Args:
+            scratch_dir: directory of the store.
+            device: where batches go.
+            sample_batch_size: batch size before another sampler is chosen.
+            prefetch: number of batches a native thread makes ahead while the training step runs; None or 0 makes each
+                when it is asked for. What is sampled stays the same.
+            pin_memory: put batches into pinned memory, from where they move to a CUDA device faster.
+        """
+        store = TrajectoryStore.open(Path(scratch_dir))
+        return cls.from_store(store, device, sample_batch_size, prefetch, pin_memory=pin_memory)
 
     @classmethod
     def from_store(
@@ -115,25 +129,35 @@ class ExpertReplayManager:
         device: torch.device | str = "cpu",
         sample_batch_size: int = 256,
         prefetch: int | None = None,
+        *,
+        pin_memory: bool = False,
     ) -> ExpertReplayManager:
-        """Sample from an open store."""
+        """Sample from an open store; arguments as in `load`."""
         manager = cls.__new__(cls)
-        manager._open(store, device, sample_batch_size, prefetch)
+        manager._open(store, device, sample_batch_size, prefetch, pin_memory)
         return manager
 
-    def _open(self, store: TrajectoryStore, device: torch.device | str, batch_size: int, prefetch: int | None) -> None:
+    def _open(
+        self,
+        store: TrajectoryStore,
+        device: torch.device | str,
+        batch_size: int,
+        prefetch: int | None,
+        pin_memory: bool,
+    ) -> None:
+        target = check_sampling(device, batch_size, prefetch, pin_memory)
         self.store = store
         self.report: BuildReport | None = None
         self._cursors: EnvCursors | None = None
         self._to_device: _ToDevice | None = None
-        self._uniform_batch_size = checked_batch_size(batch_size)
-        target = checked_device(device)
+        self._uniform_batch_size = batch_size
         self.buffer = TensorDictReplayBuffer(
             storage=TrajectoryStorage(store),
             sampler=EpochUniformSampler(store.segments),
             writer=ImmutableDatasetWriter(),
             batch_size=batch_size,
-            prefetch=prefetch,
+            prefetch=prefetch or None,
+            pin_memory=pin_memory,
         )
         if target.type != "cpu":
             self.set_device_transform(target)
@@ -311,6 +335,16 @@ def checked_device(device: torch.device | str) -> torch.device:
     if target.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {device!r}: torch finds no CUDA device on this machine")
     return target
+
+
+def check_sampling(device: torch.device | str, batch_size: int, prefetch: int | None, pin_memory: bool) -> torch.device:
+    """Return the device, after checking what a manager is asked for; `RuntimeError` or `ValueError` if it cannot be."""
+    checked_batch_size(batch_size)
+    if prefetch is not None and (isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 0):
+        raise ValueError(f"prefetch must be None or an integer of at least 0, got {prefetch!r}")
+    if pin_memory and not torch.cuda.is_available():
+        raise RuntimeError("pin_memory=True: torch finds no CUDA device on this machine")
+    return checked_device(device)
 
 
 def checked_batch_size(batch_size: int) -> int:

@@ -319,6 +319,61 @@ def test_a_window_past_the_end_raises_without_wrap(mgr: ExpertReplayManager) -> 
     assert draws(mgr, 1) == [[1, 5]]
 
 
+# Batches made ahead
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+@settings(max_examples=25)
+@given(
+    calls=st.lists(
+        st.one_of(
+            st.tuples(st.just("draw"), st.integers(1, 5)),
+            st.tuples(st.just("assign"), assignments),
+            st.tuples(st.just("update"), st.sampled_from(list(LENGTHS))),
+            st.tuples(st.just("uniform"), st.integers(1, 40)),
+            st.tuples(st.just("assigned"), st.integers(1, 9)),
+            st.tuples(st.just("window"), st.integers(1, 5)),
+            st.tuples(st.just("resume"), st.none()),
+        ),
+        max_size=12,
+    )
+)
+def test_prefetching_changes_nothing(built: Path, prefetch: int, calls: list[tuple[str, Any]]) -> None:
+    seen = []
+    for count in (0, prefetch):
+        mgr = ExpertReplayManager.load(built, sample_batch_size=6, prefetch=count)
+        mgr.set_uniform_sampler(6, seed=1)
+        results: list[Any] = []
+        for call, argument in calls:
+            if call == "draw":
+                results += [mgr.buffer.sample()["qpos"].tolist() for _ in range(argument)]
+            elif call == "assign":
+                mgr.set_assignment([EnvAssignment(*entry) for entry in argument])
+            elif call == "uniform":
+                mgr.set_uniform_sampler(argument, seed=2)
+            elif call == "assigned":
+                mgr.set_uniform_sampler(argument, respect_assignment=True, seed=3)
+            elif call == "resume":
+                state = mgr.state_dict()
+                mgr = ExpertReplayManager.load(built, prefetch=count)
+                mgr.load_state_dict(state)
+            elif mgr.assignment is not None and call == "update":
+                mgr.update_env_assignment(0, *argument)
+            elif mgr.assignment is not None:
+                results.append(mgr.sample_per_env_window(argument)["qpos"].tolist())
+            results.append(mgr.assignment)
+        seen.append(results)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_pinned_memory_needs_a_cuda_device(built: Path) -> None:
+    with pytest.raises(RuntimeError, match="pin_memory"):
+        ExpertReplayManager.load(built, pin_memory=True)
+    with pytest.raises(ValueError, match="prefetch"):
+        ExpertReplayManager.load(built, prefetch=-1)
+
+
 # Devices
 
 
