@@ -87,3 +87,19 @@ class StateError(IltoolsError, ValueError):
 
 class MissingExtraError(IltoolsError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class StreamError(IltoolsError, RuntimeError):
+    """A stream of windows is asked for what it cannot give: it is not running, or its source is still blocked."""
+
+
+class StreamEndedError(StreamError):
+    """The source of a stream has no more windows."""
+
+
+class StreamTimeoutError(StreamError, TimeoutError):
+    """The source of a stream did not come up with a window in time."""
+
+
+class BudgetError(IltoolsError, MemoryError):
+    """What was asked for needs more memory than its budget; nothing was allocated."""
