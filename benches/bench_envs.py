@@ -73,7 +73,7 @@ def test_step(
     for _ in range(3):
         mine, other = manager.buffer.sample(), plain.step()
         assert torch.equal(mine["next", "observation"], other["next", "observation"])
-    record(race(f"one step, {NUM_ENVS} envs", situation, manager.buffer.sample, plain.step, 20, rounds=7))
+    record(lambda: race(f"one step, {NUM_ENVS} envs", situation, manager.buffer.sample, plain.step, 20, rounds=7))
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -97,7 +97,7 @@ def test_windows(
     rounds = 3 if quick or situation != "tight loop" else 7
     name = f"windows of {WINDOW}, {NUM_ENVS} envs"
     if situation == "tight loop":
-        record(race(name, situation, ours, plain.windows, 40, rounds=rounds, seconds=0.05))
+        record(lambda: race(name, situation, ours, plain.windows, 40, rounds=rounds, seconds=0.05))
         return
     plain.assignment = plain.assignment[: NUM_ENVS // 8]
     row = race(name, situation, ours, plain.windows, 5, rounds=rounds, seconds=0.05)

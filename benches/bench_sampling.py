@@ -41,7 +41,7 @@ def test_torchrl_buffer_unchanged(
     other = theirs(peer_storage)
     check(mine.sample(size), transitions)
     name = f"TorchRL's buffer, our storage and sampler, {size}"
-    record(race(name, situation, lambda: mine.sample(size), lambda: other.sample(size), target))
+    record(lambda: race(name, situation, lambda: mine.sample(size), lambda: other.sample(size), target))
     check(mine.sample(size), transitions)
 
 
@@ -63,7 +63,7 @@ def test_our_buffer(
     mgr.set_uniform_sampler(size)
     other = theirs(peer_storage)
     check(mgr.buffer.sample(), transitions)
-    record(race(f"mgr.buffer, {size}", situation, mgr.buffer.sample, lambda: other.sample(size), target))
+    record(lambda: race(f"mgr.buffer, {size}", situation, mgr.buffer.sample, lambda: other.sample(size), target))
     check(mgr.buffer.sample(), transitions)
     benchmark.pedantic(mgr.buffer.sample, rounds=20, warmup_rounds=2)
 
@@ -78,7 +78,7 @@ def test_only_the_import_changed(
     other = buffer(peer.TensorDictReplayBuffer, peer_storage, peer.RandomSampler())
     check(mine.sample(4096).exclude("index_generation"), transitions)
     name = "LazyMemmapStorage, import changed, RandomSampler, 4096"
-    record(race(name, situation, lambda: mine.sample(4096), lambda: other.sample(4096), 2.5))
+    record(lambda: race(name, situation, lambda: mine.sample(4096), lambda: other.sample(4096), 2.5))
 
 
 def waits(rb: Any, step: Any, count: int) -> np.ndarray:

@@ -41,10 +41,17 @@ def quick(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Callable[[Row], None]:
-    """Put a row into the table, and with --gate fail if it is too far from its target."""
+def record(request: pytest.FixtureRequest) -> Callable[[Row | Callable[[], Row]], None]:
+    """Put a row, or what measures one, into the table, and with --gate fail if it is too far from its target.
 
-    def record_row(row: Row) -> None:
+    A gated measurement that fails is repeated, twice at most: a slow kernel fails each time, a busy machine does not.
+    """
+
+    def record_row(measured: Row | Callable[[], Row]) -> None:
+        row = measured if isinstance(measured, Row) else measured()
+        attempts = 2 if request.config.getoption("--gate") else 0
+        while attempts and not isinstance(measured, Row) and not row.within(GATE):
+            row, attempts = measured(), attempts - 1
         request.config.rows.append(row)  # type: ignore[attr-defined]
         if request.config.getoption("--gate") and not row.within(GATE):
             pytest.fail(f"{row.workload}, {row.situation}: {row.ratio:.2f} {row.unit}, target {row.target:g}")

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 
 import typer
 
+from iltools_datasets.cli.bench import bench
 from iltools_datasets.cli.build import build
 from iltools_datasets.cli.demo import demo
 from iltools_datasets.cli.doctor import doctor
@@ -28,7 +29,7 @@ _HELP = (
 app = typer.Typer(
     name="iltools", help=_HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
 )
-for verb in (demo, export, doctor, build, info, view, verify):
+for verb in (demo, export, doctor, build, info, view, verify, bench):
     app.command()(verb)
 
 
