@@ -230,7 +230,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("kind", SAMPLERS)
 @pytest.mark.parametrize("buffer", [ReplayBuffer, TensorDictReplayBuffer])
-@pytest.mark.parametrize("prefetch", [None, 2])
+@pytest.mark.parametrize("prefetch", [None, 1])  # with more, TorchRL's threads draw in any order
 def test_torchrl_samplers_draw_the_same_batches(
     tmp_path: Path, kind: str, buffer: type[ReplayBuffer], prefetch: int | None
 ) -> None:

@@ -18,17 +18,21 @@ from iltools_datasets.torchrl.segment_samplers import (
     EpochUniformSampler,
     SequentialPerEnvSampler,
 )
+from iltools_datasets.torchrl.slices import EveryWindowSampler, SliceSampler, SliceSamplerWithoutReplacement
 from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 __all__ = [
     "AssignedUniformSampler",
     "EnvCursors",
     "EpochUniformSampler",
+    "EveryWindowSampler",
     "LazyMemmapStorage",
     "LazyTensorStorage",
     "RandomSampler",
     "SamplerWithoutReplacement",
     "SequentialPerEnvSampler",
+    "SliceSampler",
+    "SliceSamplerWithoutReplacement",
     "TensorDictReplayBuffer",
     "TrajectoryStorage",
 ]

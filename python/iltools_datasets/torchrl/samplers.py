@@ -10,7 +10,9 @@ import contextlib
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchrl.data.replay_buffers import samplers as torchrl_samplers
 from torchrl.data.replay_buffers.storages import Storage
 
@@ -99,9 +101,14 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         total = len(storage)
         if total == 0:
             raise RuntimeError("Cannot sample from an empty storage.")
-        if batch_size > total and self.drop_last:
+        index = on_device(self._next_items(storage, total, batch_size), storage)
+        return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
+
+    def _next_items(self, storage: Storage, total: int, count: int) -> NDArray[np.int64]:
+        """Return the next items, up to `count`, of 0..total that make up the storage; sets the flags."""
+        if count > total and self.drop_last:
             raise ValueError(
-                f"The batch size ({batch_size}) is greater than the storage capacity ({total}): with drop_last=True "
+                f"The batch size ({count}) is greater than the storage capacity ({total}): with drop_last=True "
                 "there is no batch to return."
             )
         moved = self._meet(storage)
@@ -109,16 +116,15 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         if moved or stream is None or self.len_storage != total:
             stream = self._begin(total)
         epoch = stream.epoch
-        index = stream.next_within_epoch(batch_size)
+        items = stream.next_within_epoch(count)
         left = total - stream.position
-        self._ran_out = stream.epoch != epoch or (self.drop_last and left < batch_size)
+        self._ran_out = stream.epoch != epoch or (self.drop_last and left < count)
         if self._ran_out:
             left = total
             if self._next_seed is not None or stream.position:
                 self._turn(stream, epoch + 1)
-        self._remaining_batches = left // batch_size if self.drop_last else -(left // -batch_size)
-        tensor = on_device(index, storage)
-        return (tensor if storage.ndim == 1 else torch.unravel_index(tensor, storage.shape)), {}
+        self._remaining_batches = left // count if self.drop_last else -(left // -count)
+        return items
 
     def _begin(self, total: int) -> _core.EpochShuffle:
         if self._stream is not None:

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchrl.data.replay_buffers.samplers import Sampler
@@ -158,7 +157,7 @@ def _digest(generator: torch.Generator) -> str:
     return hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def on_device(index: NDArray[np.int64], storage: Storage | None) -> torch.Tensor:
+def on_device(index: NDArray[Any], storage: Storage | None) -> torch.Tensor:
     """Return indices as a tensor where a storage keeps its data."""
     tensor = torch.from_numpy(index)
     device = getattr(storage, "device", None)

@@ -142,6 +142,12 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         core.gather(self.fields, index.numpy(), [view.numpy() for view in views], self.store.num_threads)
         return self._layout.build(leaves, torch.Size([len(index)]), CPU)
 
+    def read_keys(self, index: torch.Tensor, keys: Sequence[Any]) -> dict[Any, torch.Tensor]:
+        """Return the rows at an int64 vector of those of `keys` that the store has, and read nothing else."""
+        known = self.store.keys
+        found = [key for key in keys if (key[0] if isinstance(key, tuple) and len(key) == 1 else key) in known]
+        return {key: self._storage.get(key).rows(index.numpy()) for key in found}
+
     def _as_rows(self, index: Any) -> torch.Tensor | None:
         """Return the int64 row numbers that an index names, or None where TensorDict has to say what it means."""
         if isinstance(index, slice):
