@@ -72,13 +72,16 @@ def _rasterise(values: NDArray[Any], low: float, high: float, columns: int, rows
     dots = np.zeros((rows, columns), dtype=bool)
     if not len(values):
         return dots
-    # At least one sample per column, so that a short curve is a line, not loose dots.
-    position = np.linspace(0, len(values) - 1, max(columns, len(values)))
+    if len(values) == 1:
+        values = np.repeat(values, 2)
+    # Every value, and at least one sample per column, so that a short curve is a line, not loose dots.
+    last = len(values) - 1
+    position = np.union1d(np.arange(len(values)), np.linspace(0, last, columns))
     samples = np.interp(position, np.arange(len(values)), values.astype(np.float64))
     scale = (rows - 1) / (high - low) if high > low else 0.0
     middle = 0 if high > low else (rows - 1) / 2
     level = rows - 1 - np.rint((samples - low) * scale + middle)
-    column = np.linspace(0, columns - 1, len(samples)).round().astype(int)
+    column = np.rint(position * ((columns - 1) / last)).astype(int)
     previous: float | None = None
     for x in range(columns):
         here = level[(column == x) & np.isfinite(level)]

@@ -133,12 +133,12 @@ def _split(
     attributes: Mapping[str, Any],
 ) -> tuple[Coordinates, Rotations]:
     num_states, width = len(array), array.shape[-1]
-    values = array.reshape(num_states, -1, width).astype(np.float64)
+    values = _numbers(array).reshape(num_states, -1, width)
     names = _column_names(key, array.shape[1:], starts, attributes)
     expected_width = width - len(starts)
     rates = None
     if velocity is not None and velocity.shape == (*array.shape[:-1], expected_width):
-        rates = velocity.reshape(num_states, -1, expected_width).astype(np.float64)
+        rates = _numbers(velocity).reshape(num_states, -1, expected_width)
     walk = list(_walk(width, starts))
     plain_columns = [column for column, _, is_quaternion in walk if not is_quaternion]
     plain_rates = [rate for _, rate, is_quaternion in walk if not is_quaternion]
@@ -163,6 +163,13 @@ def _split(
             np.concatenate(angular, axis=1) if angular else None,
         ),
     )
+
+
+def _numbers(array: NDArray[Any]) -> Floats:
+    """Return float64 with NaN for infinity: differences of NaN are NaN, those of infinities warn."""
+    numbers = array.astype(np.float64)
+    numbers[~np.isfinite(numbers)] = np.nan
+    return numbers
 
 
 def _walk(width: int, starts: tuple[int, ...]) -> Iterator[tuple[int, int, bool]]:

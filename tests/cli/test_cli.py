@@ -1,0 +1,277 @@
+"""The verbs of `iltools`, from raw files to a picture: output, JSON, exit codes, and nothing left after an error."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer", reason="the command line needs the extra cli")
+
+from iltools_datasets.archive import ArchiveReader, ArchiveWriter
+from iltools_datasets.cli import main
+from iltools_datasets.cli.opened import OpenedStore
+from iltools_datasets.trajectory_store import TrajectoryStore
+
+JOINTS = 3
+
+
+class Outcome:
+    """Exit code and output of one command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def iltools(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: object) -> Outcome:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = stopped.value.code
+        return Outcome(0 if code is None else int(code), captured.out, captured.err)
+
+    return run
+
+
+def write_csv(path: Path, num_states: int, seed: int = 0) -> Path:
+    """A robot that walks along x: root xyz, quaternion xyzw, joints on sines; 60 Hz."""
+    time = np.arange(num_states) / 60
+    root = np.stack([time, np.zeros_like(time), np.ones_like(time)], axis=1)
+    quaternion = np.tile([0.0, 0.0, 0.0, 1.0], (num_states, 1))
+    joints = np.sin(np.outer(time, np.arange(1, JOINTS + 1)) + seed)
+    np.savetxt(path, np.concatenate([root, quaternion, joints], axis=1), delimiter=",", fmt="%.9f")
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    directory = tmp_path / "raw"
+    directory.mkdir()
+    for number, num_states in enumerate((40, 25, 31)):
+        write_csv(directory / f"walk{number}_60hz.csv", num_states, number)
+    return directory
+
+
+@pytest.fixture
+def archive(iltools: Any, raw: Path, tmp_path: Path) -> Path:
+    assert iltools("export", "auto", raw, "--out", tmp_path / "motion.zarr").code == 0
+    return tmp_path / "motion.zarr"
+
+
+@pytest.fixture
+def store(iltools: Any, archive: Path, tmp_path: Path) -> Path:
+    assert iltools("build", archive, "--out", tmp_path / "store").code == 0
+    return tmp_path / "store"
+
+
+def test_from_raw_files_to_a_store(iltools: Any, raw: Path, store: Path) -> None:
+    opened = TrajectoryStore.open(store)
+    assert len(opened) == 39 + 24 + 30
+    np.testing.assert_allclose(
+        opened.gather([0])["qpos"][0, 7:], np.loadtxt(raw / "walk0_60hz.csv", delimiter=",")[0, 7:]
+    )
+
+
+def test_export_says_what_it_took_the_files_for(iltools: Any, raw: Path, tmp_path: Path) -> None:
+    outcome = iltools("export", "auto", raw, "--out", tmp_path / "a.zarr")
+    assert "unitree-csv (3 files)" in outcome.out
+    document = iltools("export", "unitree-csv", raw, "--out", tmp_path / "b.zarr", "--motion", "walk", "--json").json
+    assert document == {
+        "archive": str(tmp_path / "b.zarr"),
+        "formats": {"unitree-csv": 3},
+        "num_clips": 3,
+        "num_states": 96,
+        "failures": [],
+        "notes": [],
+    }
+    assert [task.name for task in ArchiveReader(tmp_path / "b.zarr").tasks] == ["unitree_csv/walk"]
+
+
+def test_export_options_and_resampling(iltools: Any, raw: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "half.zarr"
+    assert iltools("export", "auto", raw, "--out", archive, "-o", "fps=30", "--fps", "15", "--source", "lab").code == 0
+    reader = ArchiveReader(archive)
+    assert [trajectory.num_states for trajectory in reader.trajectories] == [20, 13, 16]
+    assert reader.trajectories[0].attributes["fps"] == 15
+    assert reader.tasks[0].dataset_source == "lab"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-o", "fps"), "NAME=VALUE"),
+        (("-o", "colour=red"), "colour"),
+        (("--layout", "heap"), "heap"),
+    ],
+)
+def test_export_refuses_options_it_does_not_know(
+    iltools: Any, raw: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    outcome = iltools("export", "auto", raw, "--out", tmp_path / "a.zarr", *options)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_export_of_a_damaged_file(iltools: Any, raw: Path, tmp_path: Path) -> None:
+    (raw / "broken_60hz.csv").write_text("0,0,0,0,0,0,1,0.5\n1,2,three,4,5,6,7,8\n")
+    stopped = iltools("export", "auto", raw, "--out", tmp_path / "a.zarr")
+    assert stopped.code == 2
+    assert "broken_60hz.csv" in stopped.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+    went_on = iltools("export", "auto", raw, "--out", tmp_path / "a.zarr", "--keep-going")
+    assert went_on.code == 1
+    assert "broken_60hz.csv" in went_on.err
+    assert len(ArchiveReader(tmp_path / "a.zarr")) == 3
+
+
+def test_an_archive_is_not_replaced_unless_asked(iltools: Any, raw: Path, archive: Path) -> None:
+    assert iltools("export", "auto", raw, "--out", archive).code == 2
+    assert iltools("export", "auto", raw, "--out", archive, "--overwrite").code == 0
+
+
+def test_build_reports_and_refuses(iltools: Any, archive: Path, store: Path) -> None:
+    assert iltools("build", archive, "--out", store).code == 2
+    document = iltools("build", archive, "--out", store, "--overwrite", "--obs-keys", "qpos", "--json").json
+    assert document["num_transitions"] == 93
+    assert document["zero_action"] is True
+    missing = iltools("build", archive, "--out", store.with_name("other"), "--obs-keys", "nothing")
+    assert missing.code == 2
+    assert "nothing" in missing.err
+    assert not store.with_name("other").exists()
+
+
+def test_info_of_everything(iltools: Any, raw: Path, archive: Path, store: Path) -> None:
+    assert iltools("info", raw / "walk0_60hz.csv", "--json").json["format"] == "unitree-csv"
+    of_archive = iltools("info", archive, "--json").json
+    assert (of_archive["kind"], of_archive["num_clips"], of_archive["num_states"]) == ("archive", 3, 96)
+    assert of_archive["rates"] == [60]
+    assert of_archive["keys"]["qpos"] == {"dtype": "float64", "shape": [10], "num_clips": 3}
+    of_store = iltools("info", store, "--json").json
+    assert (of_store["kind"], of_store["num_transitions"]) == ("store", 93)
+    assert of_store["tasks"] == of_archive["tasks"]
+    for path in (archive, store, raw):
+        assert iltools("info", path).out.startswith(str(path))
+
+
+def test_a_store_reads_back_whole_clips(archive: Path, store: Path) -> None:
+    reader, opened = ArchiveReader(archive), OpenedStore(store)
+    for position, trajectory in enumerate(reader.trajectories):
+        source = reader.read(trajectory, ["qpos"])["qpos"].astype(np.float32)
+        np.testing.assert_array_equal(opened.read(position, ["qpos"])["qpos"], source)
+        assert opened.read(position, ["action"])["action"].shape == (trajectory.num_states - 1, 1)
+        assert opened.clips[position].path == trajectory.path
+
+
+def test_verify_finds_a_flipped_bit(iltools: Any, archive: Path, store: Path) -> None:
+    assert iltools("verify", store).code == 0
+    assert iltools("verify", archive, "--json").json["damages"] == []
+    column = max(store.rglob("*.memmap"), key=lambda file: file.stat().st_size)
+    flip(column)
+    damaged = iltools("verify", store, "--json")
+    assert damaged.code == 1
+    assert damaged.json["damages"][0]["key"] == "observation"
+    chunk = max(archive.rglob("c.*"), key=lambda file: file.stat().st_size)
+    flip(chunk)
+    damaged = iltools("verify", archive)
+    assert damaged.code == 1
+    assert "unitree_csv" in damaged.out
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_doctor_exit_codes(iltools: Any, archive: Path, tmp_path: Path) -> None:
+    healthy = iltools("doctor", archive, "--json")
+    assert healthy.code == 0
+    assert healthy.json["healthy"] is True
+    with ArchiveWriter(tmp_path / "sick.zarr") as writer:
+        values = np.zeros((20, 2))
+        values[7, 1] = np.nan
+        for number in range(3):
+            writer.add("lab", "walk", f"traj{number}", {"joint_pos": values})
+    sick = iltools("doctor", tmp_path / "sick.zarr", "--most", "2")
+    assert sick.code == 1
+    assert "value lab/walk/traj0 frame 7 joint_pos" in sick.out
+    assert "value: 1 more" in sick.out
+    assert iltools("doctor", tmp_path / "sick.zarr", "--json").json["findings"][0]["frame"] == 7
+
+
+def test_view_in_the_terminal(iltools: Any, archive: Path, store: Path) -> None:
+    outcome = iltools("view", archive, "--clip", "1", "--most", "2")
+    assert outcome.code == 0
+    assert "walk1_60hz/traj0, 25 states" in outcome.out
+    assert "qpos[1]" in outcome.out
+    assert "8 columns more" in outcome.out
+    assert "root: walks 0.40 m" in outcome.out
+    document = iltools("view", store, "--key", "action", "--json").json
+    assert document["num_states"] == 40
+    assert document["columns"] == [{"name": "action[0]", "least": 0.0, "greatest": 0.0}]
+    unknown = iltools("view", archive, "--clip", "nobody")
+    assert unknown.code == 2
+    assert "no clip 'nobody'" in unknown.err
+
+
+@pytest.mark.parametrize("key", ["qpos", "qvel"])
+def test_view_writes_a_picture(iltools: Any, archive: Path, tmp_path: Path, key: str) -> None:
+    pytest.importorskip("matplotlib", reason="a picture needs the extra view")
+    picture = tmp_path / "motion.png"
+    assert iltools("view", archive, "--out", picture, "--key", key).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_paths_that_are_not_there_or_something_else(iltools: Any, raw: Path, tmp_path: Path) -> None:
+    for verb in ("info", "verify", "view", "doctor"):
+        outcome = iltools(verb, tmp_path / "nowhere")
+        assert outcome.code == 2
+        assert "nowhere" in outcome.err
+    not_yet = iltools("verify", raw)
+    assert not_yet.code == 2
+    assert "iltools export auto" in not_yet.err
+    as_json = iltools("info", tmp_path / "nowhere", "--json")
+    assert as_json.json["error"]["type"] == "SourceNotFoundError"
+
+
+def test_help_version_and_completion(iltools: Any) -> None:
+    from iltools_datasets import __version__
+
+    assert iltools("--version").out.strip() == f"iltools-datasets {__version__}"
+    help_text = iltools("--help").out
+    for verb in ("demo", "export", "doctor", "build", "info", "view", "verify"):
+        assert verb in help_text
+        assert iltools(verb, "--help").code == 0
+    assert "trajopt" in iltools("export", "--help").out
+
+
+def test_starting_loads_neither_torch_nor_jax() -> None:
+    code = (
+        "import sys; from iltools_datasets.cli.app import app; "
+        "print([name for name in ('torch', 'jax', 'tensordict', 'matplotlib') if name in sys.modules])"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "[]"
+
+
+def test_a_terminal_without_unicode_and_a_closed_pipe(store: Path) -> None:
+    command = [sys.executable, "-c", "from iltools_datasets.cli import main; main()", "verify", str(store)]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    outcome = subprocess.run(command, capture_output=True, text=True, env=ascii_only, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "all as it was written" in outcome.stdout
