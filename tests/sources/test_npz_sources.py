@@ -410,5 +410,30 @@ def test_options_go_to_the_formats_that_have_them(tmp_path):
     assert opened[0].quaternions == (3,)
     with pytest.raises(SourceError, match="no option 'frequency' for the formats motion-npz, trajopt"):
         open_sources([tmp_path / "one"], frequency=3.0)
-    with pytest.raises(SourceError, match="no known format"):
-        open_sources([tmp_path / "one", tmp_path / "one" / "a.npz", __file__])
+
+
+def test_files_of_no_known_format(tmp_path):
+    save_trajopt(tmp_path / "raw" / "good.npz")
+    np.savez(tmp_path / "raw" / "motion.npz", **motion_arrays())
+    np.savez(tmp_path / "raw" / "odd.npz", something=np.zeros(3))
+    (tmp_path / "raw" / "cut.npz").write_bytes((tmp_path / "raw" / "good.npz").read_bytes()[:-30])
+    (tmp_path / "raw" / "LICENSE").write_text("not a recording")
+    (tmp_path / "raw" / "labels.csv").write_text("clip,label")
+    with pytest.raises(SourceError, match=r"cut\.npz: not a readable npz"):
+        export(open_sources([tmp_path / "raw"]), tmp_path / "a.zarr")
+    assert not (tmp_path / "a.zarr").exists()
+    named = [tmp_path / "raw", tmp_path / "raw" / "LICENSE"]
+    report = export(open_sources(named), tmp_path / "a.zarr", keep_going=True)
+    assert report.num_trajectories == 2
+    assert {failure.path.name: failure.reason.partition(": ")[2] for failure in report.failures} == {
+        "cut.npz": "not a readable npz: File is not a zip file",
+        "odd.npz": "no known format has these members: ['something']",
+        "labels.csv": "no known format",
+        "LICENSE": "no known format",
+    }
+    with pytest.raises(SourceError, match="LICENSE: no known format; known formats are flat-zarr"):
+        open_sources(named[1:])
+    # Among files of one format, the source itself says what is wrong with the damaged one.
+    (tmp_path / "raw" / "motion.npz").unlink()
+    with pytest.raises(SourceError, match=r"cut\.npz"):
+        export(open_sources([tmp_path / "raw"]), tmp_path / "a.zarr", overwrite=True)

@@ -25,7 +25,7 @@ FORMAT = 1
 """Version of the archive format this release writes and reads."""
 
 _READ_AHEAD_BYTES = 32 << 20
-_READ_AHEAD_CLIPS = 4
+_GROUP_BYTES = 1 << 20
 _ATTEMPTS = 3
 
 
@@ -120,26 +120,46 @@ class ArchiveReader:
     ) -> Iterator[tuple[Trajectory, dict[str, NDArray[Any]]]]:
         """Yield (trajectory, its arrays) in order, reading the next ones while the caller works on this one.
 
-        At most four clips and 32 MiB are read ahead; a bigger clip is read when its turn comes.
+        Short clips are read some dozens at a time. At most 32 MiB are read ahead; a bigger clip is read when its turn
+        comes.
         """
-        pending: deque[tuple[Trajectory, Future[dict[str, NDArray[Any]]], int]] = deque()
+        wanted = self.trajectories if trajectories is None else trajectories
+        pending: deque[tuple[list[Trajectory], Future[list[dict[str, NDArray[Any]]]], int]] = deque()
         waiting = 0
         with ThreadPoolExecutor(1, "iltools-read-ahead") as ahead:
             try:
-                for trajectory in self.trajectories if trajectories is None else trajectories:
-                    size = self._bytes(trajectory, keys)
-                    while pending and (waiting + size > _READ_AHEAD_BYTES or len(pending) >= _READ_AHEAD_CLIPS):
+                for group, size in self._groups(wanted, keys):
+                    while pending and waiting + size > _READ_AHEAD_BYTES:
                         done, arrays, bytes_done = pending.popleft()
+                        yield from zip(done, arrays.result(), strict=True)
                         waiting -= bytes_done
-                        yield done, arrays.result()
-                    pending.append((trajectory, ahead.submit(self.read, trajectory, keys), size))
+                    pending.append((group, ahead.submit(self._read_group, group, keys), size))
                     waiting += size
                 while pending:
                     done, arrays, _ = pending.popleft()
-                    yield done, arrays.result()
+                    yield from zip(done, arrays.result(), strict=True)
             finally:
                 for _, arrays, _ in pending:
                     arrays.cancel()
+
+    def _groups(
+        self, trajectories: Iterable[Trajectory], keys: Sequence[str] | None
+    ) -> Iterator[tuple[list[Trajectory], int]]:
+        """Yield runs of trajectories that are worth handing to another thread, and their bytes."""
+        group: list[Trajectory] = []
+        total = 0
+        for trajectory in trajectories:
+            size = self._bytes(trajectory, keys)
+            if group and total + size > _GROUP_BYTES:
+                yield group, total
+                group, total = [], 0
+            group.append(trajectory)
+            total += size
+        if group:
+            yield group, total
+
+    def _read_group(self, group: list[Trajectory], keys: Sequence[str] | None) -> list[dict[str, NDArray[Any]]]:
+        return [self.read(trajectory, keys) for trajectory in group]
 
     def __len__(self) -> int:
         return len(self.trajectories)

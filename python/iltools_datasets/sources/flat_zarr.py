@@ -53,18 +53,25 @@ class FlatZarrSource(Source):
 
     def read(self, file: SourceFile) -> Iterator[Recording]:
         place: Path | Store = ZipStore(file.path, mode="r") if file.path.is_file() else file.path
+        try:
+            yield from self._episodes(file.path, place)
+        finally:
+            if isinstance(place, Store):
+                place.close()
+
+    def _episodes(self, path: Path, place: Path | Store) -> Iterator[Recording]:
         hierarchy = list_hierarchy(place)
         rows = RowReader(place, all_chunks_written=False)
-        keys = _step_keys(file.path, hierarchy)
-        ends = _episode_ends(file.path, hierarchy, rows, keys)
+        keys = _step_keys(path, hierarchy)
+        ends = _episode_ends(path, hierarchy, rows, keys)
         first = 0
         for end in ends.tolist():
             ranges = [RowRange(f"data/{key}", hierarchy.arrays[f"data/{key}"], keys[key], first, end) for key in keys]
             yield Recording(dict(zip(keys, rows.read(ranges), strict=True)), fps=self.fps)
             first = end
         self.notes += [
-            f"{file.path}: {path}: {count} chunks are not there and were read as the fill value"
-            for path, count in rows.missing.items()
+            f"{path}: {array}: {count} chunks are not there and were read as the fill value"
+            for array, count in rows.missing.items()
         ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from iltools_datasets.archive.schema import natural_key
 from iltools_datasets.errors import SourceError, SourceNotFoundError
 from iltools_datasets.sources.protocol import Source
+from iltools_datasets.sources.unrecognised import UnrecognisedSource, describe_unrecognised
 
 ENTRY_POINT_GROUP = "iltools_datasets.sources"
 _PACKAGE = "iltools_datasets.sources"
@@ -51,10 +52,10 @@ def recognise(path: Path | str) -> type[Source]:
 
     Raises SourceNotFoundError if there is nothing at the path and SourceError if no format fits.
     """
-    found = next(_recognised(Path(path)), None)
+    found = next((each for each, _ in _scan(Path(path)) if each is not UnrecognisedSource), None)
     if found is None:
-        raise _unknown(path)
-    return found[1]
+        raise _unrecognised(Path(path))
+    return found
 
 
 def open_source(path: Path | str, format: str = "auto", **options: Any) -> Source:
@@ -71,54 +72,63 @@ def open_sources(
     """Return the sources for several paths, of one format or, with "auto", of whatever formats they have.
 
     A directory whose recognised files are all of one format is one source; of several, each file is a source of its
-    own. Files of no known format in a directory are passed over, but not one that is named. Each source takes the
-    options that its format has, and options that are None count as not given.
+    own. A file of no known format that was named, or that lies in a directory and ends like one of a known format, is
+    a source that cannot be read: exporting it is an error, or with `keep_going` a failure in the report. Other files in
+    a directory are passed over. Each source takes the options that its format has; options that are None count as not
+    given.
 
     Raises:
         SourceNotFoundError: there is nothing at a path.
-        SourceError: a path has no known format, or none of the formats has one of the options.
+        SourceError: nothing at all is recognised, or none of the formats has one of the options.
     """
     given = {name: value for name, value in options.items() if value is not None}
     opened: list[tuple[type[Source], Path]] = []
     for path in map(Path, paths):
-        if format != "auto":
-            opened.append((source_class(format), path))
-            continue
-        found = list(_recognised(path))
-        if not found:
-            raise _unknown(path)
-        classes = {found_class for _, found_class in found}
-        opened += [(classes.pop(), path)] if len(classes) == 1 else [(each, below) for below, each in found]
+        opened += [(source_class(format), path)] if format != "auto" else _sources_at(path)
+    known = [found for found, _ in opened if found is not UnrecognisedSource]
+    if not known:
+        raise _unrecognised(opened[0][1] if opened else Path())
     for name in given:
-        if not any(name in _options(found_class) for found_class, _ in opened):
-            formats = ", ".join(sorted({found_class.format for found_class, _ in opened}))
+        if not any(name in _options(found) for found in known):
+            formats = ", ".join(sorted({found.format for found in known}))
             raise SourceError(f"no option {name!r} for the formats {formats}")
     return [
-        found_class(path, **{name: value for name, value in given.items() if name in _options(found_class)})
-        for found_class, path in opened
+        found(path, **{name: value for name, value in given.items() if name in _options(found)})
+        for found, path in opened
     ]
 
 
-def _recognised(path: Path) -> Iterator[tuple[Path, type[Source]]]:
+def _sources_at(path: Path) -> list[tuple[type[Source], Path]]:
+    found = list(_scan(path))
+    classes = {each for each, _ in found if each is not UnrecognisedSource}
+    if len(classes) != 1 or not path.is_dir():
+        return found or [(UnrecognisedSource, path)]
+    # One format: its source finds its files in the directory itself, those that are damaged too.
+    (only,) = classes
+    others = [(each, below) for each, below in found if each is not only and not below.name.endswith(only.suffixes)]
+    return [(only, path), *others]
+
+
+def _scan(path: Path) -> Iterator[tuple[type[Source], Path]]:
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or directory")
     classes = [source_class(name) for name in source_formats()]
+    endings = tuple({suffix for each in classes for suffix in each.suffixes})
     waiting = [path]
     while waiting:
         candidate = waiting.pop()
         found = next((each for each in classes if each.recognises(candidate)), None)
         if found is not None:
-            yield candidate, found
-        elif candidate.is_dir() and not _is_zarr(candidate):
-            waiting += sorted(candidate.iterdir(), key=lambda below: natural_key(below.name), reverse=True)
+            yield found, candidate
+        elif candidate.is_dir():
+            if not _is_zarr(candidate):
+                waiting += sorted(candidate.iterdir(), key=lambda below: natural_key(below.name), reverse=True)
+        elif candidate == path or candidate.name.endswith(endings):
+            yield UnrecognisedSource, candidate
 
 
 def _is_zarr(path: Path) -> bool:
     return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
-
-
-def _unknown(path: Path | str) -> SourceError:
-    return SourceError(f"{path}: no known format; there are {', '.join(source_formats())}")
 
 
 @cache
@@ -129,3 +139,8 @@ def _options(found: type[Source]) -> frozenset[str]:
 @cache
 def _third_party() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _unrecognised(path: Path) -> SourceError:
+    """Return the error for a path of no known format: what is wrong with it, if that can be told."""
+    return SourceError(f"{describe_unrecognised(path)}; known formats are {', '.join(source_formats())}")
