@@ -1,0 +1,105 @@
+"""The package as it is installed: light to import, versioned once, typed, and clear about what is missing."""
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import iltools_datasets
+import pytest
+from iltools_datasets import _core
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(code: str) -> str:
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after importing one."""
+    return set(run_python(f"import {module}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})").split())
+
+
+def test_importing_loads_no_framework() -> None:
+    heavy = {"torch", "tensordict", "torchrl", "jax", "zarr", "typer", "rich", "matplotlib", "scipy"}
+    assert not loaded_by("iltools_datasets") & heavy
+
+
+def test_the_store_loads_neither_torch_nor_zarr() -> None:
+    assert not loaded_by("iltools_datasets.trajectory_store") & {"torch", "jax", "zarr"}
+
+
+def test_every_public_name_resolves() -> None:
+    for name in iltools_datasets.__all__:
+        assert getattr(iltools_datasets, name) is not None
+    assert set(iltools_datasets.__all__) <= set(dir(iltools_datasets))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = iltools_datasets.nonsense
+
+
+def test_one_version() -> None:
+    workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    assert iltools_datasets.__version__ == _core.__version__ == version("iltools-datasets") == workspace
+
+
+def test_base_dependencies_are_numpy_and_zarr() -> None:
+    base = [line for line in requires("iltools-datasets") or () if "extra ==" not in line]
+    assert sorted(line.split(">")[0] for line in base) == ["numpy", "zarr"]
+
+
+def test_the_package_is_typed() -> None:
+    assert (Path(iltools_datasets.__file__).parent / "py.typed").exists()
+
+
+HIDE = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "hidden", "extra"),
+    [
+        ("iltools_datasets.torchrl", ("torch", "tensordict", "torchrl"), "torch"),
+        ("iltools_datasets.replay_manager", ("torch", "tensordict", "torchrl"), "torch"),
+        ("iltools_datasets.replay_export", ("torch", "tensordict", "torchrl"), "torch"),
+        ("iltools_datasets.replay_memmap", ("torch", "tensordict", "torchrl"), "torch"),
+        ("iltools_datasets.reference", ("torch", "tensordict", "torchrl"), "torch"),
+    ],
+)
+def test_a_part_without_its_extra_names_it(module: str, hidden: tuple[str, ...], extra: str) -> None:
+    code = (
+        HIDE.format(hidden=hidden)
+        + f"""
+from iltools_datasets.errors import MissingExtraError
+try:
+    import {module}
+except MissingExtraError as error:
+    print(error)
+"""
+    )
+    assert f"iltools-datasets[{extra}]" in run_python(code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hidden", "extra"),
+    [
+        (["--help"], ("typer",), "cli"),
+        (["info", "."], ("rich",), "cli"),
+        (["demo"], ("torch", "tensordict", "torchrl"), "torch"),
+    ],
+)
+def test_a_command_without_its_extra_names_it(arguments: list[str], hidden: tuple[str, ...], extra: str) -> None:
+    code = HIDE.format(hidden=hidden) + f"from iltools_datasets.cli import main; main({arguments!r})"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 2, outcome.stderr
+    assert f"[{extra}]" in outcome.stderr
+    assert "Traceback" not in outcome.stderr

@@ -1,0 +1,52 @@
+"""The README's Python runs as printed, one block after the other, and its links and commands exist."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchrl", reason="the README samples with the extra torch")
+    from iltools_datasets.demo.cartpole import CartPole
+    from iltools_datasets.demo.recording import archive_clips, record_clips
+
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    plant = CartPole()
+    archive_clips(Path("demo/expert.zarr"), plant, record_clips(plant, np.random.default_rng(0), 5, 8))
+    script = tmp_path / "readme.py"
+    assert len(blocks("python")) == 2
+    script.write_text("\n".join(blocks("python")))
+    names = runpy.run_path(str(script))
+    assert names["batch"].shape == (256,)
+    assert names["step"].shape == (8,)
+    assert names["window"].shape == (8, 16)
+    assert names["rows"]["next", "qpos"].shape == (3, 2)
+    assert names["windows"]["observation"].shape == (2, 32, 4)
+
+
+def test_links_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)[^)]*\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_commands_exist() -> None:
+    pytest.importorskip("typer", reason="the command line needs the extra cli")
+    from iltools_datasets.cli.app import app
+
+    shell = "".join(blocks("bash"))
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    assert set(re.findall(r"^iltools (\w+)", shell, re.MULTILINE)) <= verbs
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\S+)", shell, re.MULTILINE)) <= targets
