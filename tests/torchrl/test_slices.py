@@ -27,6 +27,7 @@ from iltools_datasets.torchrl import (  # noqa: E402
     SliceSamplerWithoutReplacement,
     TrajectoryStorage,
 )
+from iltools_datasets.torchrl import TensorDictReplayBuffer as OurReplayBuffer  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import LazyTensorStorage, ListStorage, ReplayBuffer, TensorDictReplayBuffer, TensorStorage  # noqa: E402
 from torchrl_cases import LENGTHS, assert_same, data_fixture, storage_fixture, store_fixture  # noqa: E402, F401
@@ -314,6 +315,22 @@ class TestStores:
             assert (step[:, 0] + 1 == step[:, 1]).all()
             assert batch["next", "truncated"].flatten().tolist() == [False, True] * 5
             assert_same(batch["next", "done"], data["next", "done"][index] | batch["next", "truncated"])
+
+    @pytest.mark.parametrize("prefetch", [None, 1])
+    @pytest.mark.parametrize("kind", [SliceSampler, SliceSamplerWithoutReplacement, torchrl_data.SliceSampler])
+    def test_goes_into_our_buffer_too(self, storage: TrajectoryStorage, kind: Any, prefetch: int | None) -> None:
+        def batches(buffer: type) -> list[TensorDict]:
+            rb = buffer(
+                storage=storage,
+                sampler=kind(slice_len=2, end_key=("next", "done")),
+                batch_size=8,
+                prefetch=prefetch,
+                generator=torch.Generator().manual_seed(0),
+            )
+            return [rb.sample() for _ in range(12)]
+
+        for mine, other in zip(batches(OurReplayBuffer), batches(TensorDictReplayBuffer), strict=True):
+            assert_same(mine, other)
 
     def test_all_windows_are_equally_likely_within_a_trajectory(self, storage: TrajectoryStorage) -> None:
         (index,), _ = SliceSampler(slice_len=5, seed=1).sample(storage, 5 * 40_000)

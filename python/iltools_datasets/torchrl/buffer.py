@@ -52,7 +52,8 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         data, info = self._sample_straight(size)
         for key, value in info.items():
             if key == "index":
-                # The index of a one-dimensional storage: a vector as long as the batch, which needs no check.
+                # Rows of a one-dimensional storage: as long as the batch, which needs no check. Slices give a tuple.
+                value = torch.stack(value, -1) if isinstance(value, tuple) else value
                 data._set_str("index", value, validated=True, inplace=False, non_blocking=False)
             else:
                 data.set(key, expand_as_right(value, data) if value.ndim < data.ndim else value)
@@ -85,7 +86,11 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         )
 
     def _makes_ahead(self) -> bool:
-        return isinstance(self._storage, TrajectoryStorage) and isinstance(self._sampler, SeededSampler)
+        return (
+            isinstance(self._storage, TrajectoryStorage)
+            and isinstance(self._sampler, SeededSampler)
+            and self._sampler.draws_transitions
+        )
 
     def _sample_straight(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
         with self._replay_lock:
@@ -94,9 +99,10 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             info["index"] = index
             if self._writer.tracks_generations:
                 info["index_generation"] = self._writer.generations_of(index)
-            data = self._made_ahead(storage, index) if self._prefetch else None
+            rows = index[0] if isinstance(index, tuple) else index
+            data = self._made_ahead(storage, rows) if self._prefetch else None
             if data is None:
-                data = storage.get_pinned(index) if self._pin_memory else storage.get(index)
+                data = storage.get_pinned(rows) if self._pin_memory else storage.get(rows)
             elif self._pin_memory:
                 data = data.pin_memory()
         if len(self._transform):

@@ -26,6 +26,9 @@ class SeededSampler(Sampler):  # type: ignore[misc]
     global one. Handing over another generator means a new seed, unless it is the generator a restored state belongs to.
     """
 
+    draws_transitions = True
+    """Whether what the native generator draws are transition indices, which can be gathered as they are."""
+
     def __init__(self, seed: int | None = None) -> None:
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed <= UINT64_MAX):
             raise ValueError(f"seed is {seed!r}; an integer within 0..2^64-1 is needed")
