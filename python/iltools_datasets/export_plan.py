@@ -191,7 +191,7 @@ def _column(key: str, kept: Sequence[Trajectory], options: ExportOptions) -> Col
         if (found := _kind(trajectory, key)) != kind:
             raise SchemaError(f"{where(trajectory)}, key {key!r}: a row per {found}, but per {kind} in {holder.path}")
         _check_signature(trajectory, key, holder, key)
-    name = options.original_obs_td_key if key == "obs" and key not in options.obs_keys else key
+    name = options.original_obs_td_key if key == "obs" else key
     return Column(name, kind, stored_dtype(holder.keys[key].dtype, options.float_dtype))
 
 
@@ -220,10 +220,11 @@ def _lay_out(
     concat: dict[str, list[str]] = {}
     mixed: np.dtype[np.generic] | None = None
     name = options.concat_obs_to_key
-    concatenated = [] if name is None or options.obs_keys == (name,) else [name]
+    parts = [columns[key].key for key in options.obs_keys]
+    concatenated = [] if name is None or parts == [name] else [name]
     dtypes = {columns[key].dtype for key in options.obs_keys}
     if concatenated and len(dtypes) == 1:
-        concat[concatenated[0]] = list(options.obs_keys)
+        concat[concatenated[0]] = parts
     elif concatenated:
         mixed = np.result_type(*([dtype for dtype in dtypes if dtype.kind == "f"] or dtypes))
     _check_names(columns, [*flags.alias, "action", "next", *concatenated])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -82,6 +83,8 @@ class ExpertMemmapBuilder:
         # beside it that can become the target as it is, or be read once more if the layout has to change.
         self._target: StoreBuilder | None = StoreBuilder(self.scratch_dir, overwrite=self._overwrite)
         self._spools: list[StoreSpool] = []
+        # A builder that is forgotten, or the end of the process, leaves as little behind as abort() does.
+        self._discard = weakref.finalize(self, _discard, self._target, self._spools)
         self._schema: dict[Parts, tuple[str, tuple[int, ...]]] = {}
         self._stored_once: set[Parts] = set()
         self._segments: dict[tuple[int, int], Segment] = {}
@@ -98,18 +101,13 @@ class ExpertMemmapBuilder:
         return list(self._segments.values())
 
     def clear(self) -> None:
-        """Drop what was added and start over; after `finalize`, begin a new store in the same place."""
-        if self._target is None:
-            self._overwrite = True
+        """Drop what was added and start over; after `finalize`, begin a new store in place of that one."""
         self.abort()
         self._begin()
 
     def abort(self) -> None:
         """Drop what was added and leave `scratch_dir` as it was before."""
-        for spool in self._spools:
-            spool.remove()
-        if self._target is not None:
-            self._target.abort()
+        self._discard()
         self._target = None
 
     def add_trajectory(
@@ -166,7 +164,6 @@ class ExpertMemmapBuilder:
             self._spools[-1].close()
             if len(self._spools) == 1:
                 self._spools[0].become(self.scratch_dir)
-                target.abort()
             else:
                 for spool in self._spools:
                     spool.copy_to(target, self._stored_once)
@@ -174,9 +171,8 @@ class ExpertMemmapBuilder:
         except BaseException:
             self.abort()
             raise
-        for spool in self._spools:
-            spool.remove()
-        self._target = None
+        self.abort()
+        self._overwrite = True
         return load(self.scratch_dir)
 
     def __enter__(self) -> ExpertMemmapBuilder:
@@ -213,6 +209,12 @@ class ExpertMemmapBuilder:
                     f"{label}, key {_shown(key)}: expected {expected[0]} {list(expected[1])} per transition, "
                     f"found {found[0]} {list(found[1])}"
                 )
+
+
+def _discard(target: StoreBuilder, spools: list[StoreSpool]) -> None:
+    for spool in spools:
+        spool.remove()
+    target.abort()
 
 
 def _to_arrays(label: str, transitions: TensorDictBase) -> dict[Parts, NDArray[Any]]:

@@ -102,6 +102,13 @@ def test_an_array_obs_gets_another_name(tmp_path: Path) -> None:
     assert "obs" not in rows
 
 
+def test_an_array_obs_can_be_the_observation(tmp_path: Path) -> None:
+    clips = {name: {"obs": clip["qpos"], "qvel": clip["qvel"]} for name, clip in motion_clips().items()}
+    rows = everything(export(tmp_path, clips, obs_keys=["qvel", "obs"]))
+    np.testing.assert_array_equal(rows["lmj_observation"], stacked(clips, "obs", slice(None, -1)).astype(np.float32))
+    np.testing.assert_array_equal(rows["observation"], np.concatenate([rows["qvel"], rows["lmj_observation"]], axis=1))
+
+
 def test_other_names_for_the_observations(tmp_path: Path) -> None:
     clips = {name: {**clip, "obs": clip["qpos"] + 1} for name, clip in motion_clips().items()}
     store = export(tmp_path, clips, original_obs_td_key="raw", concat_obs_to_key=None)
