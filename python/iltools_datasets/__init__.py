@@ -6,19 +6,42 @@ Importing this package loads neither torch nor jax; names are resolved on first 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from iltools_datasets._worker_processes import use_one_thread_in_workers
+
 if TYPE_CHECKING:
+    from iltools_datasets._core import num_threads, set_num_threads
     from iltools_datasets.segments import EnvAssignment, Segment, Segments
+    from iltools_datasets.store_maintenance import Damage, repair_store, verify_store
     from iltools_datasets.trajectory_store import StoreBuilder, TrajectoryStore
 
 _HOMES = {
+    "Damage": "store_maintenance",
     "EnvAssignment": "segments",
     "Segment": "segments",
     "Segments": "segments",
     "StoreBuilder": "trajectory_store",
     "TrajectoryStore": "trajectory_store",
+    "num_threads": "_core",
+    "repair_store": "store_maintenance",
+    "set_num_threads": "_core",
+    "verify_store": "store_maintenance",
 }
 
-__all__ = ["EnvAssignment", "Segment", "Segments", "StoreBuilder", "TrajectoryStore", "__version__"]
+__all__ = [
+    "Damage",
+    "EnvAssignment",
+    "Segment",
+    "Segments",
+    "StoreBuilder",
+    "TrajectoryStore",
+    "__version__",
+    "num_threads",
+    "repair_store",
+    "set_num_threads",
+    "verify_store",
+]
+
+use_one_thread_in_workers()
 
 
 def __getattr__(name: str) -> Any:

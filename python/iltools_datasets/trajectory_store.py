@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from iltools_datasets import _core
 from iltools_datasets.errors import MissingKeyError, SchemaError, StoreChangedError
 from iltools_datasets.segments import EnvAssignment, Segment, Segments, int64
+from iltools_datasets.store_maintenance import Damage, read_damages
+
+if TYPE_CHECKING:
+    from jax import Device
+    from jax.sharding import Sharding
+
+    from iltools_datasets.device_store import DeviceStore
 
 __all__ = ["Backend", "Damage", "EnvAssignment", "Key", "Segment", "Segments", "StoreBuilder", "TrajectoryStore"]
 
@@ -32,16 +38,6 @@ def _parts(key: Key) -> tuple[str, ...]:
 def _public(parts: tuple[str, ...]) -> Key:
     """Return a key as callers see it: a plain string where one name is enough."""
     return parts[0] if len(parts) == 1 else parts
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """One thing `TrajectoryStore.verify` found: where it is and what is wrong."""
-
-    file: str
-    key: Key | None
-    block: int | None
-    what: str
 
 
 class StoreBuilder:
@@ -212,7 +208,8 @@ class TrajectoryStore:
             backend: `"mmap"` reads through the page cache, which all processes share; `"ram"` reads everything into
                 this process's memory first; `"pread"` reads each row from the file, and raises where a truncated file
                 would kill a process that has it mapped.
-            num_threads: threads of large gathers; None = as many as there are cores.
+            num_threads: threads of large gathers; None = what `num_threads()` says: as many as there are cores, and one
+                in a process that multiprocessing started, such as a DataLoader's worker.
 
         Raises:
             StoreNotFoundError: there is no store.
@@ -402,16 +399,47 @@ class TrajectoryStore:
             windows["mask"] = mask.reshape(-1, length)
         return windows
 
+    def to_device(
+        self,
+        keys: Sequence[Key] | None = None,
+        sharding: Sharding | Device | None = None,
+        dtype: DTypeLike | None = None,
+        budget: int | None = None,
+    ) -> DeviceStore:
+        """Copy the store into device memory, for windows inside of jitted functions; needs the jax extra.
+
+        Args:
+            keys: what to copy; None = everything. A key and its `next` are one array if they agree.
+            sharding: a device, or how rows are spread over several; `PartitionSpec()` puts a copy on each. None = JAX's
+                default device.
+            dtype: floating dtype for all floating keys; None = as stored.
+            budget: bytes that may be used per device; None = what the device has free.
+
+        Returns:
+            A `DeviceStore`, a pytree with `window(traj, step, length, boundary)`.
+
+        Raises:
+            MissingExtraError: JAX is not installed.
+            BudgetError: it does not fit the budget (a MemoryError); nothing was allocated.
+            OutOfRangeError: more than 2^31 - 1 states.
+            SchemaError: a value does not fit the dtype in which the device keeps it, or the sharding does not fit.
+            MissingKeyError: there is no such key.
+        """
+        from iltools_datasets.device_store import to_device
+
+        return to_device(self, keys, sharding, dtype, budget)
+
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
-        """Read every byte and compare it with its checksum; return what is wrong, nothing if all is well.
+        """Compare every byte with its checksum and return what is wrong, nothing if all is well; see `verify_store`.
 
         Args:
             progress: called with (bytes done, bytes in all) now and then.
+
+        Raises:
+            StoreChangedError: the store was rebuilt since it was opened.
+            ValueError: a foreign directory, which has no checksums.
         """
-        return [
-            Damage(file, None if key is None else _public(tuple(key)), block, what)
-            for file, key, block, what in self.core.verify(progress)
-        ]
+        return read_damages(self.core.verify(progress))
 
 
 def _reopen(path: str, uuid: str, backend: Backend, num_threads: int | None) -> TrajectoryStore:

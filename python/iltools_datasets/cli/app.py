@@ -15,6 +15,7 @@ from iltools_datasets.cli.doctor import doctor
 from iltools_datasets.cli.export import export
 from iltools_datasets.cli.info import info
 from iltools_datasets.cli.output import EXIT_CANNOT, err, out, print_json
+from iltools_datasets.cli.repair import repair
 from iltools_datasets.cli.verify import verify
 from iltools_datasets.cli.view import view
 from iltools_datasets.errors import IltoolsError
@@ -29,7 +30,7 @@ _HELP = (
 app = typer.Typer(
     name="iltools", help=_HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
 )
-for verb in (demo, export, doctor, build, info, view, verify, bench):
+for verb in (demo, export, doctor, build, info, view, verify, repair, bench):
     app.command()(verb)
 
 

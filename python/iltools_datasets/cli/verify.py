@@ -14,7 +14,7 @@ from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.cli.opened import open_path
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
 from iltools_datasets.errors import IltoolsError
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.store_maintenance import verify_store
 
 Progressing = Callable[[int, int], None]
 
@@ -24,7 +24,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare every block with its checksum; exit with 1 if something is damaged."""
-    opened = open_path(path)
+    # A store is not opened: it may be too damaged for that.
+    opened = None if (path / "manifest.json").is_file() else open_path(path)
+    kind = "store" if opened is None else opened.kind
     bar = Progress(
         TextColumn("verifying"), BarColumn(), TaskProgressColumn(), console=err(), transient=True, disable=as_json
     )
@@ -34,15 +36,15 @@ def verify(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        damages = (_damages_of_store if opened.kind == "store" else _damages_of_archive)(path, progress)
+        damages = (_damages_of_store if kind == "store" else _damages_of_archive)(path, progress)
     if as_json:
-        print_json({"path": str(path), "kind": opened.kind, "damages": damages})
+        print_json({"path": str(path), "kind": kind, "damages": damages})
     else:
         console = out()
         for damage in damages:
             console.print(Text.assemble(("✗ ", "bad"), str(damage["message"])), soft_wrap=True)
         if not damages:
-            size = human_bytes(opened.bytes_on_disk)
+            size = human_bytes((opened or open_path(path)).bytes_on_disk)
             console.print(Text.assemble(("✓ ", "good"), f"{path}: {size}, all as it was written"), soft_wrap=True)
     if damages:
         raise typer.Exit(EXIT_FOUND)
@@ -56,7 +58,7 @@ def _damages_of_store(path: Path, progress: Progressing) -> list[dict[str, Any]]
             "block": damage.block,
             "message": f"{damage.file}: {damage.what}",
         }
-        for damage in TrajectoryStore.open(path).verify(progress)
+        for damage in verify_store(path, progress)
     ]
 
 
