@@ -237,6 +237,19 @@ def test_view_writes_a_picture(iltools: Any, archive: Path, tmp_path: Path, key:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_bench_of_a_store(iltools: Any, store: Path) -> None:
+    pytest.importorskip("torchrl", reason="bench samples with the extra torch")
+    document = iltools("bench", store, "--batch-size", "16", "--seconds", "0.01", "--json").json
+    assert {row["mode"] for row in document["rows"]} > {"uniform", "windows per env"}
+    assert all(row["p50"] <= row["p99"] for row in document["rows"])
+    assert "windows per env" in iltools("bench", store, "--batch-size", "16", "--seconds", "0.01").out
+
+
+def test_repair_of_a_sound_store(iltools: Any, store: Path) -> None:
+    assert iltools("repair", store, "--json").json["removed"] == []
+    assert iltools("verify", store).code == 0
+
+
 def test_paths_that_are_not_there_or_something_else(iltools: Any, raw: Path, tmp_path: Path) -> None:
     for verb in ("info", "verify", "view", "doctor"):
         outcome = iltools(verb, tmp_path / "nowhere")
@@ -254,7 +267,7 @@ def test_help_version_and_completion(iltools: Any) -> None:
 
     assert iltools("--version").out.strip() == f"iltools-datasets {__version__}"
     help_text = iltools("--help").out
-    for verb in ("demo", "export", "doctor", "build", "info", "view", "verify"):
+    for verb in ("demo", "export", "doctor", "build", "info", "view", "verify", "repair", "bench"):
         assert verb in help_text
         assert iltools(verb, "--help").code == 0
     assert "trajopt" in iltools("export", "--help").out
