@@ -5,42 +5,50 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from iltools_datasets import Segment, Segments, _core
+import torch
+from iltools_datasets import Segments, _core
 from iltools_datasets import torchrl as ours
 from race import Row, figure, show, timed
 
 ROWS = (1_000_000, 10_000_000, 100_000_000, 346_000_000)
 
 
-class Rows:
-    """A storage of so many rows and no data."""
+class Rows(ours.TrajectoryStorage):
+    """A storage of trajectories of 1,000 rows each, and no data."""
 
     ndim = 1
     device = None
+    uuid = "none"
+    _compilable = False
 
     def __init__(self, count: int) -> None:
-        self.shape = (count,)
+        starts = np.arange(0, count, 1000)
+        table = _core.SegmentTable(np.zeros_like(starts), np.arange(len(starts)), starts, np.full_like(starts, 1000))
+        self.store = SimpleNamespace(segments=Segments(table), keys=[])
+        self.count = count
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([self.count])
 
     def __len__(self) -> int:
-        return self.shape[0]
-
-
-def segments(rows: int) -> Segments:
-    clip = 1000
-    return Segments.from_segments([Segment(0, k, k * clip, clip) for k in range(rows // clip)])
+        return self.count
 
 
 def test_first_sample_of_a_shuffle(record: Any) -> None:
     for rows in (ROWS[0], ROWS[-1]):
         spent = []
+        storage = Rows(rows)
         for seed in range(9):
             sampler = ours.SamplerWithoutReplacement(seed=seed)
             start = time.perf_counter()
-            index, _ = sampler.sample(Rows(rows), 256)
+            index, _ = sampler.sample(storage, 256)
             spent.append((time.perf_counter() - start) * 1e3)
             assert len(np.unique(index.numpy())) == 256
         record(figure(f"first sample of a shuffle, {rows // 1_000_000} M rows", "cold", spent, 1, "ms"))
@@ -50,22 +58,23 @@ def test_first_sample_of_a_shuffle(record: Any) -> None:
 
 @pytest.mark.parametrize("sampler", ["SliceSampler", "EveryWindowSampler"])
 def test_slice_index_does_not_grow(record: Any, sampler: str) -> None:
-    tables = {rows: segments(rows) for rows in ROWS}
+    storages = {rows: Rows(rows) for rows in ROWS}
 
     def make(rows: int) -> Any:
-        if sampler == "SliceSampler":
-            made = ours.SliceSampler(slice_len=32, segments=tables[rows], cache_values=True)
-        else:
-            made = ours.EveryWindowSampler(32, segments=tables[rows])
-        made.sample(Rows(rows), 4096 * 32)
+        made = getattr(ours, sampler)(slice_len=32, truncated_key=None)
+        index, _ = made.sample(storages[rows], 4096 * 32)
+        slices = index[0].reshape(-1, 32)
+        assert (slices.diff(dim=1) == 1).all()
+        assert (slices[:, 0] // 1000 == slices[:, -1] // 1000).all()
+        assert slices.max() < rows
         return made
 
     samplers = {rows: make(rows) for rows in ROWS}
     spent: dict[int, list[float]] = {rows: [] for rows in ROWS}
     for _ in range(9):
         for rows in ROWS:
-            storage = Rows(rows)
-            spent[rows].append(timed(lambda: samplers[rows].sample(storage, 4096 * 32), 5))  # noqa: B023
+            draw = partial(samplers[rows].sample, storages[rows], 4096 * 32)
+            spent[rows].append(timed(draw, 5))
     least = spent[ROWS[0]]
     for rows in ROWS[1:]:
         ratios = [large / small for large, small in zip(spent[rows], least, strict=True)]
