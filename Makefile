@@ -74,7 +74,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
-# Either of the two installs brings a native module; this one keeps it in step with the Rust sources.
+# The package is installed editable, so a rebuilt native module only has to lie beside its Python files.
 $(VENV)/.native: $(RUST_SOURCES) $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.runtime)
-	$(BIN)/maturin develop --release --quiet
+	$(BIN)/maturin develop --release --skip-install --quiet
 	@touch $@
