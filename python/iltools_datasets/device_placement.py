@@ -63,18 +63,23 @@ class Placement:
         self.target = device if sharding is None else sharding
         self.layout = layout
         self.dtype = None if dtype is None else np.dtype(dtype)
-        self._spans_processes = sharding is not None and not sharding.is_fully_addressable
-        self.num_shards = _shards_here(sharding)
-        """Number of pieces this process cuts the first axis into."""
+        self.num_shards = _num_shards(sharding)
+        """Number of pieces the first axis of a whole array is cut into."""
+        self._num_pieces = self.num_shards
+        """How many of them this process brings: each process an equal part."""
+        self._spans_processes = False
+        if sharding is not None and not sharding.is_fully_addressable:
+            self._spans_processes = True
+            self._num_pieces = max(1, self.num_shards * len(sharding.addressable_devices) // len(sharding.device_set))
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Raise `SchemaError` if an array of this shape cannot be spread as wanted."""
         if isinstance(self.target, NamedSharding):
             if self.target.spec and not shape:
-                raise SchemaError(f"{name}: a scalar cannot be spread over {self.num_shards} devices")
-            if shape and shape[0] % self.num_shards:
+                raise SchemaError(f"{name}: a scalar cannot be spread over {self._num_pieces} devices")
+            if shape and shape[0] % self._num_pieces:
                 raise SchemaError(
-                    f"{name}: a batch of {shape[0]} cannot be split evenly over {self.num_shards} devices"
+                    f"{name}: a batch of {shape[0]} cannot be split evenly over {self._num_pieces} devices"
                 )
 
     def put(self, names: Sequence[str], arrays: Sequence[NDArray[Any]], leased: bool) -> list[jax.Array]:
@@ -91,7 +96,7 @@ class Placement:
         """
         owned = [self._owned(name, array, leased) for name, array in zip(names, arrays, strict=True)]
         if self.layout == "pmap":
-            owned = [array.reshape(self.num_shards, -1, *array.shape[1:]) for array in owned]
+            owned = [array.reshape(self._num_pieces, -1, *array.shape[1:]) for array in owned]
         try:
             if self._spans_processes:
                 return [jax.make_array_from_process_local_data(self.target, array) for array in owned]
@@ -113,21 +118,18 @@ class Placement:
         return copy
 
     def device_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Return the dtype in which the device holds an array of `dtype`: without 64-bit JAX, at most 32 bits."""
+        """Return the dtype in which the device holds an array of `dtype`: 32 bits at most, unless JAX has 64."""
         if self.dtype is not None and jnp.issubdtype(dtype, jnp.floating):
             dtype = self.dtype
-        on_device: np.dtype[Any] = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+        on_device: np.dtype[Any] = np.dtype(jax.dtypes.canonicalize_dtype(dtype.newbyteorder("=")))
         return on_device
 
 
-def _shards_here(sharding: Sharding | None) -> int:
+def _num_shards(sharding: Sharding | None) -> int:
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return 1
     names = sharding.spec[0]
-    shards = math.prod(sharding.mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
-    # Each process holds an equal part of the mesh.
-    shards_here: int = shards * len(sharding.addressable_devices) // len(sharding.device_set)
-    return max(1, shards_here)
+    return math.prod(sharding.mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
 
 
 def aligned_empty(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:

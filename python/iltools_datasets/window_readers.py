@@ -145,9 +145,10 @@ class DatasetReader:
 
 
 def refuse_unreadable(keys: Sequence[Key], boundary: Boundary) -> None:
-    """Raise `SchemaError` if there is nothing to read, or the mask has the name of a key."""
+    """Raise `SchemaError` if there is nothing to read, or two of the arrays would have one place in a window."""
     if not keys:
         raise SchemaError("no keys to read windows of")
+    nested(dict.fromkeys(keys))
     if boundary == "mask" and "mask" in keys:
         raise SchemaError("boundary='mask' returns its mask as 'mask', which is also one of the keys; name other keys")
 

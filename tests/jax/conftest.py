@@ -1,0 +1,57 @@
+"""What tests with JAX share: several CPU devices, a store, and a place at the end of the run."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from iltools_datasets import StoreBuilder, TrajectoryStore
+
+with suppress(ImportError, RuntimeError):  # no JAX, or some test began to use it before this directory was collected
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 4)
+
+LENGTHS = [5, 40, 2, 17, 96, 33]
+"""States per trajectory of `store`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run these tests last: JAX starts threads, and other tests fork."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: here in item.path.parents)
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[dict[str, np.ndarray]]:
+    """Trajectories in which no two values are alike, so that a row out of place cannot look right."""
+    first = np.cumsum([0, *LENGTHS[:-1]])
+    made = []
+    for begin, num_states in zip(first, LENGTHS, strict=True):
+        rows = 16 * np.arange(begin, begin + num_states, dtype=np.float32)[:, None]
+        made.append(
+            {"qpos": rows + np.arange(5), "qvel": rows + np.arange(5, 8), "action": rows[:-1] + np.arange(8, 10)}
+        )
+    return [{key: values.astype(np.float32) for key, values in clip.items()} for clip in made]
+
+
+@pytest.fixture(scope="session")
+def columns(clips: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """All transitions of the clips, column by column."""
+    columns = {key: np.concatenate([clip[key][:-1] for clip in clips]) for key in ("qpos", "qvel")}
+    columns["next_qpos"] = np.concatenate([clip["qpos"][1:] for clip in clips])
+    columns["action"] = np.concatenate([clip["action"] for clip in clips])
+    return columns
+
+
+@pytest.fixture(scope="session")
+def store(clips: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    """The store of the clips; trajectory k is (task k // 2, trajectory k % 2)."""
+    path = tmp_path_factory.mktemp("jax") / "store"
+    with StoreBuilder(path) as builder:
+        for k, clip in enumerate(clips):
+            states = {key: clip[key] for key in ("qpos", "qvel")}
+            builder.add(k // 2, k % 2, states=states, transitions={"action": clip["action"]})
+    return TrajectoryStore.open(path)
