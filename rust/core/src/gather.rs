@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::segment::SegmentTable;
 use crate::{Error, Result, parallel};
 
 /// Rows per block of work: their indices stay in the first-level cache while every column is copied.
@@ -60,14 +61,24 @@ impl<'a> Column<'a> {
     }
 }
 
-/// One output array: for each selected row, `width` bytes from `offset` within the row.
+/// Which row of a column an index names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOf {
+    /// The row of that number.
+    Index,
+    /// The state that the transition of that number leads from.
+    State,
+    /// The state that it leads to.
+    NextState,
+}
+
+/// One output array: for each index, `width` bytes from `offset` within the row it names.
 #[derive(Debug)]
 pub struct Part<'a> {
     column: Column<'a>,
+    row_of: RowOf,
     offset: usize,
     width: usize,
-    /// Which of the selections names this part's rows.
-    selection: usize,
     out: *mut u8,
     out_len: usize,
     lifetime: PhantomData<&'a mut [u8]>,
@@ -79,34 +90,39 @@ unsafe impl Send for Part<'_> {}
 unsafe impl Sync for Part<'_> {}
 
 impl<'a> Part<'a> {
-    /// Copy bytes `offset..offset + width` of each row of a selection to `out`, densely.
+    /// Copy bytes `offset..offset + width` of each row to `out`, densely.
     ///
     /// # Safety
     /// `out_len` bytes from `out` stay writable for `'a`, and nothing else reads or writes them meanwhile.
     pub unsafe fn new(
         column: Column<'a>,
+        row_of: RowOf,
         offset: usize,
         width: usize,
-        selection: usize,
         out: *mut u8,
         out_len: usize,
     ) -> Self {
-        Self { column, offset, width, selection, out, out_len, lifetime: PhantomData }
+        Self { column, row_of, offset, width, out, out_len, lifetime: PhantomData }
     }
 }
 
-/// Copy all parts. `selections` hold the rows; all are of one length. Nothing is written if anything is out of bounds.
+/// Copy all parts. Nothing is written if anything is out of bounds.
+///
+/// `segments`, contiguous, tell states from transitions; only parts whose rows are states need them.
 ///
 /// `interrupted` is asked now and then, on the calling thread only; when it says yes, copying stops with
 /// `Error::Interrupted` and the outputs hold arbitrary bytes.
 pub fn gather(
     parts: &[Part<'_>],
-    selections: &[&[i64]],
+    index: &[i64],
+    segments: Option<&SegmentTable>,
     threads: Option<usize>,
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<()> {
-    let count = selections.first().map_or(0, |rows| rows.len());
-    check(parts, selections, count)?;
+    let count = index.len();
+    check(parts, index, segments)?;
+    // Without a part of states the table is not looked at.
+    let segments = segments.filter(|_| parts.iter().any(|part| part.row_of != RowOf::Index));
     let row_bytes: usize = parts.iter().map(|part| part.width).sum();
     let bytes = row_bytes.saturating_mul(count);
     let threads = match threads {
@@ -114,12 +130,16 @@ pub fn gather(
         Some(threads) => threads.max(1),
         None => parallel::num_threads(),
     };
-    if bytes < PARALLEL_BYTES {
-        return parts.iter().try_for_each(|part| copy_block(part, selections, 0..count));
-    }
-
     let block_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, BLOCK_ROWS);
     let blocks = count.div_ceil(block_rows);
+    if bytes < PARALLEL_BYTES {
+        for block in 0..blocks {
+            let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
+            parts.iter().try_for_each(|part| block.copy(part))?;
+        }
+        return Ok(());
+    }
+
     let caller = std::thread::current().id();
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -136,9 +156,9 @@ pub fn gather(
             if block >= blocks {
                 break;
             }
-            let range = block * block_rows..count.min((block + 1) * block_rows);
+            let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
             for part in parts {
-                if let Err(error) = copy_block(part, selections, range.clone()) {
+                if let Err(error) = block.copy(part) {
                     fail(error);
                 }
                 if is_caller && looked.elapsed() >= LOOK_EVERY {
@@ -157,32 +177,42 @@ pub fn gather(
     failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-fn check(parts: &[Part<'_>], selections: &[&[i64]], count: usize) -> Result<()> {
-    if let Some(other) = selections.iter().find(|rows| rows.len() != count) {
-        return Err(Error::Invalid(format!("selections of {count} and {} rows in one gather", other.len())));
+fn check(parts: &[Part<'_>], index: &[i64], segments: Option<&SegmentTable>) -> Result<()> {
+    let (least, greatest) = least_and_greatest(index);
+    if least < 0 && !index.is_empty() {
+        return Err(Error::OutOfRange(format!("index {least} is negative")));
     }
-    let bounds: Vec<(i64, i64)> = selections.iter().map(|rows| least_and_greatest(rows)).collect();
     for part in parts {
-        let Some(&(least, greatest)) = bounds.get(part.selection) else {
-            return Err(Error::Invalid(format!("selection {} of {}", part.selection, selections.len())));
+        let end = part.offset.checked_add(part.width);
+        if end.is_none_or(|end| end > part.column.stride) {
+            return Err(Error::Invalid(format!(
+                "{} bytes from byte {} of a row of {}",
+                part.width, part.offset, part.column.stride
+            )));
+        }
+        if part.width.checked_mul(index.len()) != Some(part.out_len) {
+            return Err(Error::Invalid(format!(
+                "output of {} bytes for {} rows of {} bytes",
+                part.out_len,
+                index.len(),
+                part.width
+            )));
+        }
+        if index.is_empty() {
+            continue;
+        }
+        // State rows grow with the index, so the greatest index has the greatest row.
+        let last = match (part.row_of, segments) {
+            (RowOf::Index, _) => Some(greatest),
+            (RowOf::State, Some(segments)) => segments.state_of(greatest),
+            (RowOf::NextState, Some(segments)) => segments.state_of(greatest).map(|row| row + 1),
+            (_, None) => return Err(Error::Invalid("rows of states without segments".into())),
         };
-        if part.offset + part.width > part.column.stride {
-            return Err(Error::Invalid(format!(
-                "bytes {}..{} of a row of {}",
-                part.offset,
-                part.offset + part.width,
-                part.column.stride
+        if last.is_none_or(|last| last as usize >= part.column.rows) {
+            return Err(Error::OutOfRange(format!(
+                "index {greatest} is outside a column of {} rows",
+                part.column.rows
             )));
-        }
-        if part.out_len != part.width * count {
-            return Err(Error::Invalid(format!(
-                "output of {} bytes for {count} rows of {} bytes",
-                part.out_len, part.width
-            )));
-        }
-        if count > 0 && (least < 0 || greatest as usize >= part.column.rows) {
-            let index = if least < 0 { least } else { greatest };
-            return Err(Error::OutOfRange(format!("index {index} is outside 0..{}", part.column.rows)));
         }
     }
     Ok(())
@@ -193,41 +223,62 @@ fn least_and_greatest(rows: &[i64]) -> (i64, i64) {
     rows.iter().fold((i64::MAX, i64::MIN), |(least, greatest), &row| (least.min(row), greatest.max(row)))
 }
 
-/// Copy the rows `range` of a part. Bounds were checked by `check`; concurrent calls get disjoint ranges.
-fn copy_block(part: &Part<'_>, selections: &[&[i64]], range: std::ops::Range<usize>) -> Result<()> {
-    let rows = &selections[part.selection][range.clone()];
-    // SAFETY: `range.start <= count` and the output holds `count * width` bytes, so this stays inside it.
-    let out = unsafe { part.out.add(range.start * part.width) };
-    match part.column.origin {
-        Origin::Memory(memory, _) => {
-            // SAFETY: `offset + width <= stride`, so it points into (or, if the column is empty, one past) row 0.
-            let memory = memory.wrapping_add(part.offset);
-            // SAFETY: every row is below `column.rows` and `offset + width <= stride` (`check`), so each source range is
-            // inside the column; the output holds `width` bytes for each of `rows` (above); `Part::new` promises that
-            // the output is nobody else's, so source and output do not overlap.
-            unsafe { copy_rows(memory, part.column.stride, part.width, rows, out) }
-            Ok(())
+/// Some consecutive items of the index, and the few after them, whose rows are fetched ahead.
+struct Block<'a> {
+    start: usize,
+    count: usize,
+    index: &'a [i64],
+    states: [i64; BLOCK_ROWS + AHEAD],
+}
+
+impl<'a> Block<'a> {
+    fn new(index: &'a [i64], segments: Option<&SegmentTable>, range: std::ops::Range<usize>) -> Self {
+        let some = &index[range.start..index.len().min(range.end + AHEAD)];
+        let mut states = [0; BLOCK_ROWS + AHEAD];
+        if let Some(segments) = segments {
+            for (state, &transition) in states.iter_mut().zip(some) {
+                *state = transition + segments.position_of(transition) as i64;
+            }
         }
-        Origin::File(file, path) => {
-            // SAFETY: the output holds `width` bytes for each of `rows`, initialised, and is ours alone.
-            let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * rows.len()) };
-            read_rows(file, path, part, rows, out)
+        Self { start: range.start, count: range.len(), index: some, states }
+    }
+
+    /// Copy this block of a part. Bounds were checked by `check`; concurrent calls are for different blocks.
+    fn copy(&self, part: &Part<'_>) -> Result<()> {
+        let rows = if part.row_of == RowOf::Index { self.index } else { &self.states[..self.index.len()] };
+        let further = usize::from(part.row_of == RowOf::NextState);
+        // SAFETY: `start <= index.len()` and the output holds `width` bytes for each index, so this stays inside it.
+        let out = unsafe { part.out.add(self.start * part.width) };
+        match part.column.origin {
+            Origin::Memory(memory, _) => {
+                let memory = memory.wrapping_add(part.offset + further * part.column.stride);
+                // SAFETY: every row, and where `further` the one behind it, is below `column.rows`, and `offset + width <= stride`
+                // (`check`), so each source range is inside the column; the output holds `width` bytes for each of the
+                // `count` rows (above); `Part::new` promises that it is nobody else's, so source and output do not overlap.
+                unsafe { copy_rows(memory, part.column.stride, part.width, rows, self.count, out) }
+                Ok(())
+            }
+            Origin::File(file, path) => {
+                // SAFETY: the output holds `width` bytes for each of `count` rows, initialised, and is ours alone.
+                let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
+                read_rows(file, path, part, &rows[..self.count], further, out)
+            }
         }
     }
 }
 
 /// # Safety
-/// For every row r of `rows`, `width` bytes from `memory + r * stride` are readable; `rows.len() * width` bytes from `out`
-/// are writable and overlap none of them.
-unsafe fn copy_rows(memory: *const u8, stride: usize, width: usize, rows: &[i64], out: *mut u8) {
-    // Rows of a few bytes: a fixed-size move instead of a call. Only whole dense rows, as others are rare.
+/// For each of the first `count` rows r of `rows`, `width` bytes from `memory + r * stride` are readable;
+/// `count * width` bytes from `out` are writable and overlap none of them. `count <= rows.len()`.
+unsafe fn copy_rows(memory: *const u8, stride: usize, width: usize, rows: &[i64], count: usize, out: *mut u8) {
+    // Rows of a few bytes: a fixed-size move instead of a call.
     macro_rules! fixed {
         ($($size:literal)*) => {
             match width {
                 // SAFETY: passed on from the caller, with `width` equal to the constant.
-                $($size => unsafe { copy_fixed::<$size>(memory, stride, rows, out) },)*
+                $($size => unsafe { copy_fixed::<$size>(memory, stride, rows, count, out) },)*
                 // SAFETY: passed on from the caller.
-                _ => unsafe { copy_runs(memory, stride, width, rows, out) },
+                _ => unsafe { copy_runs(memory, stride, width, rows, count, out) },
             }
         };
     }
@@ -239,8 +290,11 @@ const AHEAD: usize = 16;
 
 /// # Safety
 /// As `copy_rows`, with `width == WIDTH`.
-unsafe fn copy_fixed<const WIDTH: usize>(memory: *const u8, stride: usize, rows: &[i64], out: *mut u8) {
-    for (i, &row) in rows.iter().enumerate() {
+unsafe fn copy_fixed<const WIDTH: usize>(memory: *const u8, stride: usize, rows: &[i64], count: usize, out: *mut u8) {
+    for &row in rows.iter().take(AHEAD.min(count)) {
+        prefetch(memory.wrapping_add(row as usize * stride));
+    }
+    for (i, &row) in rows[..count].iter().enumerate() {
         if let Some(&ahead) = rows.get(i + AHEAD) {
             prefetch(memory.wrapping_add(ahead as usize * stride));
         }
@@ -256,22 +310,26 @@ unsafe fn copy_fixed<const WIDTH: usize>(memory: *const u8, stride: usize, rows:
 
 /// # Safety
 /// As `copy_rows`.
-unsafe fn copy_runs(memory: *const u8, stride: usize, width: usize, rows: &[i64], out: *mut u8) {
+unsafe fn copy_runs(memory: *const u8, stride: usize, width: usize, rows: &[i64], count: usize, out: *mut u8) {
+    let fetch = |row: i64| {
+        let start = memory.wrapping_add(row as usize * stride);
+        for line in (0..width).step_by(64) {
+            prefetch(start.wrapping_add(line));
+        }
+    };
+    rows.iter().take(AHEAD.min(count)).for_each(|&row| fetch(row));
     let dense = stride == width;
     let mut i = 0;
-    while i < rows.len() {
+    while i < count {
         let row = rows[i];
         let mut run = 1;
         if dense {
-            while rows.get(i + run).is_some_and(|&following| following == row + run as i64) {
+            while i + run < count && rows[i + run] == row + run as i64 {
                 run += 1;
             }
         }
         if let Some(&ahead) = rows.get(i + run - 1 + AHEAD) {
-            let start = memory.wrapping_add(ahead as usize * stride);
-            for line in (0..width).step_by(64) {
-                prefetch(start.wrapping_add(line));
-            }
+            fetch(ahead);
         }
         // SAFETY: the run is rows `row..row + run`, all of them named in `rows`, hence readable; back to back, as
         // `stride == width` wherever `run > 1`; the output has room for them at `i`.
@@ -298,7 +356,8 @@ fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-fn read_rows(file: &File, path: &Path, part: &Part<'_>, rows: &[i64], out: &mut [u8]) -> Result<()> {
+/// Read the rows of a part, or with `further` the ones that many rows behind them.
+fn read_rows(file: &File, path: &Path, part: &Part<'_>, rows: &[i64], further: usize, out: &mut [u8]) -> Result<()> {
     let dense = part.column.stride == part.width;
     let mut i = 0;
     while i < rows.len() {
@@ -306,7 +365,7 @@ fn read_rows(file: &File, path: &Path, part: &Part<'_>, rows: &[i64], out: &mut 
         while dense && rows.get(i + run).is_some_and(|&following| following == rows[i] + run as i64) {
             run += 1;
         }
-        let at = rows[i] as u64 * part.column.stride as u64 + part.offset as u64;
+        let at = (rows[i] as u64 + further as u64) * part.column.stride as u64 + part.offset as u64;
         file.read_exact_at(&mut out[i * part.width..(i + run) * part.width], at).map_err(|error| {
             if error.kind() == std::io::ErrorKind::UnexpectedEof {
                 let found = file.metadata().map_or(0, |metadata| metadata.len());
@@ -339,7 +398,7 @@ mod tests {
 
     fn part<'a>(column: Column<'a>, offset: usize, width: usize, out: &'a mut [u8]) -> Part<'a> {
         // SAFETY: the slice is borrowed mutably for as long as the part lives.
-        unsafe { Part::new(column, offset, width, 0, out.as_mut_ptr(), out.len()) }
+        unsafe { Part::new(column, RowOf::Index, offset, width, out.as_mut_ptr(), out.len()) }
     }
 
     proptest! {
@@ -362,14 +421,14 @@ mod tests {
                 .collect();
 
             let mut out = vec![0; width * index.len()];
-            gather(&[part(column(&data, stride), offset, width, &mut out)], &[&index], None, &|| false).unwrap();
+            gather(&[part(column(&data, stride), offset, width, &mut out)], &index, None, None, &|| false).unwrap();
             prop_assert_eq!(&out, &expected);
 
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&data).unwrap();
             let mut out = vec![0; width * index.len()];
             let from_file = Column::in_file(&file, Path::new("x"), stride, rows);
-            gather(&[part(from_file, offset, width, &mut out)], &[&index], None, &|| false).unwrap();
+            gather(&[part(from_file, offset, width, &mut out)], &index, None, None, &|| false).unwrap();
             prop_assert_eq!(&out, &expected);
         }
     }
@@ -381,7 +440,8 @@ mod tests {
         let index: Vec<i64> = (0..20_000_i64).map(|i| i * 7919 % rows as i64).collect();
         let run = |threads| {
             let mut out = vec![0; stride * index.len()];
-            gather(&[part(column(&data, stride), 0, stride, &mut out)], &[&index], Some(threads), &|| false).unwrap();
+            gather(&[part(column(&data, stride), 0, stride, &mut out)], &index, None, Some(threads), &|| false)
+                .unwrap();
             out
         };
         let one = run(1);
@@ -396,13 +456,13 @@ mod tests {
         for bad in [-1, 10, i64::MAX, i64::MIN] {
             let mut out = vec![9; 30];
             let parts = [part(column(&data, 10), 0, 10, &mut out)];
-            assert!(matches!(gather(&parts, &[&[0, bad, 1]], None, &|| false), Err(Error::OutOfRange(_))));
+            assert!(matches!(gather(&parts, &[0, bad, 1], None, None, &|| false), Err(Error::OutOfRange(_))));
             assert!(out.iter().all(|&byte| byte == 9));
         }
         let mut out = vec![9; 29];
-        assert!(gather(&[part(column(&data, 10), 0, 10, &mut out)], &[&[0, 1, 2]], None, &|| false).is_err());
+        assert!(gather(&[part(column(&data, 10), 0, 10, &mut out)], &[0, 1, 2], None, None, &|| false).is_err());
         let mut out = vec![9; 30];
-        assert!(gather(&[part(column(&data, 10), 1, 10, &mut out)], &[&[0, 1, 2]], None, &|| false).is_err());
+        assert!(gather(&[part(column(&data, 10), 1, 10, &mut out)], &[0, 1, 2], None, None, &|| false).is_err());
     }
 
     #[test]
@@ -410,7 +470,7 @@ mod tests {
         let data = vec![1; 4096];
         let index = vec![0; 40_000];
         let mut out = vec![0; 4096 * index.len()];
-        let result = gather(&[part(column(&data, 4096), 0, 4096, &mut out)], &[&index], Some(1), &|| true);
+        let result = gather(&[part(column(&data, 4096), 0, 4096, &mut out)], &index, None, Some(1), &|| true);
         assert!(matches!(result, Err(Error::Interrupted)));
     }
 }

@@ -137,6 +137,11 @@ impl SegmentTable {
         self.locator.find(index).unwrap_or(0)
     }
 
+    /// State row of a transition of a contiguous table: each segment has one state more than transitions.
+    pub(crate) fn state_of(&self, transition: i64) -> Option<i64> {
+        (0..self.num_transitions).contains(&transition).then(|| transition + self.position_of(transition) as i64)
+    }
+
     /// Position of the segment that holds a transition, and the step within it.
     pub fn locate(&self, index: i64) -> Result<(usize, i64)> {
         let outside = || Error::OutOfRange(format!("transition {index} lies in no segment"));

@@ -1,6 +1,6 @@
 //! `_core.gather` over any row-major numpy columns, and what all gathers share: checked outputs.
 
-use iltools_core::gather::{Column, Part, gather as gather_parts};
+use iltools_core::gather::{Column, Part, RowOf, gather as gather_parts};
 use iltools_core::parallel;
 use iltools_core::slab::{self, Buffer};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -111,7 +111,8 @@ pub fn gather<'py>(
     out: Option<Vec<Bound<'py, PyUntypedArray>>>,
     threads: Option<usize>,
 ) -> PyResult<Vec<Bound<'py, PyUntypedArray>>> {
-    let rows = index.as_slice()?;
+    // A copy: another thread might write to the caller's array after the bounds check.
+    let rows = index.as_slice()?.to_vec();
     let mut wanted = Vec::with_capacity(columns.len());
     let mut sources = Vec::with_capacity(columns.len());
     for (i, column) in columns.iter().enumerate() {
@@ -124,7 +125,9 @@ pub fn gather<'py>(
         }
         let (address, bytes) =
             bytes_of(column).map_err(|_| PyValueError::new_err(format!("columns[{i}]: is not C-contiguous")))?;
-        sources.push((address, bytes.checked_div(count).unwrap_or(0), count));
+        let row_bytes = row_shape.iter().product::<usize>() * dtype.itemsize();
+        debug_assert_eq!(bytes, row_bytes * count);
+        sources.push((address, row_bytes, count));
         wanted.push(Wanted { dtype, shape: [&[rows.len()], row_shape].concat() });
     }
     let outputs = Outputs::prepare(py, wanted, out)?;
@@ -137,10 +140,10 @@ pub fn gather<'py>(
             .map(|(&(source, stride, count), &(target, bytes))| {
                 // SAFETY: `columns` keeps the source alive and `bytes_of` measured it; `outputs` keeps the target alive, checked to be
                 // writeable and apart from other outputs. That nobody writes to either meanwhile is the caller's part, as in numpy.
-                unsafe { Part::new(Column::in_memory(source, stride, count), 0, stride, 0, target, bytes) }
+                unsafe { Part::new(Column::in_memory(source, stride, count), RowOf::Index, 0, stride, target, bytes) }
             })
             .collect();
-        gather_parts(&parts, &[rows], threads, &interrupted)
+        gather_parts(&parts, &rows, None, threads, &interrupted)
     })
     .into_py_result(py)?;
     Ok(outputs.into_arrays())

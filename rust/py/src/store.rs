@@ -173,7 +173,8 @@ impl Store {
         out: Option<Vec<Bound<'py, PyUntypedArray>>>,
         threads: Option<usize>,
     ) -> PyResult<Vec<Bound<'py, PyUntypedArray>>> {
-        let rows = index.as_slice()?;
+        // A copy: another thread might write to the caller's array after the bounds check.
+        let rows = index.as_slice()?.to_vec();
         let known = self.store.fields();
         let wanted = fields
             .iter()
@@ -189,7 +190,7 @@ impl Store {
         let addresses = Shared(&outputs.addresses);
         py.detach(|| {
             // SAFETY: `outputs` keeps the arrays alive, and has made sure that they are writeable, long enough and apart.
-            unsafe { self.store.gather_into(&fields, rows, addresses.get(), threads, &interrupted) }
+            unsafe { self.store.gather_into(&fields, &rows, addresses.get(), threads, &interrupted) }
         })
         .into_py_result(py)?;
         Ok(outputs.into_arrays())

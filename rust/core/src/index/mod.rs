@@ -2,12 +2,14 @@
 
 mod cursors;
 mod permutation;
+mod share;
 mod shuffle;
 mod uniform;
 mod windows;
 
 pub use cursors::SequentialCursors;
 pub use permutation::Permutation;
+pub use share::{Block, Share};
 pub use shuffle::EpochShuffle;
 pub use uniform::UniformDraws;
 pub use windows::{Boundary, WindowRows, window_rows};
@@ -77,7 +79,7 @@ impl Domain {
 pub enum Draw {
     /// That many indices; at the end of an epoch they go on into the next. Cursors give one per env, whatever the number.
     Batch(usize),
-    /// That many, or as many as the epoch still has.
+    /// That many, or what the rank's share of the rest of the epoch is: see `Share::round`.
     WithinEpoch(usize),
 }
 

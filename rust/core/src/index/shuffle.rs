@@ -1,12 +1,16 @@
 //! Without replacement: every item exactly once per epoch.
 
-use super::{Domain, Draw, IndexStream, Permutation};
+use super::{Block, Domain, Draw, IndexStream, Permutation, Share};
 use crate::{Error, Result};
 
 /// A shuffle whose whole state is (seed, epoch, position).
+///
+/// Where several ranks share it, each draws its blocks of the one order, and the position is that of all of them: what
+/// one rank saved, any rank of any number continues.
 #[derive(Debug, Clone)]
 pub struct EpochShuffle {
     domain: Domain,
+    share: Share,
     seed: u64,
     epoch: u64,
     position: i64,
@@ -18,9 +22,15 @@ impl EpochShuffle {
     /// Start at `position` (0..=total) of `epoch`; without `shuffle` items come in their natural order.
     pub fn new(domain: Domain, seed: u64, epoch: u64, position: i64, shuffle: bool) -> Result<Self> {
         let permutation = shuffle.then(|| Permutation::new(domain.total() as u64, seed, epoch));
-        let mut this = Self { domain, seed, epoch, position: 0, permutation };
+        let mut this = Self { domain, share: Share::WHOLE, seed, epoch, position: 0, permutation };
         this.restore(seed, epoch, position)?;
         Ok(this)
+    }
+
+    /// The same shuffle, of which only a rank's blocks are drawn.
+    #[must_use]
+    pub fn shared(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 
     /// What is shuffled.
@@ -38,7 +48,7 @@ impl EpochShuffle {
         self.epoch
     }
 
-    /// Items of this epoch already drawn.
+    /// Items of this epoch already drawn, by all ranks together.
     pub fn position(&self) -> i64 {
         self.position
     }
@@ -68,18 +78,36 @@ impl EpochShuffle {
         self.rekey();
     }
 
-    /// Fill `out` with the next items; what an epoch lacks comes from the next one.
-    pub fn next(&mut self, out: &mut [i64]) {
-        let mut filled = 0;
-        while filled < out.len() {
-            filled += self.next_within_epoch(&mut out[filled..]);
+    fn skip(&mut self, count: u128) {
+        let total = self.domain.total() as u128;
+        let position = self.position as u128 + count;
+        self.position = (position % total) as i64;
+        if position >= total {
+            // Epochs are counted modulo 2^64.
+            self.epoch = self.epoch.wrapping_add((position / total) as u64);
+            self.rekey();
         }
     }
 
-    /// Fill `out` with the next items of this epoch and return how many there were; at its end the next epoch begins.
-    pub fn next_within_epoch(&mut self, out: &mut [i64]) -> usize {
-        let count = out.len().min((self.domain.total() - self.position) as usize);
-        let positions = self.position..self.position + count as i64;
+    /// Fill `out` with the items of a block; what an epoch lacks comes from the next one.
+    fn fill(&mut self, block: Block) -> Vec<i64> {
+        let mut out = vec![0; block.count];
+        self.skip(block.before);
+        let mut rest = out.as_mut_slice();
+        while !rest.is_empty() {
+            let left = (self.domain.total() - self.position) as usize;
+            let (now, later) = rest.split_at_mut(left.min(rest.len()));
+            self.write(now);
+            self.skip(now.len() as u128);
+            rest = later;
+        }
+        self.skip(block.behind);
+        out
+    }
+
+    /// Write the items from here on, all of which are of this epoch.
+    fn write(&self, out: &mut [i64]) {
+        let positions = self.position..;
         match &self.permutation {
             Some(permutation) => {
                 for (slot, position) in out.iter_mut().zip(positions) {
@@ -92,11 +120,6 @@ impl EpochShuffle {
                 }
             }
         }
-        self.position += count as i64;
-        if self.position == self.domain.total() {
-            self.start_epoch(self.epoch.wrapping_add(1));
-        }
-        count
     }
 }
 
@@ -108,18 +131,12 @@ impl IndexStream for EpochShuffle {
     }
 
     fn draw(&mut self, draw: Draw) -> Vec<i64> {
-        match draw {
-            Draw::Batch(count) => {
-                let mut out = vec![0; count];
-                self.next(&mut out);
-                out
-            }
-            Draw::WithinEpoch(count) => {
-                let mut out = vec![0; count.min((self.domain.total() - self.position) as usize)];
-                self.next_within_epoch(&mut out);
-                out
-            }
-        }
+        let block = match draw {
+            Draw::Batch(count) => self.share.block(count),
+            Draw::WithinEpoch(0) => self.share.block(0),
+            Draw::WithinEpoch(count) => self.share.round((self.domain.total() - self.position) as u64, count),
+        };
+        self.fill(block)
     }
 }
 
@@ -130,14 +147,19 @@ mod tests {
     use super::*;
     use crate::segment::SegmentTable;
 
+    fn of_ranks(shuffle: &EpochShuffle, world_size: u32) -> Vec<EpochShuffle> {
+        (0..world_size).map(|rank| shuffle.clone().shared(Share::new(rank, world_size).unwrap())).collect()
+    }
+
     proptest! {
         #[test]
         fn each_epoch_holds_every_item_once(total in 1_i64..300, batch in 1_usize..400, seed: u64) {
             let mut shuffle = EpochShuffle::new(Domain::all(total).unwrap(), seed, 0, 0, true).unwrap();
-            let mut stream = vec![0; 3 * total as usize];
-            for chunk in stream.chunks_mut(batch) {
-                shuffle.next(chunk);
+            let mut stream = Vec::new();
+            while stream.len() < 3 * total as usize {
+                stream.extend(shuffle.draw(Draw::Batch(batch)));
             }
+            stream.truncate(3 * total as usize);
             for epoch in stream.chunks_mut(total as usize) {
                 epoch.sort_unstable();
                 prop_assert!(epoch.iter().copied().eq(0..total));
@@ -147,13 +169,50 @@ mod tests {
         #[test]
         fn resumes_anywhere(total in 1_i64..300, before in 0_usize..900, seed: u64, shuffled: bool) {
             let mut shuffle = EpochShuffle::new(Domain::all(total).unwrap(), seed, 0, 0, shuffled).unwrap();
-            shuffle.next(&mut vec![0; before]);
+            shuffle.draw(Draw::Batch(before));
             let (seed, epoch, position) = (shuffle.seed(), shuffle.epoch(), shuffle.position());
             let mut resumed = EpochShuffle::new(shuffle.domain().clone(), seed, epoch, position, shuffled).unwrap();
-            let (mut a, mut b) = (vec![0; 500], vec![0; 500]);
-            shuffle.next(&mut a);
-            resumed.next(&mut b);
-            prop_assert_eq!(a, b);
+            prop_assert_eq!(shuffle.draw(Draw::Batch(500)), resumed.draw(Draw::Batch(500)));
+        }
+
+        #[test]
+        fn ranks_take_the_blocks_of_one_order(
+            total in 1_i64..300, world_size in 1_u32..7, batches in prop::collection::vec(1_usize..90, 1..12), seed: u64,
+        ) {
+            let mut whole = EpochShuffle::new(Domain::all(total).unwrap(), seed, 0, 0, true).unwrap();
+            let mut ranks = of_ranks(&whole, world_size);
+            for batch in batches {
+                let blocks: Vec<i64> = ranks.iter_mut().flat_map(|rank| rank.draw(Draw::Batch(batch))).collect();
+                prop_assert_eq!(blocks, whole.draw(Draw::Batch(batch * world_size as usize)));
+                for rank in &ranks {
+                    prop_assert_eq!(IndexStream::position(rank), IndexStream::position(&whole));
+                }
+            }
+        }
+
+        #[test]
+        fn an_epoch_goes_on_with_any_number_of_ranks(
+            total in 1_i64..300, worlds in prop::collection::vec((1_u32..7, 1_usize..30, 1_usize..5), 1..9), seed: u64,
+        ) {
+            let mut saved = EpochShuffle::new(Domain::all(total).unwrap(), seed, 4, 0, true).unwrap();
+            let mut seen = Vec::new();
+            let mut worlds = worlds.into_iter().cycle();
+            while saved.epoch() == 4 {
+                let (world_size, batch, rounds) = worlds.next().unwrap();
+                let mut ranks = of_ranks(&saved, world_size);
+                for _ in 0..rounds {
+                    if ranks[0].epoch() == 4 {
+                        seen.extend(ranks.iter_mut().flat_map(|rank| rank.draw(Draw::WithinEpoch(batch))));
+                    }
+                    for rank in &ranks {
+                        prop_assert_eq!(IndexStream::position(rank), IndexStream::position(&ranks[0]));
+                    }
+                }
+                saved.restore(seed, ranks[0].epoch(), ranks[0].position()).unwrap();
+            }
+            prop_assert_eq!((saved.epoch(), saved.position()), (5, 0));
+            seen.sort_unstable();
+            prop_assert!(seen.into_iter().eq(0..total));
         }
     }
 
@@ -161,8 +220,7 @@ mod tests {
     fn segments_are_drawn_as_their_union() {
         let table = SegmentTable::new(vec![0; 3], vec![0, 1, 2], vec![0, 10, 13], vec![10, 3, 7]).unwrap();
         let domain = Domain::segments(&table, &[2, 0, 2]).unwrap();
-        let mut out = vec![0; 17];
-        EpochShuffle::new(domain, 5, 0, 0, true).unwrap().next(&mut out);
+        let mut out = EpochShuffle::new(domain, 5, 0, 0, true).unwrap().draw(Draw::Batch(17));
         out.sort_unstable();
         assert!(out.into_iter().eq((0..10).chain(13..20)));
         assert!(Domain::segments(&table, &[3]).is_err());

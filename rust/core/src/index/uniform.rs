@@ -1,11 +1,14 @@
 //! With replacement: independent uniform draws.
 
-use super::{Domain, Draw, IndexStream, mix};
+use super::{Domain, Draw, IndexStream, Share, mix};
 
 /// Draw number n is a function of (seed, n), so the state is (seed, n).
+///
+/// Where several ranks share the draws, each takes its blocks of the numbers, and n counts those of all ranks.
 #[derive(Debug, Clone)]
 pub struct UniformDraws {
     domain: Domain,
+    share: Share,
     seed: u64,
     position: u64,
 }
@@ -13,7 +16,13 @@ pub struct UniformDraws {
 impl UniformDraws {
     /// Start at draw number `position`.
     pub fn new(domain: Domain, seed: u64, position: u64) -> Self {
-        Self { domain, seed, position }
+        Self { domain, share: Share::WHOLE, seed, position }
+    }
+
+    /// The same draws, of which only a rank's blocks are made.
+    #[must_use]
+    pub fn shared(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 
     /// What is drawn from.
@@ -26,7 +35,7 @@ impl UniformDraws {
         self.seed
     }
 
-    /// Number of draws made.
+    /// Number of draws made, by all ranks together.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -36,8 +45,7 @@ impl UniformDraws {
         (self.seed, self.position) = (seed, position);
     }
 
-    /// Fill `out` with the next draws.
-    pub fn next(&mut self, out: &mut [i64]) {
+    fn fill(&mut self, out: &mut [i64]) {
         let key = mix(self.seed);
         let total = self.domain.total() as u128;
         for slot in out {
@@ -58,8 +66,12 @@ impl IndexStream for UniformDraws {
 
     fn draw(&mut self, draw: Draw) -> Vec<i64> {
         let (Draw::Batch(count) | Draw::WithinEpoch(count)) = draw;
+        let block = self.share.block(count);
         let mut out = vec![0; count];
-        self.next(&mut out);
+        // Draws are numbered modulo 2^64.
+        self.position = self.position.wrapping_add(block.before as u64);
+        self.fill(&mut out);
+        self.position = self.position.wrapping_add(block.behind as u64);
         out
     }
 }
@@ -71,8 +83,7 @@ mod tests {
     #[test]
     fn covers_uniformly_and_resumes() {
         let mut draws = UniformDraws::new(Domain::all(50).unwrap(), 9, 0);
-        let mut out = vec![0; 100_000];
-        draws.next(&mut out);
+        let out = draws.draw(Draw::Batch(100_000));
         let mut counts = [0_u32; 50];
         for &item in &out {
             counts[item as usize] += 1;
@@ -81,8 +92,15 @@ mod tests {
         assert!(counts.iter().all(|&count| (1775..2225).contains(&count)), "{counts:?}");
 
         let mut resumed = UniformDraws::new(Domain::all(50).unwrap(), 9, 99_000);
-        let mut tail = vec![0; 1000];
-        resumed.next(&mut tail);
-        assert_eq!(tail, out[99_000..]);
+        assert_eq!(resumed.draw(Draw::Batch(1000)), out[99_000..]);
+
+        let mut ranks: Vec<UniformDraws> = (0..3)
+            .map(|rank| UniformDraws::new(Domain::all(50).unwrap(), 9, 0).shared(Share::new(rank, 3).unwrap()))
+            .collect();
+        for step in out[..90_000].chunks(300) {
+            let blocks: Vec<i64> = ranks.iter_mut().flat_map(|rank| rank.draw(Draw::Batch(100))).collect();
+            assert_eq!(blocks, step);
+        }
+        assert!(ranks.iter().all(|rank| rank.position() == 90_000));
     }
 }

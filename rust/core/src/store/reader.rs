@@ -8,15 +8,13 @@ use super::column::{ColumnSpec, Field, Kind, check_key, column_path, next_of, sh
 use super::manifest::{Manifest, Names, ViewEntry};
 use super::map::{ColumnBytes, open_exactly, refuse_linked_directories};
 use super::{DATA_PREFIX, checksum};
-use crate::gather::{Part, gather};
+use crate::gather::{Part, RowOf, gather};
 use crate::segment::SegmentTable;
 use crate::slab::Buffer;
 use crate::{Error, Result};
 
 /// How often a reader starts again when a build replaced the files under it.
 const ATTEMPTS: usize = 5;
-/// Indices whose state rows are computed between two looks at the interrupt flag.
-const LOOK_ROWS: usize = 1 << 20;
 
 /// Where the data is while it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,43 +247,22 @@ impl Store {
                 self.path.display()
             )));
         }
-        let mut states = Vec::new();
-        let mut next_states = Vec::new();
-        let column_of = |&field: &usize| self.specs[self.fields[field].column].kind;
-        if fields.iter().any(|field| column_of(field) == Kind::State) {
-            states = self.state_rows(index, interrupted)?;
-            if fields.iter().any(|&field| self.fields[field].next) {
-                next_states = states.iter().map(|row| row + 1).collect();
-            }
-        }
-        let mut parts = Vec::with_capacity(fields.len());
-        // Where no field needs them, the rows of states are not computed and `index` stands in, unused.
-        let or_index = |rows| if <[i64]>::is_empty(rows) { index } else { rows };
-        let selections = [index, or_index(&states), or_index(&next_states)];
-        for (&number, &(out, bytes)) in fields.iter().zip(outputs) {
-            let field = &self.fields[number];
-            let selection = match (column_of(&number), field.next) {
-                (Kind::Transition, _) => 0,
-                (Kind::State, false) => 1,
-                (Kind::State, true) => 2,
-            };
-            let column = self.columns[field.column].column();
-            // SAFETY: promised by the caller.
-            parts.push(unsafe { Part::new(column, field.offset, self.field_bytes(number), selection, out, bytes) });
-        }
-        gather(&parts, &selections, threads, interrupted)
-    }
-
-    /// State row of each transition: segments lie back to back, and each has one state more than transitions.
-    fn state_rows(&self, index: &[i64], interrupted: &dyn Fn() -> bool) -> Result<Vec<i64>> {
-        let mut rows = Vec::with_capacity(index.len());
-        for some in index.chunks(LOOK_ROWS) {
-            if !rows.is_empty() && interrupted() {
-                return Err(Error::Interrupted);
-            }
-            rows.extend(some.iter().map(|&i| i + self.segments.position_of(i) as i64));
-        }
-        Ok(rows)
+        let parts: Vec<Part<'_>> = fields
+            .iter()
+            .zip(outputs)
+            .map(|(&number, &(out, bytes))| {
+                let field = &self.fields[number];
+                let row_of = match (self.specs[field.column].kind, field.next) {
+                    (Kind::Transition, _) => RowOf::Index,
+                    (Kind::State, false) => RowOf::State,
+                    (Kind::State, true) => RowOf::NextState,
+                };
+                let column = self.columns[field.column].column();
+                // SAFETY: promised by the caller.
+                unsafe { Part::new(column, row_of, field.offset, self.field_bytes(number), out, bytes) }
+            })
+            .collect();
+        gather(&parts, index, Some(&self.segments), threads, interrupted)
     }
 }
 
