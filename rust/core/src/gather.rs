@@ -16,7 +16,7 @@ use crate::segment::SegmentTable;
 use crate::{Error, Result, parallel};
 
 /// Rows per block of work: their indices stay in the first-level cache while every column is copied.
-const BLOCK_ROWS: usize = 512;
+const BLOCK_ROWS: usize = 1024;
 /// Bytes of output from which a batch is split over threads. Below it, waking a thread costs more than it saves.
 pub const PARALLEL_BYTES: usize = 768 << 10;
 /// Bytes of output per block of work at most, where rows are large: blocks are what can be interrupted between.
