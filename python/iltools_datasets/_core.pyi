@@ -73,10 +73,25 @@ class SequentialCursors:
 class EpochShuffle:
     """Every item exactly once per epoch, in an order computed per position by a keyed permutation."""
 
-    def __new__(cls, total: int, seed: int, epoch: int = 0, position: int = 0, shuffle: bool = True) -> Self: ...
+    def __new__(
+        cls,
+        total: int,
+        seed: int,
+        epoch: int = 0,
+        position: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self: ...
     @staticmethod
     def over_segments(
-        table: SegmentTable, segment: _Index, seed: int, epoch: int = 0, position: int = 0
+        table: SegmentTable,
+        segment: _Index,
+        seed: int,
+        epoch: int = 0,
+        position: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> EpochShuffle: ...
     @property
     def total(self) -> int: ...
@@ -98,9 +113,11 @@ class EpochShuffle:
 class UniformDraws:
     """Independent uniform draws, with replacement; the n-th draw depends on (seed, n) alone."""
 
-    def __new__(cls, total: int, seed: int, position: int = 0) -> Self: ...
+    def __new__(cls, total: int, seed: int, position: int = 0, rank: int = 0, world_size: int = 1) -> Self: ...
     @staticmethod
-    def over_segments(table: SegmentTable, segment: _Index, seed: int, position: int = 0) -> UniformDraws: ...
+    def over_segments(
+        table: SegmentTable, segment: _Index, seed: int, position: int = 0, rank: int = 0, world_size: int = 1
+    ) -> UniformDraws: ...
     @property
     def total(self) -> int: ...
     @property

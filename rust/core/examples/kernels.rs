@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use iltools_core::index::{Domain, EpochShuffle, SequentialCursors};
+use iltools_core::index::{Domain, Draw, EpochShuffle, IndexStream, SequentialCursors};
 use iltools_core::segment::SegmentTable;
 use iltools_core::slab::Buffer;
 use iltools_core::store::{Array, Backend, ColumnSpec, DType, Kind, Store, StoreWriter, gather_memory};
@@ -44,7 +44,7 @@ fn main() {
             let directory = tempfile::tempdir().expect("a directory");
             let store = store(&directory.path().join("store"));
             let fields: Vec<usize> = (0..store.fields().len()).collect();
-            shuffle.next(&mut index);
+            let index = shuffle.draw(Draw::Batch(BATCH));
             for _ in 0..times {
                 let rows: Vec<Buffer> = gather_memory(&store, &fields, &index, Some(1), &|| false).expect("rows");
                 black_box(rows);
@@ -52,7 +52,7 @@ fn main() {
         }
         "shuffle" => {
             for _ in 0..times {
-                shuffle.next(black_box(&mut index));
+                black_box(shuffle.draw(Draw::Batch(BATCH)));
             }
         }
         "cursors" => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use iltools_core::index::{self, Domain, Draw};
+use iltools_core::index::{self, Domain, Draw, Share};
 use numpy::{PyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 
@@ -88,14 +88,25 @@ pub struct EpochShuffle {
 #[pymethods]
 impl EpochShuffle {
     #[new]
-    #[pyo3(signature = (total, seed, epoch=0, position=0, shuffle=true))]
-    fn new(py: Python<'_>, total: i64, seed: u64, epoch: u64, position: i64, shuffle: bool) -> PyResult<Self> {
+    #[expect(clippy::too_many_arguments, reason = "keywords with defaults in Python")]
+    #[pyo3(signature = (total, seed, epoch=0, position=0, shuffle=true, rank=0, world_size=1))]
+    fn new(
+        py: Python<'_>,
+        total: i64,
+        seed: u64,
+        epoch: u64,
+        position: i64,
+        shuffle: bool,
+        rank: u32,
+        world_size: u32,
+    ) -> PyResult<Self> {
         let made = Domain::all(total).and_then(|all| index::EpochShuffle::new(all, seed, epoch, position, shuffle));
-        Ok(Self { stream: Stream::new(made.into_py_result(py)?) })
+        Self::shared(py, made, rank, world_size)
     }
 
     #[staticmethod]
-    #[pyo3(signature = (table, segment, seed, epoch=0, position=0))]
+    #[expect(clippy::too_many_arguments, reason = "keywords with defaults in Python")]
+    #[pyo3(signature = (table, segment, seed, epoch=0, position=0, rank=0, world_size=1))]
     fn over_segments(
         py: Python<'_>,
         table: &SegmentTable,
@@ -103,10 +114,12 @@ impl EpochShuffle {
         seed: u64,
         epoch: u64,
         position: i64,
+        rank: u32,
+        world_size: u32,
     ) -> PyResult<Self> {
         let made = Domain::segments(&table.table, segment.as_slice()?)
             .and_then(|chosen| index::EpochShuffle::new(chosen, seed, epoch, position, true));
-        Ok(Self { stream: Stream::new(made.into_py_result(py)?) })
+        Self::shared(py, made, rank, world_size)
     }
 
     #[getter]
@@ -155,6 +168,18 @@ impl EpochShuffle {
     }
 }
 
+impl EpochShuffle {
+    fn shared(
+        py: Python<'_>,
+        shuffle: iltools_core::Result<index::EpochShuffle>,
+        rank: u32,
+        world_size: u32,
+    ) -> PyResult<Self> {
+        let share = Share::new(rank, world_size).into_py_result(py)?;
+        Ok(Self { stream: Stream::new(shuffle.into_py_result(py)?.shared(share)) })
+    }
+}
+
 /// Independent uniform draws, with replacement; the n-th draw depends on (seed, n) alone.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct UniformDraws {
@@ -164,23 +189,27 @@ pub struct UniformDraws {
 #[pymethods]
 impl UniformDraws {
     #[new]
-    #[pyo3(signature = (total, seed, position=0))]
-    fn new(py: Python<'_>, total: i64, seed: u64, position: u64) -> PyResult<Self> {
+    #[pyo3(signature = (total, seed, position=0, rank=0, world_size=1))]
+    fn new(py: Python<'_>, total: i64, seed: u64, position: u64, rank: u32, world_size: u32) -> PyResult<Self> {
         let domain = Domain::all(total).into_py_result(py)?;
-        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position)) })
+        let share = Share::new(rank, world_size).into_py_result(py)?;
+        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position).shared(share)) })
     }
 
     #[staticmethod]
-    #[pyo3(signature = (table, segment, seed, position=0))]
+    #[pyo3(signature = (table, segment, seed, position=0, rank=0, world_size=1))]
     fn over_segments(
         py: Python<'_>,
         table: &SegmentTable,
         segment: Indices<'_>,
         seed: u64,
         position: u64,
+        rank: u32,
+        world_size: u32,
     ) -> PyResult<Self> {
         let domain = Domain::segments(&table.table, segment.as_slice()?).into_py_result(py)?;
-        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position)) })
+        let share = Share::new(rank, world_size).into_py_result(py)?;
+        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position).shared(share)) })
     }
 
     #[getter]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use iltools_core::index::{Domain, EpochShuffle, SequentialCursors, UniformDraws};
+use iltools_core::index::{Domain, Draw, EpochShuffle, IndexStream, SequentialCursors, Share, UniformDraws};
 use iltools_core::segment::SegmentTable;
 use libfuzzer_sys::fuzz_target;
 
@@ -45,7 +45,7 @@ fuzz_target!(|input: Input| {
         None => Domain::all(input.huge_total.unwrap_or(table.num_transitions())),
     };
     if let Ok(domain) = domain() {
-        let mut out = vec![0; usize::from(input.draws)];
+        let draw = Draw::Batch(usize::from(input.draws));
         let total = domain.total();
         if let Ok(mut shuffle) = EpochShuffle::new(domain.clone(), input.seed, input.epoch, input.position, input.shuffle) {
             let before = (shuffle.seed(), shuffle.epoch(), shuffle.position());
@@ -56,11 +56,13 @@ fuzz_target!(|input: Input| {
                 assert_eq!((shuffle.seed(), shuffle.epoch(), shuffle.position()), before);
             }
             let mut again = shuffle.clone();
-            shuffle.next(&mut out);
+            let out = shuffle.draw(draw);
             assert!(out.iter().all(|&row| inside(&input.chosen, row)));
-            let mut repeated = vec![0; out.len()];
-            again.next(&mut repeated);
-            assert_eq!(out, repeated);
+            let mut ranks = [0, 1].map(|rank| again.clone().shared(Share::new(rank, 2).unwrap()));
+            assert_eq!(again.draw(draw), out);
+            let half = Draw::Batch(usize::from(input.draws / 2));
+            let blocks = ranks.each_mut().map(|rank| rank.draw(half)).concat();
+            assert_eq!(blocks, out[..blocks.len()]);
             // Within one epoch no row comes twice.
             let whole = out.len().min((total - before.2) as usize);
             let mut once = out[..whole].to_vec();
@@ -69,7 +71,7 @@ fuzz_target!(|input: Input| {
         } else {
             assert!(!(0..=total).contains(&input.position));
         }
-        UniformDraws::new(domain, input.seed, input.epoch).next(&mut out);
+        let out = UniformDraws::new(domain, input.seed, input.epoch).draw(draw);
         assert!(out.iter().all(|&row| inside(&input.chosen, row)));
     }
 

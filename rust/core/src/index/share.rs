@@ -27,7 +27,9 @@ impl Share {
     /// Refuses a rank outside `0..world_size`.
     pub fn new(rank: u32, world_size: u32) -> Result<Self> {
         if rank >= world_size {
-            return Err(Error::Invalid(format!("rank {rank} of a world of {world_size}: 0 <= rank < world_size is needed")));
+            return Err(Error::Invalid(format!(
+                "rank {rank} of a world of {world_size}: 0 <= rank < world_size is needed"
+            )));
         }
         Ok(Self { rank: u64::from(rank), world_size: u64::from(world_size) })
     }
