@@ -1,0 +1,83 @@
+"""The fault table: which tests stand for which row, and how they ended. A pytest plugin, used by `make test-faults`.
+
+A test belongs to a row by `@pytest.mark.faults("<row>")`. A row without a test is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+ROWS = {
+    "column truncated": "open names column, expected and found bytes; nothing is written",
+    "column too long": "refused when opened",
+    "column missing": "named when opened",
+    "metadata cut": "a typed error with the path, wherever it is cut",
+    "metadata lies": "checked arithmetic: an error, no allocation, no file grows",
+    "bit flip": "verify exits with 1 and names column and block",
+    "truncated while mapped": "pread raises, ram does not notice; mmap: SIGBUS, documented",
+    "disk full": "OSError ENOSPC, the old store intact, nothing left behind",
+    "killed build": "the old store, the new one or none; the next build cleans up",
+    "reader during builds": "always a complete old or a complete new store",
+    "two builders": "the second is told the pid of the first; a kill frees the place",
+    "smaller store over a larger": "a fresh data directory; overwrite= is explicit",
+    "rebuild under a reader": "the reader keeps its snapshot",
+    "reopened elsewhere": "another process finds data, segments and names",
+    "key missing later": "an error naming trajectory and key",
+    "other width": "an error, no broadcast",
+    "duplicate ids": "an error",
+    "batch written into": "batches are copies, maps and files are read-only",
+    "hostile keys": "refused when built; links are not followed",
+    "stale handle": "an error with path and uuid",
+    "killed checkpoint": "the old checkpoint or the new one",
+    "mutated sampler state": "refused, the sampler is as it was",
+    "unknown task in an update": "no cursor moves",
+    "batch larger than the data": "as many rows as asked for",
+    "zarr chunk missing": "an error in archives of ours, counted in others'",
+    "zarr values that do not fit": "an error; integers and images stay what they are",
+    "killed worker": "the others go on, no lock stays taken",
+    "fork after a gather": "no deadlock, by fork, spawn and forkserver; one thread in workers",
+    "Ctrl-C": "stops long calls in time, leaves nothing half-built",
+}
+
+_rows_of_test: dict[str, list[str]] = {}
+_outcomes: dict[str, Counter[str]] = {row: Counter() for row in ROWS}
+_reasons: dict[str, set[str]] = {row: set() for row in ROWS}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        rows = [row for mark in item.iter_markers("faults") for row in mark.args]
+        unknown = set(rows) - ROWS.keys()
+        if unknown:
+            raise pytest.UsageError(f"{item.nodeid}: no such row of the fault table: {sorted(unknown)}")
+        _rows_of_test[item.nodeid] = rows
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    is_result = report.when == "call" or report.outcome != "passed"
+    for row in _rows_of_test.get(report.nodeid, []) if is_result else []:
+        _outcomes[row][report.outcome] += 1
+        if report.skipped and isinstance(report.longrepr, tuple):
+            _reasons[row].add(report.longrepr[2].removeprefix("Skipped: "))
+
+
+def _verdict(row: str) -> str:
+    outcomes = _outcomes[row]
+    if outcomes["failed"]:
+        return "FAILED"
+    return "ok" if outcomes["passed"] else "skipped" if outcomes["skipped"] else "NO TEST"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("fault table")
+    for row, promise in ROWS.items():
+        count = _outcomes[row].total()
+        remark = f"  ({'; '.join(sorted(_reasons[row]))})" if _reasons[row] else ""
+        terminalreporter.write_line(f"{_verdict(row):8} {row:28} {promise} [{count}]{remark}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == 0 and any(_verdict(row) == "NO TEST" for row in ROWS):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
