@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python lint format bench build wheel clean distclean
+.PHONY: help demo test test-rust test-python lint format bench bench-gate build wheel clean distclean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed by itself.
 
 bench: $(VENV)/.dev $(VENV)/.native ## Compare every operation with its usual alternative; BENCH='--quick' is shorter.
 	$(BIN)/python -m pytest -c benches/pytest.ini --rootdir . benches $(BENCH)
+
+bench-gate: $(VENV)/.dev $(VENV)/.native ## The quick benchmarks; fails where a ratio is under 70 % of its target.
+	$(BIN)/python -m pytest -c benches/pytest.ini --rootdir . benches --quick --gate --benchmark-disable
 
 build: $(VENV)/.native ## Install the package into .venv, editable, with an optimised native module.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchrl.data as peer
 from iltools_datasets import EnvAssignment, TrajectoryStore
 from iltools_datasets.replay_manager import ExpertReplayManager
 from race import SITUATIONS, figure, race, timed
@@ -15,27 +16,35 @@ NUM_ENVS = 4096
 WINDOW = 32
 
 
-class PlainLoop:
-    """One dictionary look-up and one index per env and step, rows picked from TorchRL's storage."""
+class PlainLoop(peer.RandomSampler):
+    """What one writes first: a sampler that looks up each env's segment, notes its index and moves its assignment on,
+    in TorchRL's buffer over TorchRL's storage; and a window per env from the same storage, stacked.
+    """
 
     def __init__(self, store: TrajectoryStore, storage: Any, assignment: list[EnvAssignment]) -> None:
         self.storage = storage
         self.segments = {(s.task_id, s.traj_id): s for s in store.segments}
-        self.assignment = [[a.task_id, a.traj_id, a.step] for a in assignment]
+        self.assignment = list(assignment)
+        self.buffer = peer.TensorDictReplayBuffer(
+            storage=storage, sampler=self, writer=peer.ImmutableDatasetWriter(), batch_size=len(assignment)
+        )
+
+    def sample(self, storage: Any, batch_size: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        index = []
+        for env, at in enumerate(self.assignment):
+            segment = self.segments[at.task_id, at.traj_id]
+            index.append(segment.index_at(at.step))
+            self.assignment[env] = EnvAssignment(at.task_id, at.traj_id, (at.step + 1) % segment.length)
+        return torch.tensor(index), {}
 
     def step(self) -> Any:
-        index = []
-        for env in self.assignment:
-            segment = self.segments[env[0], env[1]]
-            index.append(segment.index_at(env[2]))
-            env[2] += 1
-        return self.storage[torch.tensor(index)]
+        return self.buffer.sample()
 
     def windows(self) -> Any:
         windows = []
-        for task, trajectory, step in self.assignment:
-            segment = self.segments[task, trajectory]
-            index = [segment.index_at(step + t) for t in range(WINDOW)]
+        for at in self.assignment:
+            segment = self.segments[at.task_id, at.traj_id]
+            index = [segment.index_at(at.step + t) for t in range(WINDOW)]
             windows.append(self.storage[torch.tensor(index)])
         return torch.stack(windows)
 

@@ -1,7 +1,7 @@
 //! The thread pool: none at import, made on first use, one per process (a forked child makes its own).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 
@@ -21,9 +21,15 @@ static WANTED: AtomicUsize = AtomicUsize::new(0);
 /// Threads a large gather uses when the caller names no number.
 pub fn num_threads() -> usize {
     match WANTED.load(Ordering::Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
+        0 => num_cores(),
         wanted => wanted,
     }
+}
+
+/// Cores this process may use. Asked once: the answer takes some 40 µs, as the system looks at control groups.
+fn num_cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS))
 }
 
 /// Set the default number of threads of this process; `None` = as many as there are cores.
