@@ -80,3 +80,8 @@ def expected_columns(clips: Clips) -> dict[Any, np.ndarray]:
     columns["action"] = stack(lambda clip: clip["action"])
     columns["next", "done"] = columns["terminated"] = stack(lambda clip: clip["done"])
     return columns
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests with JAX last: it starts threads, and other tests fork."""
+    items.sort(key=lambda item: item.get_closest_marker("jax") is not None)

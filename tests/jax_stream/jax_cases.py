@@ -1,9 +1,8 @@
-"""What tests with JAX share: several CPU devices, a store, and a place at the end of the run."""
+"""What tests with JAX share: several CPU devices, and a store with its contents."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +17,8 @@ LENGTHS = [5, 40, 2, 17, 96, 33]
 """States per trajectory of `store`."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run these tests last: JAX starts threads, and other tests fork."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: here in item.path.parents)
-
-
-@pytest.fixture(scope="session")
-def clips() -> list[dict[str, np.ndarray]]:
+@pytest.fixture(name="clips", scope="session")
+def clips_fixture() -> list[dict[str, np.ndarray]]:
     """Trajectories in which no two values are alike, so that a row out of place cannot look right."""
     first = np.cumsum([0, *LENGTHS[:-1]])
     made = []
@@ -37,8 +30,8 @@ def clips() -> list[dict[str, np.ndarray]]:
     return [{key: values.astype(np.float32) for key, values in clip.items()} for clip in made]
 
 
-@pytest.fixture(scope="session")
-def columns(clips: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+@pytest.fixture(name="columns", scope="session")
+def columns_fixture(clips: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """All transitions of the clips, column by column."""
     columns = {key: np.concatenate([clip[key][:-1] for clip in clips]) for key in ("qpos", "qvel")}
     columns["next_qpos"] = np.concatenate([clip["qpos"][1:] for clip in clips])
@@ -46,8 +39,8 @@ def columns(clips: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return columns
 
 
-@pytest.fixture(scope="session")
-def store(clips: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+@pytest.fixture(name="store", scope="session")
+def store_fixture(clips: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     """The store of the clips; trajectory k is (task k // 2, trajectory k % 2)."""
     path = tmp_path_factory.mktemp("jax") / "store"
     with StoreBuilder(path) as builder:

@@ -28,6 +28,7 @@ from iltools_datasets.errors import (  # noqa: E402
 from iltools_datasets.jax_stream import DoubleBufferStreamer  # noqa: E402
 from iltools_datasets.window_source import WindowSource  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+from jax_cases import clips_fixture, columns_fixture, store_fixture  # noqa: E402, F401
 
 pytestmark = pytest.mark.jax
 

@@ -13,6 +13,7 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="needs the jax extra")
 import jax.numpy as jnp  # noqa: E402
+import jax_cases  # noqa: E402, F401  # asks for several devices
 from iltools_datasets.errors import (  # noqa: E402
     SchemaError,
     StateError,

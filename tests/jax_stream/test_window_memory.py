@@ -19,6 +19,7 @@ from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets.device_placement import aligned_empty  # noqa: E402
 from iltools_datasets.jax_stream import DoubleBufferStreamer  # noqa: E402
 from iltools_datasets.window_source import WindowSource  # noqa: E402
+from jax_cases import clips_fixture, columns_fixture, store_fixture  # noqa: E402, F401
 from racing import count_wrong  # noqa: E402
 
 pytestmark = pytest.mark.jax
