@@ -166,13 +166,13 @@ def _send_samples(buffer: Any, sender: Connection) -> None:
 
 
 def spec_example(method: str) -> None:
-    """Extend a shared buffer from another process, as TorchRL's documentation does, with the storages of this package."""
+    """Extend a shared buffer from another process, as TorchRL's pages do, with the storages of this package."""
     import torch
     from iltools_datasets.torchrl import LazyMemmapStorage, TensorDictReplayBuffer
     from tensordict import TensorDict
     from torch import multiprocessing as torch_multiprocessing
 
-    buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(21), batch_size=10)
+    buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(21))
     buffer.extend(TensorDict({"a": torch.zeros(10)}, [10]))
     child = torch_multiprocessing.get_context(method).Process(target=_extend, args=(buffer,))
     child.start()

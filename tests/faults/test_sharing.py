@@ -131,23 +131,19 @@ def test_many_readers_share_one_page_cache(tmp_path: Path, capsys: pytest.Captur
     ours = [connection for connection, _ in pipes]
     for connection in ours:
         assert connection.recv() == "read"
-    reports = []
     for connection in ours:
         connection.send("report")
-    for connection in ours:
-        reports.append(connection.recv())
+    reports = [connection.recv() for connection in ours]
     for connection in ours:
         connection.send("end")
     for reader in readers:
         reader.join()
         assert reader.exitcode == 0
     of_store = [report[0] for report in reports]
+    sums = {name: sum(each[name] for each in of_store) for name in of_store[0]}
+    most = max(report[1]["Anonymous"] for report in reports)
     with capsys.disabled():
-        print(
-            f"\n8 readers of a store of {size} kB: its maps have Rss {sum(each['Rss'] for each in of_store)} kB, "
-            f"Pss {sum(each['Pss'] for each in of_store)} kB, anonymous {sum(each['Anonymous'] for each in of_store)} kB; "
-            f"a whole process has {max(report[1]['Anonymous'] for report in reports)} kB anonymous at most"
-        )
+        print(f"\n8 readers of a store of {size} kB: kB of its maps {sums}; anonymous kB of a process at most {most}")
     assert all(each["Anonymous"] == 0 for each in of_store)
     assert sum(each["Pss"] for each in of_store) <= 1.1 * size
     assert sum(each["Rss"] for each in of_store) >= 7 * size

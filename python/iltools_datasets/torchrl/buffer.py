@@ -59,6 +59,12 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
                 data.set(key, expand_as_right(value, data) if value.ndim < data.ndim else value)
         return (data, info) if return_info else data
 
+    def __getitem__(self, index: Any) -> Any:
+        """Return what is stored at an index or key; `buffer["_data", key]`, as older examples have it, is `buffer[key]`."""
+        if isinstance(index, tuple) and len(index) > 1 and isinstance(index[0], str) and index[0] == "_data":
+            index = index[1:]
+        return super().__getitem__(index)
+
     def set_sampler(self, sampler: Any) -> Any:
         """Replace the sampler, return the previous one, and end what was made ahead for it."""
         previous = super().set_sampler(sampler)
