@@ -5,12 +5,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
-import numpy as np
-
 import iltools_datasets
+import numpy as np
 from iltools_datasets import StoreBuilder, TrajectoryStore
 from iltools_datasets.errors import MissingExtraError
 
@@ -41,11 +41,12 @@ def check_round_trip(path: Path) -> None:
 def check_missing_extra(module: str, extra: str) -> None:
     """A part whose extra is missing says which one to install."""
     try:
-        __import__(module)
+        import_module(module)
     except MissingExtraError as error:
-        assert f"[{extra}]" in str(error), error
+        message = str(error)
     else:
         raise AssertionError(f"{module} was imported without the extra {extra}")
+    assert f"[{extra}]" in message, message
 
 
 def check_command_line() -> None:
