@@ -24,6 +24,7 @@ except ImportError as error:
 from iltools_datasets import _core
 from iltools_datasets.build_report import BuildReport
 from iltools_datasets.errors import OutOfRangeError
+from iltools_datasets.ranks import ONLY_RANK, Rank, checked_rank
 from iltools_datasets.replay_memmap import ExpertMemmapBuilder
 from iltools_datasets.replay_state import load_manager_state, save_manager_state
 from iltools_datasets.segments import EnvAssignment, Segments
@@ -108,6 +109,9 @@ class ExpertReplayManager:
         prefetch: int | None = None,
         *,
         pin_memory: bool = False,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> ExpertReplayManager:
         """Open what was built in `scratch_dir` before, in this or another process.
 
@@ -118,9 +122,21 @@ class ExpertReplayManager:
             prefetch: number of batches a native thread makes ahead while the training step runs; None or 0 makes each
                 when it is asked for. What is sampled stays the same.
             pin_memory: put batches into pinned memory, from where they move to a CUDA device faster.
+            seed: seed of uniform batches where none is given with them; None takes it from the buffer's generator.
+            rank: which of the processes that share each epoch of uniform batches this is; see `iltools_datasets.ranks`.
+            world_size: how many there are; more than one need a seed.
         """
         store = TrajectoryStore.open(Path(scratch_dir))
-        return cls.from_store(store, device, sample_batch_size, prefetch, pin_memory=pin_memory)
+        return cls.from_store(
+            store,
+            device,
+            sample_batch_size,
+            prefetch,
+            pin_memory=pin_memory,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     @classmethod
     def from_store(
@@ -131,10 +147,14 @@ class ExpertReplayManager:
         prefetch: int | None = None,
         *,
         pin_memory: bool = False,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> ExpertReplayManager:
         """Sample from an open store; arguments as in `load`."""
         manager = cls.__new__(cls)
-        manager._open(store, device, sample_batch_size, prefetch, pin_memory)
+        share = checked_rank(rank, world_size)
+        manager._open(store, device, sample_batch_size, prefetch, pin_memory, seed, share)
         return manager
 
     def _open(
@@ -144,6 +164,8 @@ class ExpertReplayManager:
         batch_size: int,
         prefetch: int | None,
         pin_memory: bool,
+        seed: int | None = None,
+        share: Rank = ONLY_RANK,
     ) -> None:
         target = check_sampling(device, batch_size, prefetch, pin_memory)
         self.store = store
@@ -151,9 +173,10 @@ class ExpertReplayManager:
         self._cursors: EnvCursors | None = None
         self._to_device: _ToDevice | None = None
         self._uniform_batch_size = batch_size
+        self._seed, self._share = seed, share
         self.buffer = TensorDictReplayBuffer(
             storage=TrajectoryStorage(store),
-            sampler=EpochUniformSampler(store.segments),
+            sampler=EpochUniformSampler(store.segments, seed=seed, **share),
             writer=ImmutableDatasetWriter(),
             batch_size=batch_size,
             prefetch=prefetch or None,
@@ -223,14 +246,19 @@ class ExpertReplayManager:
             batch_size: rows per batch; one larger than the data set spans several epochs.
             without_replacement: every transition exactly once per epoch, else independent draws.
             respect_assignment: only from trajectories that an env is assigned to. Without an assignment, from all.
-            seed: same seed, same batches. None takes it from the buffer's generator (`buffer.set_rng`).
+                Ranks need the same set of assigned trajectories.
+            seed: same seed, same batches. None takes the manager's, and if that is None, one from the buffer's
+                generator (`buffer.set_rng`).
         """
         checked_batch_size(batch_size)
         sampler: Sampler
+        seed = self._seed if seed is None else seed
         if respect_assignment and self._cursors is not None:
-            sampler = AssignedUniformSampler(self.segments, self._cursors, without_replacement, seed=seed)
+            sampler = AssignedUniformSampler(
+                self.segments, self._cursors, without_replacement, seed=seed, **self._share
+            )
         else:
-            sampler = EpochUniformSampler(self.segments, without_replacement, seed=seed)
+            sampler = EpochUniformSampler(self.segments, without_replacement, seed=seed, **self._share)
         self._uniform_batch_size = batch_size
         self._use(sampler, batch_size)
 
@@ -297,7 +325,9 @@ class ExpertReplayManager:
     def state_dict(self) -> dict[str, Any]:
         """Return where sampling stands: assignment, cursors, sampler and batch size, kilobytes whatever the data.
 
-        With samplers of this package it holds only numbers, strings and lists, so JSON can keep it.
+        With samplers of this package it holds only numbers, strings and lists, so JSON can keep it. Where ranks share
+        uniform batches it is the same on all of them, and any number of ranks continues from it; an assignment is each
+        rank's own.
         """
         return save_manager_state(self.store, self.buffer, self._cursors)
 
@@ -307,7 +337,7 @@ class ExpertReplayManager:
         Raises `StateError` or `StoreChangedError` for a damaged or impossible state or one of another store; everything
         is as it was then.
         """
-        cursors, sampler, batch_size = load_manager_state(state_dict, self.store, self.buffer)
+        cursors, sampler, batch_size = load_manager_state(state_dict, self.store, self.buffer, self._seed, self._share)
         self._cursors = cursors
         if isinstance(sampler, EpochUniformSampler):
             self._uniform_batch_size = batch_size

@@ -10,6 +10,7 @@ from torchrl.data import TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from iltools_datasets.errors import StateError, StoreChangedError
+from iltools_datasets.ranks import Rank
 from iltools_datasets.torchrl.checkpoints import SavedState
 from iltools_datasets.torchrl.env_cursors import EnvCursors
 from iltools_datasets.torchrl.segment_samplers import (
@@ -43,9 +44,11 @@ def save_manager_state(
 
 
 def load_manager_state(
-    state: Mapping[str, Any], store: TrajectoryStore, buffer: TensorDictReplayBuffer
+    state: Mapping[str, Any], store: TrajectoryStore, buffer: TensorDictReplayBuffer, seed: int | None, share: Rank
 ) -> tuple[EnvCursors | None, Sampler, int]:
     """Return the cursors, the sampler and the batch size of a state, changing nothing but a custom sampler.
+
+    `seed` and `share` are the manager's.
 
     Raises `StateError` for a damaged or impossible state and `StoreChangedError` for one of another store.
     """
@@ -63,9 +66,9 @@ def load_manager_state(
             raise saved.refuse("num_envs", "at least one env, which its sampler follows")
         sampler = SequentialPerEnvSampler(store.segments, cursors)
     elif kind == AssignedUniformSampler.__name__:
-        sampler = AssignedUniformSampler(store.segments, cursors, without_replacement)
+        sampler = AssignedUniformSampler(store.segments, cursors, without_replacement, seed=seed, **share)
     elif kind == EpochUniformSampler.__name__:
-        sampler = EpochUniformSampler(store.segments, without_replacement)
+        sampler = EpochUniformSampler(store.segments, without_replacement, seed=seed, **share)
     elif kind == type(buffer.sampler).__name__:
         sampler = buffer.sampler
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ class RandomSampler(SeededSampler, torchrl_samplers.RandomSampler):  # type: ign
 
     Args:
         seed: see `SeededSampler`; drawn from the buffer's generator if it is None.
+        rank: which of the ranks that share the draws this is; no draw is made by two of them.
+        world_size: how many ranks there are; more than one need a seed.
     """
 
-    def __init__(self, *, seed: int | None = None) -> None:
-        SeededSampler.__init__(self, seed)
+    def __init__(self, *, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
+        SeededSampler.__init__(self, seed, rank, world_size)
         self._stream: _core.UniformDraws | None = None
         self._position = 0
 
@@ -47,7 +50,7 @@ class RandomSampler(SeededSampler, torchrl_samplers.RandomSampler):  # type: ign
         stream = self._stream
         if stream is None or stream.total != total:
             position = self._position if stream is None else stream.position
-            stream = self._stream = _core.UniformDraws(total, self._needed_seed(), position)
+            stream = self._stream = _core.UniformDraws(total, self._needed_seed(), position, **self._rank)
         index = on_device(stream.next(batch_size), storage)
         return (index if shape is None else torch.unravel_index(index, shape)), {}
 
@@ -74,20 +77,34 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
     The last batch of an epoch is shorter, or with `drop_last` left out. A storage whose length has changed is begun
     anew.
 
+    Ranks draw disjoint parts of one epoch, in equally many batches. Its last ones are split evenly, to within one
+    element; where fewer elements than ranks would be left for them, the batches before are one larger instead. With
+    `drop_last` all batches are full.
+
     Args:
-        drop_last: leave out the last batch of an epoch if it is not full.
+        drop_last: leave out the last batch of an epoch if it is not full (on all ranks, if one of them is not).
         shuffle: False keeps the order of the storage.
         seed: see `SeededSampler`; drawn from the buffer's generator if it is None. A generator handed over during an
             epoch counts from the next one on.
+        rank: which of the ranks that share an epoch this is.
+        world_size: how many ranks there are; more than one need a seed.
     """
 
     len_storage: int
     drop_last: bool
     shuffle: bool
 
-    def __init__(self, drop_last: bool = False, shuffle: bool = True, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        drop_last: bool = False,
+        shuffle: bool = True,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         torchrl_samplers.SamplerWithoutReplacement.__init__(self, drop_last=drop_last, shuffle=shuffle)
-        SeededSampler.__init__(self, seed)
+        SeededSampler.__init__(self, seed, rank, world_size)
         self._stream: _core.EpochShuffle | None = None
         self._next_epoch = 0
         self._next_seed: int | None = None
@@ -95,8 +112,11 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
     def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
         """Return up to `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and a dict.
 
+        Warns `RuntimeWarning` before an empty batch. It comes only where fewer elements than ranks are left of an epoch
+        that other ranks began, fewer or with other batches.
+
         Raises:
-            ValueError: `drop_last`, and the storage holds less than one batch.
+            ValueError: the storage holds less than one element per rank, or with `drop_last` than one batch.
         """
         total = len(storage)
         if total == 0:
@@ -106,32 +126,52 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
 
     def _next_items(self, storage: Storage, total: int, count: int) -> NDArray[np.int64]:
         """Return the next items, up to `count`, of 0..total that make up the storage; sets the flags."""
-        if count > total and self.drop_last:
+        of_all = count * self.world_size
+        if of_all > total and self.drop_last:
             raise ValueError(
-                f"The batch size ({count}) is greater than the storage capacity ({total}): with drop_last=True "
-                "there is no batch to return."
+                f"The batch size ({of_all} on {self.world_size} ranks) is greater than the storage capacity ({total}): "
+                "with drop_last=True there is no batch to return."
             )
+        if total < self.world_size:
+            raise ValueError(f"{total} elements are too few for {self.world_size} ranks")
         moved = self._meet(storage)
         stream = self._stream
         if moved or stream is None or self.len_storage != total:
             stream = self._begin(total)
-        epoch = stream.epoch
-        items = stream.next_within_epoch(count)
         left = total - stream.position
-        self._ran_out = stream.epoch != epoch or (self.drop_last and left < count)
+        if self.drop_last and left < of_all:
+            # Only where larger batches, or more ranks, go on with an epoch.
+            self._turn(stream, stream.epoch + 1)
+        elif left <= self.rank:
+            warnings.warn(
+                f"rank {self.rank} of {self.world_size} gets an empty batch: the epoch has {left} elements left",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        epoch = stream.epoch
+        items = stream.next(count) if self.drop_last else stream.next_within_epoch(count)
+        left = total - stream.position
+        self._ran_out = stream.epoch != epoch or (self.drop_last and left < of_all)
         if self._ran_out:
             left = total
             if self._next_seed is not None or stream.position:
                 self._turn(stream, epoch + 1)
-        self._remaining_batches = left // count if self.drop_last else -(left // -count)
+        self._remaining_batches = self._rounds(left, of_all)
         return items
+
+    def _rounds(self, left: int, of_all: int) -> int:
+        """Return in how many batches, of `of_all` elements on all ranks together, what is left comes."""
+        full, rest = divmod(left, of_all)
+        if self.drop_last:
+            return full
+        return full + (rest >= self.world_size) if full else 1
 
     def _begin(self, total: int) -> _core.EpochShuffle:
         if self._stream is not None:
             self._next_epoch = self._stream.epoch + 1
         if self._next_seed is not None:
             self._seed, self._next_seed = self._next_seed, None
-        self._stream = _core.EpochShuffle(total, self._needed_seed(), self._next_epoch, 0, self.shuffle)
+        self._stream = _core.EpochShuffle(total, self._needed_seed(), self._next_epoch, 0, self.shuffle, **self._rank)
         self.len_storage = total
         return self._stream
 
@@ -171,7 +211,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         epoch, position = saved.integer("epoch"), saved.integer("position", high=max(total - 1, 0))
         shuffle, drop_last, ran_out = saved.flag("shuffle"), saved.flag("drop_last"), saved.flag("ran_out")
         remaining = saved.integer("remaining_batches", high=total if total else UINT64_MAX)
-        self._stream = _core.EpochShuffle(total, seed, epoch, position, shuffle) if total else None
+        self._stream = _core.EpochShuffle(total, seed, epoch, position, shuffle, **self._rank) if total else None
         self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
         self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
         self._remaining_batches = remaining

@@ -13,6 +13,7 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets.errors import StateError
+from iltools_datasets.ranks import Rank, checked_rank
 from iltools_datasets.torchrl.checkpoints import UINT64_MAX, SavedState, read_json, write_json
 
 STATE_VERSION = 1
@@ -24,21 +25,46 @@ class SeededSampler(Sampler):  # type: ignore[misc]
     The seed is `seed` if one is given, and then nothing else matters. Otherwise it is drawn once, when it is first
     needed, from the generator that the buffer hands over (`ReplayBuffer(generator=...)`, `rb.set_rng`) or from torch's
     global one. Handing over another generator means a new seed, unless it is the generator a restored state belongs to.
+
+    Ranks share one stream: each step draws one batch per rank, and each rank gets its own. The state is where all of
+    them stand, so what one rank saved continues on any rank of any number. They need the same seed, the same data and
+    the same batch sizes.
     """
 
     draws_transitions = True
     """Whether what the native generator draws are transition indices, which can be gathered as they are."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed <= UINT64_MAX):
             raise ValueError(f"seed is {seed!r}; an integer within 0..2^64-1 is needed")
         self._is_seed_fixed = seed is not None
         self._seed = seed
+        self._share_with(rank, world_size)
         self._stream: Any = None
         self._generator: torch.Generator | None = None
         self._restored_generator: str | None = None
         self._store_uuid: str | None = None
         self._is_store_verified = True
+
+    # The ranks.
+
+    def _share_with(self, rank: int, world_size: int) -> None:
+        self._rank: Rank = checked_rank(rank, world_size)
+        if world_size > 1 and not self._is_seed_fixed:
+            raise ValueError(
+                f"{type(self).__name__}: seed is None with world_size {world_size}: all ranks need the same one; "
+                "give it, or let rank 0 choose with iltools_datasets.ranks.shared_seed()"
+            )
+
+    @property
+    def rank(self) -> int:
+        """Which of the ranks that share the stream this one is."""
+        return self._rank["rank"]
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks share the stream."""
+        return self._rank["world_size"]
 
     # The seed.
 

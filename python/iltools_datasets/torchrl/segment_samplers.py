@@ -28,12 +28,14 @@ class EpochUniformSampler(SeededSampler):
 
     Without replacement every transition comes exactly once per epoch; a batch that crosses the end of an epoch takes
     its rest from the next shuffle, and a batch larger than the data set spans several. With replacement the draws are
-    independent.
+    independent. Ranks draw disjoint parts of both, `world_size` batches per step.
 
     Args:
         segments: the segments of the data set.
         without_replacement: see above.
         seed: see `SeededSampler`; drawn from the buffer's generator if it is None. Another generator begins anew.
+        rank: which of the ranks that share an epoch this is.
+        world_size: how many ranks there are; more than one need a seed.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class EpochUniformSampler(SeededSampler):
         without_replacement: bool = True,
         *,
         seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        super().__init__(seed)
+        super().__init__(seed, rank, world_size)
         self.segments = Segments.from_segments(segments)
         self.without_replacement = without_replacement
         self._stream: Stream | None = None
@@ -70,8 +74,8 @@ class EpochUniformSampler(SeededSampler):
     def _make(self, chosen: NDArray[np.int64], seed: int, epoch: int, position: int) -> Stream:
         table = self.segments.table
         if self.without_replacement:
-            return _core.EpochShuffle.over_segments(table, chosen, seed, epoch, position)
-        return _core.UniformDraws.over_segments(table, chosen, seed, position)
+            return _core.EpochShuffle.over_segments(table, chosen, seed, epoch, position, **self._rank)
+        return _core.UniformDraws.over_segments(table, chosen, seed, position, **self._rank)
 
     def _reseed(self) -> None:
         self._seed, self._stream = None, None
@@ -123,6 +127,8 @@ class AssignedUniformSampler(EpochUniformSampler):
         assignment: one `EnvAssignment` per env, or `EnvCursors` shared with others. Nothing assigned means everything.
         without_replacement: as in `EpochUniformSampler`.
         seed: as in `EpochUniformSampler`.
+        rank: as in `EpochUniformSampler`. All ranks need the same set of assigned trajectories.
+        world_size: as in `EpochUniformSampler`.
 
     Raises:
         UnknownSegmentError, OutOfRangeError: as `EnvCursors` does.
@@ -135,8 +141,10 @@ class AssignedUniformSampler(EpochUniformSampler):
         without_replacement: bool = True,
         *,
         seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        super().__init__(segments, without_replacement, seed=seed)
+        super().__init__(segments, without_replacement, seed=seed, rank=rank, world_size=world_size)
         self.cursors = shared_cursors(self.segments, assignment or ())
         self._revision = self.cursors.revision
         self._assigned = self._chosen()

@@ -304,6 +304,8 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         drop_last: leave out the last batch of an epoch if it is not full.
         shuffle: False goes through the windows in their order.
         seed: as in `SamplerWithoutReplacement`.
+        rank: as in `SamplerWithoutReplacement`: which of the ranks that share an epoch's windows this is.
+        world_size: as in `SamplerWithoutReplacement`.
         options: where trajectories end and what goes into the batch, as for `SliceSampler`.
     """
 
@@ -315,11 +317,14 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         drop_last: bool = False,
         shuffle: bool = True,
         seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
         **options: Any,
     ) -> None:
         if slice_len < 1 or stride < 1:
             raise ValueError(f"slice_len and stride of at least 1 are needed, found {slice_len} and {stride}")
         super().__init__(slice_len=slice_len, drop_last=drop_last, shuffle=shuffle, seed=seed, **options)
+        self._share_with(rank, world_size)
         self.stride = stride
 
     def num_windows(self, storage: Storage) -> int:
