@@ -167,7 +167,7 @@ def test_info_of_everything(iltools: Any, raw: Path, archive: Path, store: Path)
 
 
 def test_a_store_reads_back_whole_clips(archive: Path, store: Path) -> None:
-    reader, opened = ArchiveReader(archive), OpenedStore(store)
+    reader, opened = ArchiveReader(archive), OpenedStore(str(store))
     for position, trajectory in enumerate(reader.trajectories):
         source = reader.read(trajectory, ["qpos"])["qpos"].astype(np.float32)
         np.testing.assert_array_equal(opened.read(position, ["qpos"])["qpos"], source)
@@ -260,6 +260,19 @@ def test_paths_that_are_not_there_or_something_else(iltools: Any, raw: Path, tmp
     assert "iltools export auto" in not_yet.err
     as_json = iltools("info", tmp_path / "nowhere", "--json")
     assert as_json.json["error"]["type"] == "SourceNotFoundError"
+
+
+def test_archives_behind_a_url(iltools: Any, raw: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="object stores need fsspec")
+    url = f"file://{tmp_path}/remote.zarr"
+    assert iltools("export", "auto", raw, "--out", url).code == 0
+    assert iltools("info", url, "--json").json["num_clips"] == 3
+    assert "3 of 25 to 40 states" in iltools("info", url).out
+    assert iltools("doctor", url).code == 0
+    assert iltools("verify", url).code == 0
+    assert iltools("view", url).code == 0
+    assert iltools("build", url, "--out", tmp_path / "remote.store").code == 0
+    assert len(TrajectoryStore.open(tmp_path / "remote.store")) == 93
 
 
 def test_help_version_and_completion(iltools: Any) -> None:

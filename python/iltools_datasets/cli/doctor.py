@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ from iltools_datasets.terminal_progress import terminal_progress
 
 
 def doctor(
-    archive: Annotated[Path, typer.Argument(help="The Zarr archive.")],
+    archive: Annotated[str, typer.Argument(help="The Zarr archive: a path, or a URL of an object store.")],
     fps: Annotated[
         float | None, typer.Option(help="Hold velocities against this rate, not against the one each clip declares.")
     ] = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,18 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iltools_datasets.cli.opened import Opened, open_path, raw_format
+from iltools_datasets.cli.opened import Opened, is_store, open_path, raw_format
 from iltools_datasets.cli.output import AsJson, facts, heading, human_bytes, out, print_json
 
 _MOST_TASKS = 20
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="An archive, a store, or raw files.")],
+    path: Annotated[str, typer.Argument(help="An archive, a store, or raw files.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what is at a path: clips, keys, rates and sizes."""
-    taken_for = None if (path / "manifest.json").is_file() else raw_format(path) if path.exists() else None
+    taken_for = None if is_store(path) else raw_format(path)
     if taken_for is not None:
         _raw(path, taken_for, as_json)
         return
@@ -33,7 +32,7 @@ def info(
         _present(opened, out())
 
 
-def _raw(path: Path, taken_for: str, as_json: bool) -> None:
+def _raw(path: str, taken_for: str, as_json: bool) -> None:
     from iltools_datasets.sources import source_class
 
     summary = source_class(taken_for).summary
@@ -78,11 +77,10 @@ def _present(opened: Opened, console: Console) -> None:
     rows = [
         ("clips", f"{len(lengths):,} of {min(lengths):,} to {max(lengths):,} states"),
         ("states", f"{sum(lengths):,}, so {sum(lengths) - len(lengths):,} transitions"),
-        ("on disk", human_bytes(opened.bytes_on_disk)),
     ]
-    if opened.array_bytes:
-        ratio = opened.bytes_on_disk / opened.array_bytes
-        rows[-1] = ("on disk", f"{human_bytes(opened.bytes_on_disk)}, {ratio:.2f} times the arrays")
+    if opened.bytes_on_disk is not None:
+        ratio = f", {opened.bytes_on_disk / opened.array_bytes:.2f} times the arrays" if opened.array_bytes else ""
+        rows.append(("on disk", human_bytes(opened.bytes_on_disk) + ratio))
     if rates:
         rows.append(("rate", ", ".join(f"{rate:g} Hz" for rate in rates)))
     if seconds is not None:

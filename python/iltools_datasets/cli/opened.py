@@ -44,10 +44,10 @@ class Opened(Protocol):
     """What can be asked of an archive and of a store alike."""
 
     kind: Literal["archive", "store"]
-    path: Path
+    path: str
     clips: list[ClipInfo]
     keys: dict[str, KeyInfo]
-    bytes_on_disk: int
+    bytes_on_disk: int | None
     array_bytes: int | None
     notes: list[str]
 
@@ -58,23 +58,31 @@ class Opened(Protocol):
         """Return whole arrays of a clip, [T, ...] or [T - 1, ...]; MissingKeyError if it lacks one."""
 
 
-def open_path(path: Path) -> Opened:
-    """Open an archive or a store; SourceError says what else it is, SourceNotFoundError that there is nothing."""
-    if not path.exists():
-        raise SourceNotFoundError(f"{path}: no such file or directory")
-    if (path / "manifest.json").is_file():
+def open_path(path: str) -> Opened:
+    """Open an archive (a path or a URL) or a store.
+
+    Raises SourceNotFoundError if there is nothing, and SourceError with what else it is.
+    """
+    if is_store(path):
         return OpenedStore(path)
+    if "://" not in path and not Path(path).exists():
+        raise SourceNotFoundError(f"{path}: no such file or directory")
     taken_for = raw_format(path)
     if taken_for is not None:
         raise SourceError(f"{path}: raw files ({taken_for}); make an archive of them with: iltools export auto {path}")
     return OpenedArchive(path)
 
 
-def raw_format(path: Path) -> str | None:
-    """Return the format of raw files at the path, or None if they are of no known one."""
+def is_store(path: str) -> bool:
+    """Tell whether there is a store, sound or not, at the path."""
+    return (Path(path) / "manifest.json").is_file()
+
+
+def raw_format(path: str) -> str | None:
+    """Return the format of raw files at the path, or None if there are none of a known one."""
     from iltools_datasets.sources import recognise
 
-    if (path / "zarr.json").is_file() and not (path / "meta").exists():
+    if "://" in path or ((Path(path) / "zarr.json").is_file() and not (Path(path) / "meta").exists()):
         return None
     try:
         return recognise(path).format
@@ -101,7 +109,7 @@ class OpenedArchive:
 
     kind: Literal["archive", "store"] = "archive"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self._reader = ArchiveReader(path)
         names = {task.task_id: task.name for task in self._reader.tasks}
@@ -122,7 +130,8 @@ class OpenedArchive:
                 count = 1 if seen is None else seen.num_clips + 1
                 first = seen or KeyInfo(spec.dtype.name, spec.shape[1:], 1)
                 self.keys[key] = KeyInfo(first.dtype, first.shape, count)
-        self.bytes_on_disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        files = None if "://" in path else [file for file in Path(path).rglob("*") if file.is_file()]
+        self.bytes_on_disk = None if files is None else sum(file.stat().st_size for file in files)
         self.notes = [f"left out: {line}" for line in self._reader.skipped]
 
     def attributes(self, position: int) -> Mapping[str, Any]:
@@ -139,7 +148,7 @@ class OpenedStore:
 
     kind: Literal["archive", "store"] = "store"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self._store = store = TrajectoryStore.open(path)
         names = store.task_names
@@ -156,7 +165,7 @@ class OpenedStore:
             _text(key): KeyInfo(store.dtype(key).name, store.shape(key), len(self.clips)) for key in store.keys
         }
         self._parts = {_text(key): key for key in store.keys}
-        self.bytes_on_disk = store.bytes_on_disk
+        self.bytes_on_disk: int | None = store.bytes_on_disk
         self.array_bytes: int | None = None  # keys share columns
         self.notes: list[str] = []
 

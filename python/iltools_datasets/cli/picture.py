@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def save_picture(scene: Scene, path: Path) -> None:
     """
     height = min(30, max(6.5, 0.14 * len(scene.names)))
     figure = Figure(figsize=(11, height), layout="constrained")
-    figure.suptitle(f"{scene.clip.path}  ({scene.path.name})", fontsize=11)
+    figure.suptitle(f"{scene.clip.path}  ({PurePath(scene.path).name})", fontsize=11)
     grid = figure.add_gridspec(2, 3)
     _curves(figure.add_subplot(grid[:, :2]), scene)
     if scene.root is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.cli.opened import open_path
+from iltools_datasets.cli.opened import is_store, open_path
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
 from iltools_datasets.errors import IltoolsError
 from iltools_datasets.store_maintenance import verify_store
@@ -20,12 +19,12 @@ Progressing = Callable[[int, int], None]
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or an archive.")],
+    path: Annotated[str, typer.Argument(metavar="STORE", help="A store, or an archive.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare every block with its checksum; exit with 1 if something is damaged."""
     # A store is not opened: it may be too damaged for that.
-    opened = None if (path / "manifest.json").is_file() else open_path(path)
+    opened = None if is_store(path) else open_path(path)
     kind = "store" if opened is None else opened.kind
     bar = Progress(
         TextColumn("verifying"), BarColumn(), TaskProgressColumn(), console=err(), transient=True, disable=as_json
@@ -44,13 +43,14 @@ def verify(
         for damage in damages:
             console.print(Text.assemble(("✗ ", "bad"), str(damage["message"])), soft_wrap=True)
         if not damages:
-            size = human_bytes((opened or open_path(path)).bytes_on_disk)
-            console.print(Text.assemble(("✓ ", "good"), f"{path}: {size}, all as it was written"), soft_wrap=True)
+            size = (opened or open_path(path)).bytes_on_disk
+            remark = f"{'' if size is None else human_bytes(size) + ', '}all as it was written"
+            console.print(Text.assemble(("✓ ", "good"), f"{path}: {remark}"), soft_wrap=True)
     if damages:
         raise typer.Exit(EXIT_FOUND)
 
 
-def _damages_of_store(path: Path, progress: Progressing) -> list[dict[str, Any]]:
+def _damages_of_store(path: str, progress: Progressing) -> list[dict[str, Any]]:
     return [
         {
             "file": damage.file,
@@ -62,7 +62,7 @@ def _damages_of_store(path: Path, progress: Progressing) -> list[dict[str, Any]]
     ]
 
 
-def _damages_of_archive(path: Path, progress: Progressing) -> list[dict[str, Any]]:
+def _damages_of_archive(path: str, progress: Progressing) -> list[dict[str, Any]]:
     reader = ArchiveReader(path)
     damages: list[dict[str, Any]] = []
     for number, trajectory in enumerate(reader.trajectories, start=1):

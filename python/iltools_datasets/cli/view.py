@@ -29,7 +29,7 @@ _FEW_CLIPS = 5
 class Scene:
     """What a picture shows: one clip's array [T, C] with a name per column, its root path, and all clip lengths."""
 
-    path: Path
+    path: str
     clip: ClipInfo
     key: str
     names: list[str]
@@ -39,7 +39,7 @@ class Scene:
 
 
 def view(
-    path: Annotated[Path, typer.Argument(help="An archive or a store.")],
+    path: Annotated[str, typer.Argument(help="An archive or a store.")],
     picture: Annotated[
         Path | None, typer.Option("--out", help="Write a picture there (png, svg, pdf) instead of drawing here.")
     ] = None,
