@@ -60,7 +60,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         return (data, info) if return_info else data
 
     def __getitem__(self, index: Any) -> Any:
-        """Return what is stored at an index or key; `buffer["_data", key]`, as older examples have it, is `buffer[key]`."""
+        """Return what is stored at an index or key; `buffer["_data", key]`, in older examples, is `buffer[key]`."""
         if isinstance(index, tuple) and len(index) > 1 and isinstance(index[0], str) and index[0] == "_data":
             index = index[1:]
         return super().__getitem__(index)

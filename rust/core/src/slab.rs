@@ -18,9 +18,10 @@ const KEPT_SLABS: usize = 64;
 
 static FREE: Mutex<Vec<Slab>> = Mutex::new(Vec::new());
 
-/// Uniquely owned, initialised (zero or stale), aligned bytes.
+/// Uniquely owned, initialised (zero or stale) bytes, some of which are skipped so that the rest is aligned.
 #[derive(Debug)]
 struct Slab {
+    base: NonNull<u8>,
     memory: NonNull<u8>,
     capacity: usize,
 }
@@ -29,16 +30,30 @@ struct Slab {
 unsafe impl Send for Slab {}
 
 impl Slab {
-    fn layout(capacity: usize) -> Layout {
-        // Capacities come from `take`, which has checked that the layout exists.
-        Layout::from_size_align(capacity, ALIGNMENT).unwrap_or(Layout::new::<u8>())
+    /// Zeroed memory with room for `capacity` aligned bytes.
+    ///
+    /// Of the system's own alignment: pages that are zero already are not written for it, while memory asked for with a
+    /// greater one is zeroed by hand, which takes as long as filling it and cannot be interrupted.
+    fn new(capacity: usize) -> Option<Self> {
+        let layout = Self::layout(capacity)?;
+        // SAFETY: the layout's size is at least one alignment, hence not zero.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        // SAFETY: less than `ALIGNMENT` bytes are skipped, and that many were allocated on top of `capacity`.
+        let memory = unsafe { base.add(base.align_offset(ALIGNMENT)) };
+        Some(Self { base, memory, capacity })
+    }
+
+    fn layout(capacity: usize) -> Option<Layout> {
+        Layout::from_size_align(capacity.checked_add(ALIGNMENT)?, 1).ok()
     }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        // SAFETY: `memory` came from `alloc_zeroed` with this very layout and is freed only here.
-        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
+        if let Some(layout) = Self::layout(self.capacity) {
+            // SAFETY: `base` came from `alloc_zeroed` with this very layout and is freed only here.
+            unsafe { dealloc(self.base.as_ptr(), layout) }
+        }
     }
 }
 
@@ -60,10 +75,7 @@ impl Buffer {
         if let Some(slab) = reuse(capacity) {
             return Ok(Self { slab: Some(slab), len });
         }
-        let layout = Layout::from_size_align(capacity, ALIGNMENT).map_err(|_| refused())?;
-        // SAFETY: the layout's size is at least one alignment, hence not zero.
-        let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
-        Ok(Self { slab: Some(Slab { memory, capacity }), len })
+        Ok(Self { slab: Some(Slab::new(capacity).ok_or_else(refused)?), len })
     }
 
     /// Number of bytes.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::column::{Key, column_path, show};
 use super::manifest::{ColumnEntry, Manifest};
-use super::map::open_regular;
+use super::map::{open_regular, refuse_linked_directories};
 use super::reader::{SEGMENT_FIELDS, Store};
 use super::tensordict::metadata_files;
 use super::writer::{NAMES, SEGMENTS};
@@ -83,6 +83,9 @@ fn verify_generation(
     let mut done = 0;
     for column in &manifest.columns {
         let path = column_path(&data_dir, column.kind, &column.key);
+        if let Err(error) = refuse_linked_directories(&data_dir, &path) {
+            damages.push(of_file(&path, error.to_string()));
+        }
         let stopped = verify_column(&path, column, manifest.block_bytes, &mut damages, &mut |bytes| {
             done += bytes;
             !progress(done, total)
