@@ -1,0 +1,35 @@
+"""Expert motion to try things with: recordings of a Unitree G1 where there are some, else a simulated cart-pole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from iltools_datasets import TrajectoryStore
+from iltools_datasets.demo.cartpole import CartPole
+from iltools_datasets.demo.recording import archive_clips, record_clips
+from iltools_datasets.sources import export, open_sources
+from iltools_datasets.store_export import export_store
+
+G1_RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "unitree_g1"
+
+
+def open_expert_store(workdir: Path, recordings: Sequence[Path] = ()) -> TrajectoryStore:
+    """Build a store of the recordings in `workdir`, once, and open it: `qpos` and `qvel` per state, f32.
+
+    Without recordings, the G1's are taken if they are there, and else a cart-pole's expert is simulated.
+    """
+    store = workdir / "store"
+    if not (store / "manifest.json").exists():
+        archive = workdir / "expert.zarr"
+        paths = list(recordings) or sorted(G1_RECORDINGS.glob("*.csv"))
+        if paths:
+            print(f"reading {', '.join(path.name for path in paths)}")
+            export(open_sources(paths), archive, overwrite=True)
+        else:
+            print("simulating the expert of a cart-pole")
+            plant = CartPole()
+            archive_clips(archive, plant, record_clips(plant, np.random.default_rng(0), 40, 10))
+        export_store(archive, store, ["qpos", "qvel"], overwrite=True, progress=False)
+    return TrajectoryStore.open(store)
