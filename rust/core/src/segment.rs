@@ -15,6 +15,7 @@ pub struct SegmentTable {
     by_start: Vec<u32>,
     locator: Locator,
     num_transitions: i64,
+    contiguous: bool,
 }
 
 impl SegmentTable {
@@ -73,7 +74,10 @@ impl SegmentTable {
             }
         }
         let locator = Locator::new(by_start.iter().map(|&k| start[k as usize]).collect());
-        Ok(Self { task_id, traj_id, start, length, by_id, by_start, locator, num_transitions })
+        let mut end = 0;
+        let contiguous =
+            start.iter().zip(&length).all(|(&start, &length)| start == std::mem::replace(&mut end, start + length));
+        Ok(Self { task_id, traj_id, start, length, by_id, by_start, locator, num_transitions, contiguous })
     }
 
     /// Number of segments.
@@ -113,12 +117,7 @@ impl SegmentTable {
 
     /// Whether the segments follow one another from 0 without a gap, in table order, as those of a store do.
     pub fn is_contiguous(&self) -> bool {
-        let mut next = 0;
-        self.start.iter().zip(&self.length).all(|(&start, &length)| {
-            let fits = start == next;
-            next = start + length;
-            fits
-        })
+        self.contiguous
     }
 
     /// Position of the segment with these ids.
@@ -148,6 +147,26 @@ impl SegmentTable {
         let k = self.by_start[self.locator.find(index).ok_or_else(outside)?] as usize;
         let step = index - self.start[k];
         if step < self.length[k] { Ok((k, step)) } else { Err(outside()) }
+    }
+
+    /// `locate` for many transitions.
+    ///
+    /// Where segments lie back to back, as they usually do, one look at the starts tells everything: other columns of the
+    /// table are not touched, which for hundreds of thousands of segments lie outside the cache.
+    pub fn locate_all(&self, index: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
+        let mut segment = Vec::with_capacity(index.len());
+        let mut step = Vec::with_capacity(index.len());
+        for &transition in index {
+            let (k, at) = if self.contiguous && (0..self.num_transitions).contains(&transition) {
+                let k = self.locator.find(transition).unwrap_or(0);
+                (k, transition - self.locator.starts[k])
+            } else {
+                self.locate(transition)?
+            };
+            segment.push(k as i64);
+            step.push(at);
+        }
+        Ok((segment, step))
     }
 
     /// Check a segment position given by a caller.
@@ -244,11 +263,14 @@ mod tests {
             for (k, &length) in lengths.iter().enumerate() {
                 for step in 0..length {
                     prop_assert_eq!(table.locate(index).unwrap(), (k, step));
+                    prop_assert_eq!(table.locate_all(&[index]).unwrap(), (vec![k as i64], vec![step]));
                     index += 1;
                 }
             }
             prop_assert!(table.locate(index).is_err());
             prop_assert!(table.locate(-1).is_err());
+            prop_assert!(table.locate_all(&[0, index]).is_err());
+            prop_assert!(table.locate_all(&[-1]).is_err());
         }
     }
 

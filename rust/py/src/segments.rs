@@ -69,10 +69,7 @@ impl SegmentTable {
     }
 
     fn locate<'py>(&self, py: Python<'py>, index: Indices<'_>) -> PyResult<(Index<'py>, Index<'py>)> {
-        let places: iltools_core::Result<Vec<(usize, i64)>> =
-            index.as_slice()?.iter().map(|&i| self.table.locate(i)).collect();
-        let (segment, step): (Vec<i64>, Vec<i64>) =
-            places.into_py_result(py)?.into_iter().map(|(k, step)| (k as i64, step)).unzip();
-        Ok((segment.to_pyarray(py), step.to_pyarray(py)))
+        let (segment, step) = self.table.locate_all(index.as_slice()?).into_py_result(py)?;
+        Ok((PyArray1::from_vec(py, segment), PyArray1::from_vec(py, step)))
     }
 }

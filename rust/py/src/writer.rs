@@ -22,10 +22,14 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    fn with<T>(&self, act: impl FnOnce(&mut store::StoreWriter) -> PyResult<T>) -> PyResult<T> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        act(writer.as_mut().ok_or_else(|| PyValueError::new_err("this build is over"))?)
+    /// The lock is only ever waited for without the interpreter: its holder may need it to look for signals.
+    fn take(&self, py: Python<'_>) -> Option<store::StoreWriter> {
+        py.detach(|| self.writer.lock().unwrap_or_else(PoisonError::into_inner).take())
     }
+}
+
+fn over() -> PyErr {
+    PyValueError::new_err("this build is over")
 }
 
 #[pymethods]
@@ -61,7 +65,13 @@ impl StoreWriter {
             let bytes = slice_of(py, array).map_err(|error| PyValueError::new_err(format!("{}: {error}", label())))?;
             arrays.push(Array { spec, rows, bytes });
         }
-        self.with(|writer| writer.append(task_id, traj_id, name, &arrays, &interrupted).into_py_result(py))
+        let writer = &self.writer;
+        py.detach(|| {
+            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.as_mut().map(|writer| writer.append(task_id, traj_id, name, &arrays, &interrupted))
+        })
+        .ok_or_else(over)?
+        .into_py_result(py)
     }
 
     fn add_view(
@@ -72,19 +82,23 @@ impl StoreWriter {
         offset: usize,
         shape: Vec<usize>,
     ) -> PyResult<()> {
-        self.with(|writer| writer.add_view(key, source, offset, shape).into_py_result(py))
+        py.detach(|| {
+            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.as_mut().map(|writer| writer.add_view(key, source, offset, shape))
+        })
+        .ok_or_else(over)?
+        .into_py_result(py)
     }
 
     fn publish(&self, py: Python<'_>, task_names: BTreeMap<i64, String>, attributes: &str) -> PyResult<String> {
         let attributes = serde_json::from_str(attributes)
             .map_err(|error| PyValueError::new_err(format!("attributes are not JSON: {error}")))?;
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = writer.ok_or_else(|| PyValueError::new_err("this build is over"))?;
+        let writer = self.take(py).ok_or_else(over)?;
         py.detach(|| writer.publish(task_names, attributes, &interrupted)).into_py_result(py)
     }
 
     fn abort(&self, py: Python<'_>) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.take(py);
         py.detach(|| drop(writer));
     }
 }

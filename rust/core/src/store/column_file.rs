@@ -43,9 +43,11 @@ impl ColumnFile {
     /// Add bytes at the end. After an error the file may hold any part of them.
     pub fn append(&mut self, bytes: &[u8], interrupted: &dyn Fn() -> bool) -> Result<()> {
         for piece in bytes.chunks(WRITE_BYTES) {
-            self.sums.update(piece);
-            self.bytes += piece.len() as u64;
+            let begin = self.pending.len();
             self.pending.extend_from_slice(piece);
+            // The checksum is of what will be written, even if somebody changes `bytes` meanwhile.
+            self.sums.update(&self.pending[begin..]);
+            self.bytes += piece.len() as u64;
             if self.pending.len() >= WRITE_BYTES {
                 self.flush(interrupted)?;
             }
@@ -60,19 +62,13 @@ impl ColumnFile {
         if self.unsynced >= SYNC_BYTES {
             self.file.sync_data().map_err(Error::io(&self.path))?;
             self.unsynced = 0;
-            if interrupted() {
-                return Err(Error::Interrupted);
-            }
         }
-        Ok(())
+        if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
     /// Make it durable and read-only.
     pub fn finish(mut self, interrupted: &dyn Fn() -> bool) -> Result<ColumnEntry> {
         self.flush(interrupted)?;
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
         self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::io(&self.path))?;
         self.file.sync_all().map_err(Error::io(&self.path))?;
         let ColumnSpec { key, kind, dtype, shape } = self.spec;
