@@ -198,7 +198,8 @@ def show(found: dict[str, Any]) -> str:
                      f"{cells[3]:>18} {cells[4]:>18}")  # fmt: skip
     for threads, put in found["to_the_device"].items():
         lines.append(
-            f"\n{ENVS} x {WINDOW} x {sum(WIDTHS.values())} f32, {threads}: source and put {ranged(put['window_ms'])} ms, "
+            f"\n{ENVS} x {WINDOW} x {sum(WIDTHS.values())} f32, {threads}: "
+            f"source and put {ranged(put['window_ms'])} ms, "
             f"gather alone {ranged(put['gather_ms'])} ms: ratio {ranged(put['ratio'])}"
         )
     return "\n".join(lines)

@@ -329,7 +329,7 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
 
     def num_windows(self, storage: Storage) -> int:
         """Return how many windows an epoch over a storage has."""
-        return int(self._table(storage).first_windows(self.slice_len, self.stride)[-1])
+        return self._table(storage).windows(self.slice_len, self.stride).total
 
     def sample(self, storage: Storage, batch_size: int) -> Batch:
         """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch.
@@ -339,12 +339,11 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         """
         table = self._table(storage)
         length, num_slices = self._adjusted_batch_size(batch_size)
-        first = table.first_windows(length, self.stride)
-        if not first[-1]:
+        windows = table.windows(length, self.stride)
+        if not windows.total:
             raise RuntimeError(table.none_reaches(length))
-        window = self._next_items(storage, int(first[-1]), num_slices)
-        trajectory = np.searchsorted(first, window, side="right") - 1
-        return self._batch(storage, table, Slices(trajectory, (window - first[trajectory]) * self.stride, length))
+        trajectory, step = windows.locate(self._next_items(storage, windows.total, num_slices))
+        return self._batch(storage, table, Slices(trajectory, step, length))
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "stride": self.stride}

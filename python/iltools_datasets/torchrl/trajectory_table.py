@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
+from iltools_datasets import _core
+
 Boundaries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """First and last coordinates, int64 [K, ndim] each, and lengths, int64 [K], of trajectories, as TorchRL has them."""
 
@@ -33,7 +35,7 @@ class TrajectoryTable:
         self.rest = rest if rest is not None else np.empty((len(start), 0), dtype=np.int64)
         self._shortest = int(length.min()) if len(length) else 0
         self._long_enough: tuple[int, NDArray[np.int64]] | None = None
-        self._windows: tuple[int, int, NDArray[np.int64]] | None = None
+        self._windows: Windows | None = None
         self._boundaries: Boundaries | None = None
 
     @classmethod
@@ -82,12 +84,37 @@ class TrajectoryTable:
             f"{self.length.min()} - {self.length.max()} / required={length})."
         )
 
-    def first_windows(self, length: int, stride: int) -> NDArray[np.int64]:
-        """Return the number of each trajectory's first window, int64 [K + 1]; the last entry is their total."""
-        if self._windows is None or self._windows[:2] != (length, stride):
-            counts = np.maximum((self.length - length) // stride + 1, 0)
-            self._windows = length, stride, np.concatenate([[0], counts.cumsum()])
-        return self._windows[2]
+    def windows(self, length: int, stride: int) -> Windows:
+        """Return the windows of `length` steps that begin every `stride` steps; worked out once."""
+        if self._windows is None or (self._windows.length, self._windows.stride) != (length, stride):
+            self._windows = Windows(self.length, length, stride)
+        return self._windows
+
+
+class Windows:
+    """The windows of all trajectories, numbered through.
+
+    Args:
+        steps: int64 [K], steps of each trajectory.
+        length: steps of a window; shorter trajectories have none.
+        stride: steps from one window to the next.
+    """
+
+    def __init__(self, steps: NDArray[np.int64], length: int, stride: int) -> None:
+        self.length, self.stride = length, stride
+        counts = (steps - length) // stride + 1
+        self._holders = None if (counts > 0).all() else np.flatnonzero(counts > 0)
+        if self._holders is not None:
+            counts = counts[self._holders]
+        self.total = int(counts.sum())
+        # A segment of windows per trajectory that has some: the native table finds its place among millions at once.
+        first = counts.cumsum() - counts
+        self._table = _core.SegmentTable(np.zeros_like(first), np.arange(len(first)), first, counts)
+
+    def locate(self, window: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the trajectory and the first step, int64 [S] each, of windows by their numbers, int64 [S]."""
+        holder, nth = self._table.locate(window)
+        return (holder if self._holders is None else self._holders[holder]), nth * self.stride
 
 
 class TrajectoryTracker:
