@@ -31,7 +31,7 @@ _CACHE_BYTES = 32 << 20
 _MAX_THREADS = 16
 _ZARRS = "zarrs.ZarrsCodecPipeline"
 _HAS_ZARRS = getattr(find_spec("zarrs"), "origin", None) is not None
-"""The optional package `zarrs` reads shards about five times faster than zarr-python's own codecs."""
+"""The optional package `zarrs` decodes shards faster than zarr-python's own codecs."""
 _ZARRS_LOCK = Lock()
 
 
