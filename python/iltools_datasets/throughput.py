@@ -43,7 +43,7 @@ class Throughput:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Transitions per second at the median; None where batches are made ahead, as most of the time is the step's."""
+        """Transitions per second at the median; None where batches are made ahead: most time is the step's."""
         return None if self.mode == MADE_AHEAD else self.rows / self.p50
 
 
