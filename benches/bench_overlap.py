@@ -167,21 +167,21 @@ def to_the_device(envs: Envs, rounds: int, num_steps: int, num_threads: int | No
     ratios, gathers, windows = [], [], []
     for turn in range(rounds + 1):
         source = envs.source(num_threads)
-        spent: list[tuple[float, float]] = []
-        for n, index in enumerate(rows):
+        alone, whole = [], []
+        for index in rows:
             began = time.perf_counter()
-            alone = store.core.gather(fields, index, None, num_threads)
-            gathered = time.perf_counter()
+            store.core.gather(fields, index, None, num_threads)
+            alone.append(time.perf_counter() - began)
+        for _ in rows:
+            began = time.perf_counter()
             window = jax.block_until_ready(jax.device_put(source()))
-            spent.append((gathered - began, time.perf_counter() - gathered))
-            if not np.array_equal(np.asarray(window["qpos"][:, :, 0]).reshape(-1), alone[0][:, 0]):
-                raise AssertionError(f"window {n} is wrong")
-            del alone, window
+            whole.append(time.perf_counter() - began)
+        if not np.array_equal(np.asarray(window["qpos"][:, :, 0]).reshape(-1), rows[-1]):
+            raise AssertionError("wrong window")
         if turn:
-            gather_time, window_time = (statistics.median(times) for times in zip(*spent, strict=True))
-            gathers.append(gather_time)
-            windows.append(window_time)
-            ratios.append(window_time / gather_time)
+            gathers.append(statistics.median(alone))
+            windows.append(statistics.median(whole))
+            ratios.append(windows[-1] / gathers[-1])
     return {"ratio": spread(ratios), "gather_ms": spread(gathers, 1e3), "window_ms": spread(windows, 1e3)}
 
 

@@ -217,6 +217,13 @@ class TestRefusals:
         with pytest.raises(OutOfRangeError, match="2147483648 states"):
             check_row_count(2**31)
 
+    def test_rows_are_counted_before_anything_else(
+        self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(TrajectoryStore, "__len__", lambda _: 2**31 - 1)
+        with pytest.raises(OutOfRangeError, match="int32"):
+            store.to_device()
+
     def test_keys(self, store: TrajectoryStore) -> None:
         with pytest.raises(MissingKeyError, match="nothing"):
             store.to_device(["nothing"])
@@ -272,3 +279,24 @@ def test_over_several_devices(store: TrajectoryStore, spec: PartitionSpec) -> No
 def test_one_given_device(store: TrajectoryStore) -> None:
     device = jax.devices()[-1]
     assert store.to_device(["qpos"], sharding=device).columns[0].devices() == {device}
+
+
+def test_bfloat16_of_a_data_set_that_others_wrote(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="writes the data set with the torch extra")
+    tensordict = pytest.importorskip("tensordict", reason="writes the data set with the torch extra")
+    states = torch.randn(21, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    done = torch.zeros(20, 1, dtype=torch.bool)
+    done[[8, 19]] = True
+    data = {"x": states[:-1], "next": {"x": states[1:], "done": done}}
+    tensordict.TensorDict(data, [20]).memmap(tmp_path / "td")
+    store = TrajectoryStore.from_tensordict_memmap(tmp_path / "td")
+    expected = states[9:13].float().numpy()
+    source = WindowSource(store, ["x", ("next", "x")], 4, [1])
+    with DoubleBufferStreamer(source) as streamer:
+        streamed = streamer.next_window()
+    on_device = store.to_device(["x", ("next", "x")])
+    assert len(on_device.columns) == 1
+    for window in (jax.tree.map(lambda array: array[0], streamed), on_device.window(1, 0, 4)):
+        assert window["x"].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(window["x"].astype(np.float32), expected)
+        np.testing.assert_array_equal(window["next"]["x"].astype(np.float32), states[10:14].float().numpy())
