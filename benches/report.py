@@ -1,0 +1,79 @@
+"""From the JSON of `make bench` to the table and the picture of docs/performance.md and the README.
+
+python benches/report.py benches/results/bench.json docs/performance.md README.md --picture docs/performance.png
+replaces what stands between `<!-- table -->` and `<!-- end of table -->` in each file; a file that holds
+`<!-- table: tight loop -->` gets the rows of that situation, and those without one, alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+def markdown(document: dict[str, Any], situation: str | None) -> str:
+    rows: Rows = document["rows"]
+    if situation is not None:
+        rows = [row for row in rows if not row["situation"].startswith("after a ") and row["unit"] == "x"]
+    lines = ["| workload | situation | ours | peer | ratio (range) | target | met |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        unit = "x" if row["unit"] == "x" else f" {row['unit']}".rstrip()
+        bound = "" if row["higher_is_better"] else "≤ "
+        figure = f"**{row['ratio']:.3g}{unit}** ({row['low']:.3g} to {row['high']:.3g})"
+        cells = [row["workload"], row["situation"], row["ours"], row["peer"], figure, f"{bound}{row['target']:g}"]
+        lines.append("| " + " | ".join([*cells, "yes" if row["met"] else "**no**"]) + " |")
+    machine = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
+    return "\n".join([*lines, "", f"{machine}."])
+
+
+def picture(document: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = [row for row in document["rows"] if row["unit"] == "x" and not row["situation"].startswith("after a ")]
+    figure = Figure(figsize=(10, 0.34 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for y, row in enumerate(rows):
+        axes.barh(y, row["ratio"], color="#2a6f97" if row["met"] else "#c1121f", height=0.6, left=0.0)
+        axes.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1)
+        axes.plot([row["target"]] * 2, [y - 0.4, y + 0.4], color="#f4a261", linewidth=2.5)
+        axes.text(row["high"] * 1.08, y, f"{row['ratio']:.3g}x", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row["workload"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, max(row["high"] for row in rows) * 2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.set_title("times faster than the peer, tight loop (line: range over the rounds; orange: target)", fontsize=9)
+    axes.grid(axis="x", alpha=0.25)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("documents", type=Path, nargs="*")
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    document = json.loads(options.results.read_text())
+    for path in options.documents:
+        text = path.read_text()
+
+        def filled(found: re.Match[str]) -> str:
+            return f"{found[1]}\n{markdown(document, found[2])}\n<!-- end of table -->"
+
+        text, count = re.subn(r"(<!-- table(?:: ([^>]*?))? -->).*?<!-- end of table -->", filled, text, flags=re.DOTALL)
+        if not count:
+            parser.error(f"{path}: no '<!-- table -->' ... '<!-- end of table -->'")
+        path.write_text(text)
+    if options.picture:
+        picture(document, options.picture)
+
+
+if __name__ == "__main__":
+    main()
