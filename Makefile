@@ -4,12 +4,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name fuzz -prune -o '(' -name '*.rs' -o -name Cargo.toml ')' -print)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+FUZZ_TARGETS := manifest segment_table sampler_state
+
+# One target for so many seconds: new inputs go to corpus/, which git ignores; seeds/ are read, too.
+define fuzz-one
+mkdir -p rust/core/fuzz/corpus/$(1)
+cd rust/core && RUSTC_BOOTSTRAP=1 cargo fuzz run $(1) fuzz/corpus/$(1) $(patsubst rust/core/%,%,$(wildcard rust/core/fuzz/seeds/$(1))) \
+	-- -max_total_time=$(2) -max_len=4096 -timeout=10 -print_final_stats=1 -verbosity=0
+
+endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python lint format bench bench-gate build wheel clean distclean
+.PHONY: help demo test test-rust test-python test-faults kill-loop soak memcheck fuzz fuzz-quick lint format bench \
+	bench-gate build wheel clean distclean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +36,25 @@ test-rust: ## Run the tests of the Rust core.
 
 test-python: $(VENV)/.dev $(VENV)/.native ## Run the Python tests; those that need an extra or data that is absent say so.
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with the outcome.
+	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests/faults -p fault_table -m faults -q
+
+kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and look at what each left.
+	PYTHONPATH=tests $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)
+
+soak: $(VENV)/.dev $(VENV)/.native ## Draw 10^6 batches (BATCHES=...) with bounds on memory, descriptors and threads.
+	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py --batches $(or $(BATCHES),1000000)
+
+memcheck: ## Run the tests of the kernels, maps and output memory under valgrind; needs valgrind.
+	CARGO_TARGET_$(HOST)_RUNNER='valgrind -q --error-exitcode=9 --fair-sched=yes' PROPTEST_CASES=16 \
+		cargo test --package iltools-core --quiet -- --test-threads=1
+
+fuzz: ## Fuzz manifest, segment table and sampler state, SECONDS_EACH=1200; needs cargo-fuzz, no nightly toolchain.
+	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),$(or $(SECONDS_EACH),1200)))
+
+fuzz-quick: ## The same for 20 seconds each.
+	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),20))
 
 lint: $(VENV)/.dev $(VENV)/.native ## Check format, lints, types, and the stubs of the native module against the module.
 	$(BIN)/ruff format --check

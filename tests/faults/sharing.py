@@ -102,28 +102,30 @@ def inherited(when: str, path: str) -> None:
         fork_some()
 
 
-def loader(method: str, when: str, path: str) -> None:
-    """Read through a DataLoader whose workers get a TorchRL storage over the store."""
+def loader(method: str, path: str) -> None:
+    """Read through a DataLoader whose workers get a TorchRL storage over the store, before and after a gather here."""
     import torch
     from iltools_datasets.torchrl import TrajectoryStorage
     from torch.utils.data import DataLoader
 
-    store = TrajectoryStore.open(path)
-    storage = TrajectoryStorage(store)
-    index = batch_index(store)
-    if when == "after":
-        TrajectoryStore.open(path, num_threads=2).gather(index)
-        torch.ones(1000, 1000).sum()
-    batches = DataLoader(
-        storage,
-        sampler=index.tolist(),
-        batch_size=ROWS // 2,
-        num_workers=2,
-        collate_fn=_as_it_is,
-        multiprocessing_context=method,
-    )
-    seen = torch.cat([batch["observation"] for batch in batches]).numpy()
-    np.testing.assert_array_equal(seen, store.gather(index, ["observation"])["observation"])
+    index = batch_index(TrajectoryStore.open(path))
+
+    def read_through_workers() -> np.ndarray:
+        batches = DataLoader(
+            TrajectoryStorage(TrajectoryStore.open(path)),
+            sampler=index.tolist(),
+            batch_size=ROWS // 2,
+            num_workers=2,
+            collate_fn=_as_it_is,
+            multiprocessing_context=method,
+        )
+        return torch.cat([batch["observation"] for batch in batches]).numpy()
+
+    before = read_through_workers()
+    expected = TrajectoryStore.open(path, num_threads=2).gather(index, ["observation"])["observation"]
+    torch.ones(1000, 1000).matmul(torch.ones(1000, 1000))
+    np.testing.assert_array_equal(before, expected)
+    np.testing.assert_array_equal(read_through_workers(), expected)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -16,7 +16,7 @@ from fault_tools import TESTS, WATCHDOG_SECONDS
 from iltools_datasets import StoreBuilder, TrajectoryStore, _core
 
 METHODS = ["fork", "spawn", "forkserver"]
-MOMENTS = ["before", "after"]
+MOMENTS = ["before", "after", "during"]
 
 
 @pytest.fixture(scope="module")
@@ -38,25 +38,24 @@ def run(scenario: str, *arguments: object) -> None:
 
 
 @pytest.mark.faults("fork after a gather")
-@pytest.mark.parametrize("when", [*MOMENTS, "during"])
+@pytest.mark.parametrize("when", MOMENTS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_handle_in_worker_processes(path: Path, method: str, when: str) -> None:
     run("pool", method, when, path)
 
 
 @pytest.mark.faults("fork after a gather")
-@pytest.mark.parametrize("when", [*MOMENTS, "during"])
+@pytest.mark.parametrize("when", MOMENTS)
 def test_an_inherited_handle(path: Path, when: str) -> None:
     run("inherited", when, path)
 
 
 @pytest.mark.faults("fork after a gather")
 @pytest.mark.torch
-@pytest.mark.parametrize("when", MOMENTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_data_loader_workers(path: Path, method: str, when: str) -> None:
+def test_data_loader_workers(path: Path, method: str) -> None:
     pytest.importorskip("torchrl", reason="needs the torch extra")
-    run("loader", method, when, path)
+    run("loader", method, path)
 
 
 @pytest.mark.faults("fork after a gather")
