@@ -85,6 +85,24 @@ def test_step(
     record(lambda: race(f"one step, {NUM_ENVS} envs", situation, manager.buffer.sample, plain.step, 20, rounds=7))
 
 
+def test_step_percentiles(
+    record: Any,
+    manager: ExpertReplayManager,
+    store: TrajectoryStore,
+    peer_storage: Any,
+    assignment: list[EnvAssignment],
+) -> None:
+    plain = PlainLoop(store, peer_storage, assignment)
+
+    def p99(call: Any, count: int) -> float:
+        return float(np.percentile([timed(call, 1) for _ in range(count)], 99)) * 1e6
+
+    rounds = [(p99(manager.buffer.sample, 300), p99(plain.step, 60)) for _ in range(5)]
+    slowest = f"{np.median([other for _, other in rounds]):.4g} µs"
+    values = [mine for mine, _ in rounds]
+    record(figure(f"one step, {NUM_ENVS} envs, p99", "tight loop", values, 1000, "µs", slowest), gated=False)
+
+
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_windows(
     record: Any,
