@@ -213,10 +213,14 @@ def overlap(envs: Envs, rounds: int, num_steps: int, cores: Cores) -> list[dict[
 
 
 def to_the_device(envs: Envs, rounds: int, num_steps: int, num_threads: int | None) -> dict[str, Any]:
-    """Time of a window through source and put, over that of the native gather of the same rows alone."""
-    import jax
+    """Time of a window through source and put, as the streamer's thread does it, over the native gather alone.
 
-    store = envs.store
+    With several threads the gather alone finds its helper still spinning; after a put, it has gone to sleep.
+    """
+    import jax
+    from iltools_datasets.device_placement import Placement
+
+    store, placement = envs.store, Placement()
     fields = store.field_ids(list(WIDTHS))
     rows = [envs.rows(n).reshape(-1) for n in range(num_steps)]
     ratios, gathers, windows = [], [], []
@@ -229,9 +233,10 @@ def to_the_device(envs: Envs, rounds: int, num_steps: int, num_threads: int | No
             alone.append(time.perf_counter() - began)
         for _ in rows:
             began = time.perf_counter()
-            window = jax.block_until_ready(jax.device_put(source()))
+            window = source()
+            on_device = jax.block_until_ready(placement.put(list(window), list(window.values()), leased=True))
             whole.append(time.perf_counter() - began)
-        if not np.array_equal(np.asarray(window["qpos"][:, :, 0]).reshape(-1), rows[-1]):
+        if not np.array_equal(np.asarray(on_device[0][:, :, 0]).reshape(-1), rows[-1]):
             raise AssertionError("wrong window")
         if turn:
             gathers.append(statistics.median(alone))
