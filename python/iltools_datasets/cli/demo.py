@@ -144,16 +144,14 @@ def _recorded(event: Recorded) -> Table:
 
 def _built(event: Built) -> Table:
     report = event.report
-    ratio = report.bytes_on_disk / event.array_bytes
+    stored, raw = human_bytes(report.bytes_on_disk), human_bytes(event.array_bytes)
     rows: list[tuple[str, RenderableType]] = [
         (
             "store",
-            f"{report.num_transitions:,} transitions of {report.num_trajectories:,} clips, {report.num_tasks} tasks",
+            f"{report.num_transitions:,} transitions of {report.num_trajectories:,} clips, "
+            f"{report.num_tasks} task{'s' if report.num_tasks > 1 else ''}",
         ),
-        (
-            "on disk",
-            f"{human_bytes(report.bytes_on_disk)}, {ratio:.2f} times the arrays: next states are not stored twice",
-        ),
+        ("on disk", f"{stored} for {raw} of arrays: no state is stored twice"),
     ]
     if report.skipped:
         rows.append(
