@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from iltools_datasets import TrajectoryStore, num_threads
+from iltools_datasets import TrajectoryStore, num_threads, set_num_threads
 
 ROWS = 40_000
 """Rows of a batch; with the 60 bytes of a row of `conftest.build_store` three times the parallel threshold."""
@@ -44,7 +44,12 @@ def work(store: TrajectoryStore) -> tuple[float, float, int, int]:
     store.num_threads = None
     before = native_threads()
     with_default = checksum(store.gather(index))
-    return with_two, with_default, num_threads(), native_threads() - before
+    default, started = num_threads(), native_threads() - before
+    set_num_threads(2)
+    assert checksum(store.gather(index)) == with_default
+    assert num_threads() == 2
+    set_num_threads(default)
+    return with_two, with_default, default, started
 
 
 @contextmanager

@@ -139,6 +139,50 @@ def test_a_full_disk(small_disk: tuple[tuple[str, ...], Path], there: str, stubb
     assert process.returncode == 0, process.stderr
 
 
+FAIL_AT_EVERY_CALL_OF_A_FIRST_BUILD = """
+import os, sys
+from pathlib import Path
+from conftest import build_store, make_clips
+from fault_tools import Mode, arm
+from iltools_datasets import TrajectoryStore
+path, code, at = Path(sys.argv[1]), int(sys.argv[2]), 0
+while True:
+    at += 1
+    read_end, write_end = os.pipe()
+    arm(path, at, Mode.FAIL, error=code, report_fd=write_end)
+    raised = None
+    try:
+        build_store(path, make_clips([9, 9]))
+    except OSError as error:
+        raised = error
+    arm(Path("/"), 10**9, Mode.FAIL)
+    os.close(write_end)
+    name = os.read(read_end, 4096).decode().strip()
+    os.close(read_end)
+    if not name:
+        break
+    if raised is not None and not (path / "manifest.json").exists():
+        assert raised.errno == code, name
+        assert not path.exists(), name
+        continue
+    assert name.startswith("fsync"), name  # of the directory, after the rename: the store stands
+    assert len(TrajectoryStore.open(path)) == 16
+    for entry in sorted(path.rglob("*"), reverse=True):
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+    path.rmdir()
+assert len(TrajectoryStore.open(path)) == 16
+print(at - 1)
+"""
+
+
+@pytest.mark.faults("disk full")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_first_build_that_fails_leaves_nothing(preload: dict[str, str], tmp_path: Path, code: int) -> None:
+    process = run_python(FAIL_AT_EVERY_CALL_OF_A_FIRST_BUILD, tmp_path / "store", code, **preload)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 40
+
+
 FAIL_AT_EVERY_CALL = """
 import errno, sys
 from pathlib import Path

@@ -22,6 +22,7 @@ impl BuildLock {
     pub fn take(store: &Path) -> Result<Self> {
         let path = store.join(LOCK);
         loop {
+            let is_new = !path.exists();
             let mut file = File::options()
                 .read(true)
                 .write(true)
@@ -42,8 +43,12 @@ impl BuildLock {
             // A builder that aborts removes the file; make sure the lock is on the one that others will open.
             let ours = file.metadata().map_err(Error::io(&path))?.ino();
             if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
-                file.set_len(0).and_then(|()| file.rewind()).map_err(Error::io(&path))?;
-                write!(file, "{}", std::process::id()).map_err(Error::io(&path))?;
+                let written =
+                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id()));
+                if written.is_err() && is_new {
+                    let _ = fs::remove_file(&path);
+                }
+                written.map_err(Error::io(&path))?;
                 return Ok(Self { path, _file: file });
             }
         }

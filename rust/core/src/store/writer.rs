@@ -61,7 +61,12 @@ impl StoreWriter {
         }
         let made_directory = !store.exists();
         DirBuilder::new().recursive(true).mode(0o777).create(store).map_err(Error::io(store))?;
-        let lock = BuildLock::take(store)?;
+        let lock = BuildLock::take(store).inspect_err(|_| {
+            if made_directory {
+                // Fails, as it should, if another builder works in it meanwhile.
+                let _ = fs::remove_dir(store);
+            }
+        })?;
         let manifest = store.join(MANIFEST);
         if manifest.exists() && !overwrite {
             return Err(Error::Exists(format!(
