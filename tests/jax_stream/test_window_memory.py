@@ -141,6 +141,15 @@ class TestCopies:
             windows = [streamer.next_window() for _ in range(4)]
         assert [window["qpos"].unsafe_buffer_pointer() for window in windows] == addresses[:4]
 
+    def test_a_step_may_donate_its_window(
+        self, store: TrajectoryStore, expected: Callable[[int], dict[str, np.ndarray]]
+    ) -> None:
+        negated = jax.jit(lambda window: jax.tree.map(lambda array: -array, window), donate_argnums=0)
+        with DoubleBufferStreamer(source_of(store)) as streamer:
+            kept = [negated(streamer.next_window()) for _ in range(100)]
+        for n, window in enumerate(kept):
+            np.testing.assert_array_equal(window["qpos"], -expected(n)["qpos"])
+
     def test_memory_is_used_again_when_windows_are_gone(self, store: TrajectoryStore) -> None:
         seen = set()
         with DoubleBufferStreamer(source_of(store)) as streamer:
