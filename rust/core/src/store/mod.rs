@@ -5,6 +5,7 @@ mod column;
 mod column_file;
 mod leftovers;
 mod lock;
+#[cfg_attr(fuzzing, expect(missing_docs, reason = "public for the fuzzers alone"))]
 mod manifest;
 mod map;
 mod reader;
