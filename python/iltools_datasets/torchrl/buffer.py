@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +15,24 @@ from torchrl.data import TensorDictReplayBuffer as TorchRLTensorDictReplayBuffer
 from torchrl.data.replay_buffers.storages import TensorStorage
 from torchrl.data.replay_buffers.storages.utils import _collate_id
 
+from iltools_datasets.errors import IltoolsError, StateError
+from iltools_datasets.torchrl.buffer_checkpoint import (
+    Settings,
+    checked_settings,
+    current_save,
+    load_tensors,
+    new_save,
+    save_tensors,
+)
 from iltools_datasets.torchrl.seeded import SeededSampler
 from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
 
+_COMPONENTS = ("storage", "sampler", "writer")
+_TRANSFORMS, _QUEUE = "transforms.pt", "prefetch.pt"
+
 
 class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[misc]
-    """TorchRL's buffer: same arguments, same results, same checkpoints; change the import, nothing else.
+    """TorchRL's buffer: same arguments, same results; change the import, nothing else. Checkpoints are its own.
 
     `sample()` goes straight from the sampler to the storage and the TensorDict where TorchRL's way there only checks
     and converts what needs neither; whatever is out of the ordinary (a sample unit, a collate function, a storage of
@@ -72,6 +87,91 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         if stream is not None and isinstance(self._storage, TrajectoryStorage):
             stream.look_ahead(self._storage.store.core, [], 0)
         return previous
+
+    # State.
+
+    def dumps(self, path: str | Path) -> None:
+        """Save the buffer in the directory `path`, in one step: a kill leaves the old save or the new one.
+
+        The files are not laid out as TorchRL's buffer does it; other files in `path` stay. Raises `TypeError` where
+        batches were made ahead TorchRL's way and hold something that only a pickle could save.
+        """
+        self._init_if_delayed()
+        with self._capture_prefetch_state(clone_queue=False) as prefetch:
+            settings = Settings(self._batch_size, self._consume_after_n_samples, self._rng)
+            with new_save(Path(path), settings) as save:
+                for name in _COMPONENTS:
+                    (save / name).mkdir()
+                    getattr(self, f"_{name}").dumps(save / name)
+                if transforms := self._transform.state_dict():
+                    save_tensors(transforms, save / _TRANSFORMS)
+                if prefetch["queue"]:
+                    save_tensors(list(prefetch["queue"]), save / _QUEUE)
+
+    def loads(self, path: str | Path) -> None:
+        """Continue where `dumps(path)` was called.
+
+        Raises:
+            StateError: there is no save, or it is damaged, or of another kind of sampler or data set. The buffer is
+                then as it was.
+            StoreChangedError: it is of another store; likewise.
+        """
+        self._init_if_delayed()
+        save, settings = current_save(Path(path))
+        transforms = load_tensors(save / _TRANSFORMS) if (save / _TRANSFORMS).exists() else {}
+        queue = load_tensors(save / _QUEUE) if (save / _QUEUE).exists() else []
+        self._take_over(lambda name, part: part.loads(save / name), transforms, settings, queue)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict()` was called; raises as `loads` does."""
+        self._init_if_delayed()
+        if not isinstance(state_dict, Mapping):
+            raise StateError(f"state of a buffer: expected a mapping, found {type(state_dict).__name__}")
+        wanted = {f"_{name}" for name in _COMPONENTS} | {"_transforms", "_batch_size"}
+        if missing := wanted - state_dict.keys():
+            raise StateError(f"state of a buffer: expected {sorted(missing)}, found nothing")
+        settings = checked_settings(
+            state_dict["_batch_size"], state_dict.get("_consume_after_n_samples"), state_dict.get("_rng")
+        )
+        prefetch = state_dict.get("_prefetch_state")
+        if prefetch is not None and not (isinstance(prefetch, Mapping) and "queue" in prefetch):
+            raise StateError(f"state of a buffer: _prefetch_state: expected a queue, found {prefetch!r:.80}")
+        queue = () if prefetch is None else self._clone_prefetch_result(prefetch["queue"])
+
+        def load(name: str, part: Any) -> None:
+            part.load_state_dict(state_dict[f"_{name}"])
+
+        self._take_over(load, state_dict["_transforms"], settings, queue)
+
+    def _init_if_delayed(self) -> None:
+        if self._delayed_init and not self.initialized:
+            self._init()
+
+    def _take_over(self, load: Callable[[str, Any], None], transforms: Any, settings: Settings, queue: Any) -> None:
+        # An empty queue fits any number of batches made ahead.
+        prefetch = {"version": 1, "capacity": self._prefetch_cap, "queue": queue} if len(queue) else None
+        with self._futures_lock:
+            self._synchronize_futures_locked()
+            with self._replay_lock:
+                before = deepcopy(self._transform.state_dict())
+                try:
+                    self._validate_prefetch_state(prefetch)
+                    self._transform.load_state_dict(transforms)
+                    # A store's storage only checks; any other one is changed, so the sampler has its say before.
+                    only_checks = isinstance(self._storage, TrajectoryStorage)
+                    for name in _COMPONENTS if only_checks else ("sampler", "storage", "writer"):
+                        load(name, getattr(self, f"_{name}"))
+                except Exception as error:
+                    self._transform.load_state_dict(before)
+                    if isinstance(error, IltoolsError):
+                        raise
+                    raise StateError(f"state of a buffer: {type(error).__name__}: {error}") from error
+                self._batch_size: Any = settings.batch_size
+                self._consume_after_n_samples = settings.consume_after_n_samples
+                if settings.generator is not None:
+                    self.set_rng(settings.generator)
+            self._clear_prefetch_queue_locked()
+            self._restore_prefetch_queue_locked(prefetch, clone_queue=False)
 
     def _goes_straight(self) -> bool:
         """Whether nothing is set up that TorchRL's own way is needed for."""
