@@ -1,4 +1,4 @@
-"""Our buffer beside TorchRL's: the same batches, the same checkpoints; and what is made ahead never differs."""
+"""Our buffer beside TorchRL's: the same batches; and what is made ahead never differs."""
 
 from __future__ import annotations
 
