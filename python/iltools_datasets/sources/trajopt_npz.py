@@ -90,12 +90,9 @@ class TrajoptSource(Source):
                 if actions
                 else f"{npz.path}: has neither 'action' nor 'actions'"
             )
-        total = _matrix_rows(npz, "qpos")
-        states = _true_length(npz, total)
-        arrays = {key: _read_states(npz, key, total)[:states] for key in ("qpos", "qvel")}
+        total, states = _matrix_rows(npz, "qpos"), true_length(npz)
+        arrays = read_states(npz)
         arrays["action"] = _read_steps(npz, actions[0], total, states)
-        if "ee_pos" in npz.arrays:
-            arrays["ee_pos"] = _read_end_effectors(npz, total)[:states]
         if "rewards" in npz.arrays:
             arrays["rewards"] = _read_steps(npz, "rewards", total, states)
         dt = npz.rate("dt") if "dt" in npz.arrays else None
@@ -123,20 +120,27 @@ def _matrix_rows(npz: Npz, key: str) -> int:
     return spec.shape[0]
 
 
-def _true_length(npz: Npz, total: int) -> int:
+def true_length(npz: Npz) -> int:
+    """Return the number of states; SourceError unless `qpos` and `qvel` are matrices of as many rows or more."""
+    npz.require(("qpos", "qvel"))
+    total = _matrix_rows(npz, "qpos")
+    if (rows := _matrix_rows(npz, "qvel")) != total:
+        raise SourceError(f"{npz.path}: 'qvel' has {rows} rows, expected {total} like 'qpos'")
     if "true_length" not in npz.arrays:
         return total
-    true_length = npz.number("true_length")
-    if not 1 <= true_length <= total or true_length != int(true_length):
-        raise SourceError(f"{npz.path}: true_length is {true_length:g}, qpos has {total} rows")
-    return int(true_length)
+    length = npz.number("true_length")
+    if not 1 <= length <= total or length != int(length):
+        raise SourceError(f"{npz.path}: true_length is {length:g}, qpos has {total} rows")
+    return int(length)
 
 
-def _read_states(npz: Npz, key: str, total: int) -> NDArray[Any]:
-    rows = _matrix_rows(npz, key)
-    if rows != total:
-        raise SourceError(f"{npz.path}: {key!r} has {rows} rows, expected {total} like 'qpos'")
-    return npz.read(key)
+def read_states(npz: Npz) -> dict[str, NDArray[Any]]:
+    """Return `qpos`, `qvel` and, if there, `ee_pos [T, 5, 3]` of a file, without the padding after its last state."""
+    states = true_length(npz)
+    arrays = {key: npz.read(key)[:states] for key in ("qpos", "qvel")}
+    if "ee_pos" in npz.arrays:
+        arrays["ee_pos"] = _read_end_effectors(npz, npz.arrays["qpos"].shape[0])[:states]
+    return arrays
 
 
 def _read_steps(npz: Npz, key: str, total: int, states: int) -> NDArray[Any]:
