@@ -108,6 +108,12 @@ def test_numbers_worked_out_by_hand() -> None:
     np.testing.assert_allclose(refs["ref_base_local_ee_pos"][:, 0], [[1, 0, 0], [-1, 0, 0]], atol=1e-12)
 
 
+def test_references_share_no_memory_with_the_window() -> None:
+    qpos, qvel, ee_pos = states((4,))
+    refs = build_refs_from_window(qpos, qvel, SPEC, ee_pos)
+    assert not any(np.shares_memory(value, array) for value in refs.values() for array in (qpos, qvel, ee_pos))
+
+
 def test_without_end_effectors_none_are_made_up() -> None:
     qpos, qvel, _ = states((4,), dtype=np.float32)
     refs = build_refs_from_window(qpos, qvel, SPEC)

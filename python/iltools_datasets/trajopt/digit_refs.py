@@ -69,9 +69,9 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
         spec: motor columns and `subsample`; of T states `ceil(T / subsample)` are kept, the first among them.
         ee_pos: `[..., T, 5, 3]`, positions of the end effectors in the world frame (m), or None.
 
-    All are numpy arrays, or all are JAX arrays; so are the results, which keep their dtypes. With JAX it can be jitted
-    (`spec` static or closed over). MuJoCo itself keeps a free joint's quaternion as wxyz and its angular velocity in
-    the body frame: such data has to be converted first.
+    All are numpy arrays, or all are JAX arrays; so are the results, new arrays that keep the dtypes. With JAX it can be
+    jitted (`spec` static or closed over). MuJoCo itself keeps a free joint's quaternion as wxyz and its angular
+    velocity in the body frame: such data has to be converted first.
 
     Returns:
         with T the number of states kept and M the number of motors:
@@ -106,7 +106,7 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
         "ref_len": xp.full(qpos.shape[:-2], qpos.shape[-2], dtype=xp.int32),
         "ref_motor_joint_pos": xp.take(qpos, xp.asarray(spec.a_pos_index), axis=-1),
         "ref_motor_joint_vel": xp.take(qvel, xp.asarray(spec.a_vel_index), axis=-1),
-        "ref_base_local_pos": position,
+        "ref_base_local_pos": xp.asarray(position, copy=True),
         "ref_base_local_trans": _in_heading_frame(position - position[..., :1, :], orientation[..., :1, 2]),
         "ref_base_local_ori": orientation,
         "ref_base_robot_lin_vel": into_body_frame(qvel[..., _ROOT_LIN_VEL], quaternion),
