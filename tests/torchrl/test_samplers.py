@@ -102,7 +102,8 @@ class TestWithoutReplacement:
         ours = epochs(SamplerWithoutReplacement(drop_last))
         theirs = epochs(torchrl_samplers.SamplerWithoutReplacement(drop_last))
         for mine, other in zip(ours, theirs, strict=True):
-            assert [len(batch) for batch in mine] == [len(batch) for batch in other]
+            # Several prefetching threads race for the sampler, so the short batch may not come last.
+            assert sorted(len(batch) for batch in mine) == sorted(len(batch) for batch in other)
             rows = flat(mine)
             assert len(set(rows)) == len(rows)
             if not drop_last:
