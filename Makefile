@@ -72,7 +72,7 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed by itself.
 bench: $(VENV)/.dev $(VENV)/.native ## Compare every operation with its usual alternative; BENCH='--quick' is shorter.
 	$(BIN)/python -m pytest -c benches/pytest.ini --rootdir . benches $(BENCH)
 
-bench-gate: $(VENV)/.dev $(VENV)/.native ## The quick benchmarks; fails where a ratio is under 70 % of its target.
+bench-gate: $(VENV)/.dev $(VENV)/.native ## The quick benchmarks; fails where even the best round is under 70 % of its target.
 	$(BIN)/python -m pytest -c benches/pytest.ini --rootdir . benches --quick --gate --benchmark-disable
 
 build: $(VENV)/.native ## Install the package into .venv, editable, with an optimised native module.
