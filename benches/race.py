@@ -35,7 +35,7 @@ class Row:
         return self.ratio >= self.target if self.higher_is_better else self.ratio <= self.target
 
     def within(self, share: float) -> bool:
-        """Whether the best round reaches this share of the target: a slower kernel spoils all rounds, other jobs some."""
+        """Whether the best round reaches this share of the target: a slower kernel spoils all, other jobs some."""
         return self.high >= self.target * share if self.higher_is_better else self.low * share <= self.target
 
     def as_json(self) -> dict[str, Any]:
