@@ -6,19 +6,23 @@
 
 use std::fs::File;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::row_copy::{AHEAD, Rows};
 use crate::segment::SegmentTable;
-use crate::{Error, Result, parallel};
+use crate::{Error, Result, parallel, streaming};
 
-/// Rows per block of work: their indices stay in the first-level cache while every column is copied.
-const BLOCK_ROWS: usize = 1024;
+/// Rows per block of work: what is fetched ahead for several columns stays in the second-level cache until they are copied.
+const BLOCK_ROWS: usize = 512;
 /// Bytes of output from which a batch is split over threads. Below it, waking a thread costs more than it saves.
 pub const PARALLEL_BYTES: usize = 768 << 10;
+/// Bytes of output from which it is written past the caches. A smaller one is read from them by whoever asked for it.
+const STREAM_BYTES: usize = 8 << 20;
 /// Bytes of output per block of work at most, where rows are large: blocks are what can be interrupted between.
 const BLOCK_BYTES: usize = 4 << 20;
 /// Time between two looks at the interrupt flag. By time, not by bytes: rows may come from a disk.
@@ -104,6 +108,21 @@ impl<'a> Part<'a> {
     ) -> Self {
         Self { column, row_of, offset, width, out, out_len, lifetime: PhantomData }
     }
+
+    /// The bytes that are copied, counted from the beginning of the row that the index names.
+    fn bytes(&self) -> Range<usize> {
+        let start = self.offset + usize::from(self.row_of == RowOf::NextState) * self.column.stride;
+        start..start + self.width
+    }
+
+    /// Whether an index names the same row of the same memory here and there.
+    fn names_the_rows_of(&self, other: &Self) -> bool {
+        let same_memory = match (self.column.origin, other.column.origin) {
+            (Origin::Memory(here, _), Origin::Memory(there, _)) => here == there,
+            _ => false,
+        };
+        same_memory && (self.row_of == RowOf::Index) == (other.row_of == RowOf::Index)
+    }
 }
 
 /// Copy all parts. Nothing is written if anything is out of bounds.
@@ -123,6 +142,7 @@ pub fn gather(
     check(parts, index, segments)?;
     // Without a part of states the table is not looked at.
     let segments = segments.filter(|_| parts.iter().any(|part| part.row_of != RowOf::Index));
+    let fetched = fetched_bytes(parts);
     let row_bytes: usize = parts.iter().map(|part| part.width).sum();
     let bytes = row_bytes.saturating_mul(count);
     let threads = match threads {
@@ -130,12 +150,13 @@ pub fn gather(
         Some(threads) => threads.max(1),
         None => parallel::num_threads(),
     };
+    let streams = bytes >= STREAM_BYTES && streaming::is_available();
     let block_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, BLOCK_ROWS);
     let blocks = count.div_ceil(block_rows);
     if bytes < PARALLEL_BYTES {
         for block in 0..blocks {
             let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
-            parts.iter().try_for_each(|part| block.copy(part))?;
+            parts.iter().zip(&fetched).try_for_each(|(part, fetched)| block.copy(part, fetched, streams))?;
         }
         return Ok(());
     }
@@ -157,8 +178,8 @@ pub fn gather(
                 break;
             }
             let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
-            for part in parts {
-                if let Err(error) = block.copy(part) {
+            for (part, fetched) in parts.iter().zip(&fetched) {
+                if let Err(error) = block.copy(part, fetched, streams) {
                     fail(error);
                 }
                 if is_caller && looked.elapsed() >= LOOK_EVERY {
@@ -218,9 +239,26 @@ fn check(parts: &[Part<'_>], index: &[i64], segments: Option<&SegmentTable>) -> 
     Ok(())
 }
 
-/// Written as two running extremes so that the compiler turns it into vector code.
-fn least_and_greatest(rows: &[i64]) -> (i64, i64) {
+/// The bounds of some rows. Written as two running extremes so that the compiler turns it into vector code.
+pub(crate) fn least_and_greatest(rows: &[i64]) -> (i64, i64) {
     rows.iter().fold((i64::MAX, i64::MIN), |(least, greatest), &row| (least.min(row), greatest.max(row)))
+}
+
+/// The bytes, from the row that is named, that are fetched ahead with each part: what it copies, and what later parts copy
+/// right beside it, which then need not fetch. Observation and next observation are one range of two rows this way.
+fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
+    let mut fetched: Vec<Range<usize>> = parts.iter().map(Part::bytes).collect();
+    for first in 0..parts.len() {
+        for later in first + 1..parts.len() {
+            let (a, b) = (fetched[first].clone(), fetched[later].clone());
+            let is_beside = a.start <= b.end && b.start <= a.end;
+            if is_beside && !a.is_empty() && !b.is_empty() && parts[first].names_the_rows_of(&parts[later]) {
+                fetched[first] = a.start.min(b.start)..a.end.max(b.end);
+                fetched[later] = 0..0;
+            }
+        }
+    }
+    fetched
 }
 
 /// Some consecutive items of the index, and the few after them, whose rows are fetched ahead.
@@ -232,7 +270,7 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn new(index: &'a [i64], segments: Option<&SegmentTable>, range: std::ops::Range<usize>) -> Self {
+    fn new(index: &'a [i64], segments: Option<&SegmentTable>, range: Range<usize>) -> Self {
         let some = &index[range.start..index.len().min(range.end + AHEAD)];
         let mut states = [0; BLOCK_ROWS + AHEAD];
         if let Some(segments) = segments {
@@ -244,116 +282,35 @@ impl<'a> Block<'a> {
     }
 
     /// Copy this block of a part. Bounds were checked by `check`; concurrent calls are for different blocks.
-    fn copy(&self, part: &Part<'_>) -> Result<()> {
+    fn copy(&self, part: &Part<'_>, fetched: &Range<usize>, streams: bool) -> Result<()> {
         let rows = if part.row_of == RowOf::Index { self.index } else { &self.states[..self.index.len()] };
-        let further = usize::from(part.row_of == RowOf::NextState);
         // SAFETY: `start <= index.len()` and the output holds `width` bytes for each index, so this stays inside it.
         let out = unsafe { part.out.add(self.start * part.width) };
         match part.column.origin {
             Origin::Memory(memory, _) => {
-                let memory = memory.wrapping_add(part.offset + further * part.column.stride);
-                // SAFETY: every row, and where `further` the one behind it, is below `column.rows`, and `offset + width <= stride`
+                let rows = Rows {
+                    memory: memory.wrapping_add(part.bytes().start),
+                    stride: part.column.stride,
+                    width: part.width,
+                    index: rows,
+                    count: self.count,
+                    fetched: memory.wrapping_add(fetched.start),
+                    fetched_bytes: fetched.len(),
+                };
+                // SAFETY: every row, and for a next state the one behind it, is below `column.rows`, and `offset + width <= stride`
                 // (`check`), so each source range is inside the column; the output holds `width` bytes for each of the
                 // `count` rows (above); `Part::new` promises that it is nobody else's, so source and output do not overlap.
-                unsafe { copy_rows(memory, part.column.stride, part.width, rows, self.count, out) }
+                unsafe { rows.copy(out, streams) }
                 Ok(())
             }
             Origin::File(file, path) => {
+                let further = usize::from(part.row_of == RowOf::NextState);
                 // SAFETY: the output holds `width` bytes for each of `count` rows, initialised, and is ours alone.
                 let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
                 read_rows(file, path, part, &rows[..self.count], further, out)
             }
         }
     }
-}
-
-/// # Safety
-/// For each of the first `count` rows r of `rows`, `width` bytes from `memory + r * stride` are readable;
-/// `count * width` bytes from `out` are writable and overlap none of them. `count <= rows.len()`.
-unsafe fn copy_rows(memory: *const u8, stride: usize, width: usize, rows: &[i64], count: usize, out: *mut u8) {
-    // Rows of a few bytes: a fixed-size move instead of a call.
-    macro_rules! fixed {
-        ($($size:literal)*) => {
-            match width {
-                // SAFETY: passed on from the caller, with `width` equal to the constant.
-                $($size => unsafe { copy_fixed::<$size>(memory, stride, rows, count, out) },)*
-                // SAFETY: passed on from the caller.
-                _ => unsafe { copy_runs(memory, stride, width, rows, count, out) },
-            }
-        };
-    }
-    fixed!(1 2 4 8 12 16 20 24 28 32);
-}
-
-/// Rows to look ahead. About as many cache lines can be under way at once as a core has fill buffers.
-const AHEAD: usize = 16;
-
-/// # Safety
-/// As `copy_rows`, with `width == WIDTH`.
-unsafe fn copy_fixed<const WIDTH: usize>(memory: *const u8, stride: usize, rows: &[i64], count: usize, out: *mut u8) {
-    for &row in rows.iter().take(AHEAD.min(count)) {
-        prefetch(memory.wrapping_add(row as usize * stride));
-    }
-    for (i, &row) in rows[..count].iter().enumerate() {
-        if let Some(&ahead) = rows.get(i + AHEAD) {
-            prefetch(memory.wrapping_add(ahead as usize * stride));
-        }
-        // SAFETY: promised by the caller.
-        unsafe {
-            memory
-                .add(row as usize * stride)
-                .cast::<[u8; WIDTH]>()
-                .copy_to_nonoverlapping(out.add(i * WIDTH).cast(), 1);
-        }
-    }
-}
-
-/// # Safety
-/// As `copy_rows`.
-unsafe fn copy_runs(memory: *const u8, stride: usize, width: usize, rows: &[i64], count: usize, out: *mut u8) {
-    let fetch = |row: i64| {
-        let start = memory.wrapping_add(row as usize * stride);
-        for line in (0..width).step_by(64) {
-            prefetch(start.wrapping_add(line));
-        }
-    };
-    rows.iter().take(AHEAD.min(count)).for_each(|&row| fetch(row));
-    let dense = stride == width;
-    let mut i = 0;
-    while i < count {
-        let row = rows[i];
-        let mut run = 1;
-        if dense {
-            while i + run < count && rows[i + run] == row + run as i64 {
-                run += 1;
-            }
-        }
-        if let Some(&ahead) = rows.get(i + run - 1 + AHEAD) {
-            fetch(ahead);
-        }
-        // SAFETY: the run is rows `row..row + run`, all of them named in `rows`, hence readable; back to back, as
-        // `stride == width` wherever `run > 1`; the output has room for them at `i`.
-        unsafe {
-            std::ptr::copy_nonoverlapping(memory.add(row as usize * stride), out.add(i * width), run * width);
-        }
-        i += run;
-    }
-}
-
-#[inline]
-fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint: it neither faults nor changes anything, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
-    unsafe {
-        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = address;
 }
 
 /// Read the rows of a part, or with `further` the ones that many rows behind them.

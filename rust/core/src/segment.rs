@@ -220,6 +220,12 @@ impl Locator {
         }
         let bucket = ((value as u64 >> self.shift) as usize).min(self.first.len() - 2);
         let (mut low, mut high) = (self.first[bucket] as usize, self.first[bucket + 1] as usize);
+        // Where lengths vary little a bucket has one start or none: a comparison that is no branch, as random values would
+        // have the processor guess wrong half of the time. Where it has none, the next start is above `value`; there is
+        // one, as the last bucket has a start.
+        if high - low <= 1 {
+            return (low + usize::from(self.starts[low] <= value)).checked_sub(1);
+        }
         while low < high {
             let middle = usize::midpoint(low, high);
             if self.starts[middle] <= value {

@@ -52,11 +52,15 @@ impl Domain {
         let mut total = 0;
         let (mut first, mut offset) = (Vec::with_capacity(unique.len()), Vec::with_capacity(unique.len()));
         for k in unique {
-            first.push(total);
-            offset.push(table.start()[k] - total);
+            // Segments that lie back to back are one run of items: all segments of a store are, and need no look-up.
+            if offset.last() != Some(&(table.start()[k] - total)) {
+                first.push(total);
+                offset.push(table.start()[k] - total);
+            }
             total += table.length()[k];
         }
-        Ok(Self { chosen: Some(Arc::new(Chosen { items: Locator::new(first), offset })), ..Self::all(total)? })
+        let chosen = (offset != [0]).then(|| Arc::new(Chosen { items: Locator::new(first), offset }));
+        Ok(Self { chosen, ..Self::all(total)? })
     }
 
     /// Number of items.

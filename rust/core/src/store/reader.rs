@@ -8,7 +8,7 @@ use super::column::{ColumnSpec, Field, Kind, check_key, column_path, next_of, sh
 use super::manifest::{Manifest, Names, ViewEntry};
 use super::map::{ColumnBytes, open_exactly, refuse_linked_directories};
 use super::{DATA_PREFIX, checksum};
-use crate::gather::{Part, RowOf, gather};
+use crate::gather::{Part, RowOf, gather, least_and_greatest};
 use crate::segment::SegmentTable;
 use crate::slab::Buffer;
 use crate::{Error, Result};
@@ -241,7 +241,10 @@ impl Store {
     ) -> Result<()> {
         // Bounds first, in the caller's terms; the gather checks the derived rows again in its own.
         let total = self.segments.num_transitions();
-        if let Some(&bad) = index.iter().find(|&&i| i < 0 || i >= total) {
+        let (least, greatest) = least_and_greatest(index);
+        if (least < 0 || greatest >= total)
+            && let Some(&bad) = index.iter().find(|&&i| i < 0 || i >= total)
+        {
             return Err(Error::OutOfRange(format!(
                 "index {bad} is outside the {total} transitions of {}",
                 self.path.display()
