@@ -1,7 +1,9 @@
 //! The thread pool: none at import, made on first use, one per process (a forked child makes its own).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
+use std::thread::Thread;
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 
@@ -37,21 +39,103 @@ pub fn set_num_threads(count: Option<usize>) {
     WANTED.store(count.map_or(0, |count| count.clamp(1, MOST_THREADS)), Ordering::Relaxed);
 }
 
-/// Run `work` on this thread and on up to `threads - 1` helpers at once, and return when all of them have returned.
+/// Run `work` on this thread and on up to `threads - 1` helpers at once, and return when all that began have returned.
 ///
-/// `work` must take its share from a common counter: with no helper at hand this thread does all of it.
+/// `work` must take its share from a common counter: a helper that has not begun when this thread is through is not waited
+/// for. Where other programs or torch's spinning threads hold the other cores, it would begin milliseconds later.
+///
+/// # Panics
+/// `work` panicked, here or on a helper.
 pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     let helpers = threads.min(MOST_THREADS).saturating_sub(1);
     match (helpers > 0).then(|| helpers_of_this_process(helpers)).flatten() {
-        Some(pool) => pool.pool.in_place_scope(|scope| {
+        Some(pool) => {
+            let job = Job::new(work);
             for _ in 0..helpers {
-                scope.spawn(|_| work());
+                let job = Arc::clone(&job);
+                pool.pool.spawn(move || job.help());
             }
+            let open = Open(&job);
             work();
-        }),
+            drop(open);
+            assert!(!job.failed.load(Ordering::Relaxed), "a helper thread panicked");
+        }
         None => work(),
     }
 }
+
+/// Work that helpers may join until its owner closes it.
+struct Job {
+    work: *const (dyn Fn() + Sync),
+    /// Number of helpers that are at work; with `CLOSED`, no others may begin.
+    state: AtomicUsize,
+    failed: AtomicBool,
+    owner: Thread,
+}
+
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+// SAFETY: `work` is `Sync`, and is called by helpers only while `run` keeps it alive (see `help`).
+#[allow(unsafe_code)]
+unsafe impl Send for Job {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Job {}
+
+impl Job {
+    fn new(work: &(dyn Fn() + Sync)) -> Arc<Self> {
+        // SAFETY: only the lifetime in the type changes. `help` is the only place where the pointer is followed.
+        #[allow(unsafe_code)]
+        let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
+        Arc::new(Self {
+            work,
+            state: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            owner: std::thread::current(),
+        })
+    }
+
+    #[allow(unsafe_code)]
+    fn help(&self) {
+        let begin = |state| (state & CLOSED == 0).then_some(state + 1);
+        if self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, begin).is_err() {
+            return;
+        }
+        // SAFETY: counted in `state` before it was closed, and `run`, which borrows `work`, returns or unwinds only after it
+        // has closed the job and seen no helper counted any more; this one is until below.
+        let work = unsafe { &*self.work };
+        // A panic must neither leave the owner waiting nor end the process.
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        let owner = self.owner.clone();
+        if self.state.fetch_sub(1, Ordering::Release) == CLOSED + 1 {
+            owner.unpark();
+        }
+    }
+}
+
+/// Closes a job when dropped, also by a panic, and waits for the helpers that are at work.
+struct Open<'a>(&'a Job);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.state.fetch_or(CLOSED, Ordering::Relaxed);
+        // Who is at work is within its last block: most often done before a thread could be put to sleep.
+        for _ in 0..SPINS {
+            if self.0.state.load(Ordering::Acquire) == CLOSED {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        while self.0.state.load(Ordering::Acquire) != CLOSED {
+            std::thread::park();
+        }
+    }
+}
+
+/// Some tens of microseconds, about what a block takes.
+const SPINS: usize = 1000;
 
 /// The pool of this process with at least `count` threads. Never waits for a lock, which a fork may have left taken.
 fn helpers_of_this_process(count: usize) -> Option<Arc<Helpers>> {
@@ -86,5 +170,57 @@ pub fn work_in_the_background() {
     unsafe {
         let parameter: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_done_once_when_run_returns() {
+        for count in 0..3000_usize {
+            let done: Vec<AtomicUsize> = (0..count % 40).map(|_| AtomicUsize::new(0)).collect();
+            let next = AtomicUsize::new(0);
+            run(3, &|| {
+                while let Some(item) = done.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    item.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert!(done.iter().all(|item| item.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn a_helper_that_comes_late_does_nothing() {
+        let calls = AtomicUsize::new(0);
+        let work = || {
+            calls.fetch_add(1, Ordering::Relaxed);
+        };
+        let job = Job::new(&work);
+        let open = Open(&job);
+        job.help();
+        drop(open);
+        job.help();
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_panic_of_a_helper_arrives_at_the_caller() {
+        let caller = std::thread::current().id();
+        let result = std::panic::catch_unwind(|| {
+            let helped = AtomicBool::new(false);
+            run(2, &|| {
+                if std::thread::current().id() == caller {
+                    while !helped.load(Ordering::Acquire) {
+                        std::hint::spin_loop();
+                    }
+                } else {
+                    helped.store(true, Ordering::Release);
+                    panic!("on purpose");
+                }
+            });
+        });
+        assert!(result.is_err());
     }
 }
