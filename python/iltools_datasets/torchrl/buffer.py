@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from iltools_datasets.torchrl.buffer_checkpoint import (
     new_save,
     save_tensors,
 )
+from iltools_datasets.torchrl.sampled_ahead import SampledAhead
 from iltools_datasets.torchrl.seeded import SeededSampler
 from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
 
@@ -39,10 +42,11 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
     several dimensions or on another device, a shared buffer) takes TorchRL's way.
 
     With `prefetch=k` over a `TrajectoryStorage` and a sampler of this package, a native thread draws and gathers the
-    next k batches while the interpreter runs the step; transforms run in `sample()`. The sampler, and so a checkpoint,
-    always stands at what was returned. Whatever changes the order of things (an assignment, a restored state, another
-    batch size or sampler) drops what was made ahead, and takes effect with the next `sample()`. Other combinations
-    prefetch TorchRL's way.
+    next k batches while the interpreter runs the step (slices: a Python thread, with the native gather); transforms run
+    in `sample()`. The sampler, and so a checkpoint, always stands at what was returned. Whatever changes the order of
+    things (an assignment, a restored state, another batch size or sampler) drops what was made ahead, and takes effect
+    with the next `sample()`. Other combinations prefetch TorchRL's way, but in one thread, so that batches come in the
+    sampler's order.
 
     With `pin_memory=True` over a `TrajectoryStorage` batches are gathered into pinned memory, without a copy.
 
@@ -56,14 +60,33 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
                 "pin_memory=True needs a CUDA device, and torch finds none: leave it out on this machine"
             )
         super().__init__(**kwargs)
+        self._sampled_ahead: SampledAhead | None = None
+        self._prefetch_in_order()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_sampled_ahead": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._prefetch_in_order()
+
+    def _prefetch_in_order(self) -> None:
+        # TorchRL's way has as many threads as batches, which draw in any order; they wait for one lock anyway.
+        if self._prefetch:
+            self._prefetch_executor = ThreadPoolExecutor(max_workers=1)
 
     def sample(self, batch_size: int | None = None, return_info: bool = False, include_info: bool | None = None) -> Any:
         """Return a batch as a TensorDict, with `return_info` a tuple (batch, info); see TorchRL's method."""
         size = self._batch_size if batch_size is None else batch_size
-        # A size that differs from the buffer's own is worth a warning, which TorchRL's method gives.
-        is_usual = size is not None and include_info is None and self._batch_size in (None, size)
-        if not (is_usual and self._goes_straight()):
+        if size is None or include_info is not None or not self._goes_straight():
             return super().sample(batch_size, return_info=return_info, include_info=include_info)
+        if self._batch_size not in (None, size) and not getattr(self, "_warned_batch_size_conflict", False):
+            self._warned_batch_size_conflict = True
+            warnings.warn(
+                f"conflicting batch_sizes: the buffer was made with {self._batch_size}, sample() is asked for {size}, "
+                "which prevails",
+                stacklevel=2,
+            )
         data, info = self._sample_straight(size)
         for key, value in info.items():
             if key == "index":
@@ -186,42 +209,51 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             and self._storage.ndim == 1
             and self._storage.device == CPU
             and (not self._pin_memory or isinstance(self._storage, TrajectoryStorage))
-            and (not self._prefetch or self._makes_ahead())
+            and (
+                not self._prefetch
+                or (isinstance(self._storage, TrajectoryStorage) and isinstance(self._sampler, SeededSampler))
+            )
             and self._storage._storage is not None
             and isinstance(self._storage._storage, TensorDictBase)
         )
 
-    def _makes_ahead(self) -> bool:
-        return (
-            isinstance(self._storage, TrajectoryStorage)
-            and isinstance(self._sampler, SeededSampler)
-            and self._sampler.draws_transitions
-        )
-
     def _sample_straight(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
         with self._replay_lock:
-            storage = self._storage
-            index, info = self._sampler.sample(storage, size)
-            info["index"] = index
-            if self._writer.tracks_generations:
-                info["index_generation"] = self._writer.generations_of(index)
-            rows = index[0] if isinstance(index, tuple) else index
-            data = self._made_ahead(storage, rows) if self._prefetch else None
-            if data is None:
-                data = storage.get_pinned(rows) if self._pin_memory else storage.get(rows)
-            elif self._pin_memory:
-                data = data.pin_memory()
+            if self._prefetch and not self._sampler.draws_transitions:
+                data, info = self._take_sampled_ahead(size)
+            else:
+                data, info = self._draw(self._sampler, size)
         if len(self._transform):
             with data.unlock_(), _set_dispatch_td_nn_modules(True):
                 data = self._transform(data)
         return data, info
 
+    def _draw(self, sampler: Any, size: int) -> tuple[TensorDict, dict[str, Any]]:
+        storage = self._storage
+        index, info = sampler.sample(storage, size)
+        info["index"] = index
+        if self._writer.tracks_generations:
+            info["index_generation"] = self._writer.generations_of(index)
+        rows = index[0] if isinstance(index, tuple) else index
+        data = self._made_ahead(storage, rows) if self._prefetch and sampler.draws_transitions else None
+        if data is None:
+            data = storage.get_pinned(rows) if self._pin_memory else storage.get(rows)
+        elif self._pin_memory:
+            data = data.pin_memory()
+        return data, info
+
+    def _take_sampled_ahead(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
+        ahead = self._sampled_ahead
+        if ahead is None or not ahead.serves(self._sampler, self._storage):
+            ahead = self._sampled_ahead = SampledAhead(self._sampler, self._storage, self._draw, self._prefetch_cap)
+        return ahead.take(size)
+
     def _made_ahead(self, storage: TrajectoryStorage, index: torch.Tensor) -> TensorDict | None:
         stream = self._sampler.index_stream
         if stream is None:
             return None
-        if stream.ahead != self._prefetch_cap:
-            stream.look_ahead(storage.store.core, storage.fields, self._prefetch_cap)
-            return None
-        rows = stream.rows_of(index.numpy())
+        core = storage.store.core
+        rows = stream.rows_of(core, index.numpy())
+        if rows is None and stream.depth_ahead(core) != self._prefetch_cap:
+            stream.look_ahead(core, storage.fields, self._prefetch_cap)
         return None if rows is None else storage.assemble(rows, len(index))

@@ -138,23 +138,25 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         stream = self._stream
         if moved or stream is None or self.len_storage != total:
             stream = self._begin(total)
-        left = total - stream.position
+        epoch, position = stream.place
+        left = total - position
         if self.drop_last and left < of_all:
             # Only where larger batches, or more ranks, go on with an epoch.
-            self._turn(stream, stream.epoch + 1)
+            epoch += 1
+            self._turn(stream, epoch)
         elif left <= self.rank:
             warnings.warn(
                 f"rank {self.rank} of {self.world_size} gets an empty batch: the epoch has {left} elements left",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        epoch = stream.epoch
         items = stream.next(count) if self.drop_last else stream.next_within_epoch(count)
-        left = total - stream.position
-        self._ran_out = stream.epoch != epoch or (self.drop_last and left < of_all)
+        now_in, position = stream.place
+        left = total - position
+        self._ran_out = now_in != epoch or (self.drop_last and left < of_all)
         if self._ran_out:
             left = total
-            if self._next_seed is not None or stream.position:
+            if self._next_seed is not None or position:
                 self._turn(stream, epoch + 1)
         self._remaining_batches = self._rounds(left, of_all)
         return items

@@ -164,6 +164,15 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         if uuid and uuid != self._store_uuid:
             self._store_uuid, self._is_store_verified = uuid, False
 
+    def place(self) -> dict[str, Any]:
+        """Return where the stream stands: the part of the state that a draw changes."""
+        return self._state()
+
+    def go_to(self, place: dict[str, Any]) -> None:
+        """Continue at a place of this sampler, or of a copy of it."""
+        kind = type(self).__name__
+        self._restore(SavedState({"kind": kind, "version": STATE_VERSION, **place}, kind, STATE_VERSION))
+
     def dumps(self, path: str | Path) -> None:
         """Write the state into the directory `path`, as JSON and in one step: a kill leaves the old or the new one."""
         write_json(Path(path) / "sampler.json", self.state_dict())
@@ -190,7 +199,6 @@ def on_device(index: NDArray[Any], storage: Storage | None) -> torch.Tensor:
     """Return indices as a tensor where a storage keeps its data."""
     tensor = torch.from_numpy(index)
     device = getattr(storage, "device", None)
-    if device is None or device == "auto":
+    if device is None or (isinstance(device, str) and device == "auto") or torch.device(device).type == "cpu":
         return tensor
-    device = torch.device(device)
-    return tensor if device.type == "cpu" else tensor.to(device)
+    return tensor.to(device)

@@ -48,6 +48,8 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
         options: those of TorchRL's sampler.
     """
 
+    draws_transitions = False  # the native generator draws trajectories and places within them
+
     def __init__(self, *, seed: int | None = None, **options: Any) -> None:
         SeededSampler.__init__(self, seed)
         torchrl_samplers.SliceSampler.__init__(self, **options)

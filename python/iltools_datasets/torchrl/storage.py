@@ -60,6 +60,8 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
     def _open(self, store: TrajectoryStore) -> None:
         core = store.core
         self.store = store
+        self.uuid = store.uuid
+        """Identity of the store's build; empty for a directory that this package did not write."""
         self.fields = store.field_ids()
         self._count = len(store)
         self._bfloat16 = [number for number, name in enumerate(core.dtypes) if name == "bfloat16"]
@@ -77,11 +79,6 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
         dtype = read(np.empty(0, dtype=np.int64)).dtype
         return StoreColumn(read, (self._count, *row_shape), dtype)
-
-    @property
-    def uuid(self) -> str:
-        """Identity of the store's build; empty for a directory that this package did not write."""
-        return self.store.uuid
 
     def __len__(self) -> int:
         return self._count

@@ -3,11 +3,16 @@
 //! The thread works on a copy of the index stream, so the stream itself always stands at what was consumed. A batch made
 //! ahead is used only if it starts exactly where the stream stands and is of the draw asked for; anything else (another
 //! batch size, a restored state, a moved cursor) drops what was made and begins again from the stream.
+//!
+//! Waking a thread costs whoever wakes it more than taking a batch. So while batches are taken at some pace, the thread
+//! looks by itself, some times per batch, whether there is room, and is woken only where nothing is left or where it has
+//! given up looking.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::index::{Draw, IndexStream};
@@ -41,8 +46,22 @@ struct Queue<S: IndexStream> {
     ready: VecDeque<Ready<S>>,
     /// Where the next batch to make starts, and what it is to be.
     ahead: Option<(S, Draw)>,
+    /// Whether it is being made.
+    making: bool,
+    /// When a batch was taken last, and the time from the one before to it.
+    taken: Instant,
+    pace: Duration,
+    /// Whether the thread sleeps until it is woken.
+    sleeps: bool,
     stopped: bool,
 }
+
+/// Looks for room per batch taken, and how long a look may take to come in any case.
+const LOOKS_PER_BATCH: u32 = 4;
+const LONGEST_LOOK: Duration = Duration::from_millis(20);
+const SHORTEST_LOOK: Duration = Duration::from_micros(100);
+/// Batches' time without one being taken after which the thread sleeps until it is woken.
+const PATIENCE: u32 = 4;
 
 #[derive(Debug)]
 struct Ready<S: IndexStream> {
@@ -57,12 +76,31 @@ impl<S: IndexStream> Shared<S> {
         // The queue is valid after every statement, so a panic of the other side does not spoil it.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Wait until somebody calls, or until it is time to look whether there is room.
+    fn wait_for_room<'a>(&self, mut queue: MutexGuard<'a, Queue<S>>) -> MutexGuard<'a, Queue<S>> {
+        queue.sleeps = queue.ahead.is_none() || queue.taken.elapsed() > PATIENCE * queue.pace.max(LONGEST_LOOK);
+        if queue.sleeps {
+            self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner)
+        } else {
+            let look = (queue.pace / LOOKS_PER_BATCH).clamp(SHORTEST_LOOK, LONGEST_LOOK);
+            self.emptied.wait_timeout(queue, look).unwrap_or_else(PoisonError::into_inner).0
+        }
+    }
 }
 
 impl<S: IndexStream> LookAhead<S> {
     /// Start a thread that gathers `fields` of `store`, up to `depth` batches ahead. It idles until the first `take`.
     pub fn start(store: Arc<Store>, fields: Vec<usize>, depth: usize) -> std::io::Result<Self> {
-        let queue = Queue { ready: VecDeque::new(), ahead: None, stopped: false };
+        let queue = Queue {
+            ready: VecDeque::new(),
+            ahead: None,
+            making: false,
+            taken: Instant::now(),
+            pace: Duration::ZERO,
+            sleeps: false,
+            stopped: false,
+        };
         let shared = Arc::new(Shared {
             queue: Mutex::new(queue),
             generation: AtomicU64::new(0),
@@ -83,21 +121,38 @@ impl<S: IndexStream> LookAhead<S> {
         self.pid == std::process::id()
     }
 
+    /// How many batches are ready; 0 in a forked child.
+    pub fn num_ready(&self) -> usize {
+        if self.is_alive() { self.shared.lock().ready.len() } else { 0 }
+    }
+
     /// Make the draw on `stream` and return its batch if it was made ahead; otherwise only the indices.
     ///
-    /// Waits for a batch that is being made right now.
+    /// Waits for a batch that is being made right now, but not for a thread that has not begun: on busy cores it would
+    /// begin milliseconds later, and the caller can gather meanwhile.
     pub fn take(&self, stream: &mut S, draw: Draw) -> (Vec<i64>, Option<Result<Vec<Buffer>>>) {
         let position = stream.position();
         let mut queue = self.shared.lock();
-        while queue.ready.is_empty()
-            && queue.ahead.as_ref().is_some_and(|(start, wanted)| *wanted == draw && start.position() == position)
-        {
+        let is_next = |queue: &Queue<S>| {
+            queue.ahead.as_ref().is_some_and(|(start, wanted)| *wanted == draw && start.position() == position)
+        };
+        while queue.ready.is_empty() && queue.making && is_next(&queue) {
             queue = self.shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        if queue.ready.front().is_some_and(|ready| ready.draw == draw && ready.before == position)
-            && let Some(ready) = queue.ready.pop_front()
-        {
-            self.shared.emptied.notify_one();
+        let now = Instant::now();
+        queue.pace = now - queue.taken;
+        queue.taken = now;
+        let batch = if queue.ready.front().is_some_and(|ready| ready.draw == draw && ready.before == position) {
+            queue.ready.pop_front()
+        } else {
+            None
+        };
+        if let Some(ready) = batch {
+            let wake = queue.sleeps || queue.ready.is_empty();
+            drop(queue);
+            if wake {
+                self.shared.emptied.notify_one();
+            }
             *stream = ready.after;
             return (ready.batch.0, Some(ready.batch.1));
         }
@@ -105,8 +160,8 @@ impl<S: IndexStream> LookAhead<S> {
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
         let dropped = std::mem::take(&mut queue.ready);
         queue.ahead = Some((stream.clone(), draw));
-        self.shared.emptied.notify_one();
         drop(queue);
+        self.shared.emptied.notify_one();
         drop(dropped);
         (index, None)
     }
@@ -137,10 +192,11 @@ fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usi
             }
             match &queue.ahead {
                 Some(ahead) if queue.ready.len() < shared.depth => break ahead.clone(),
-                _ => queue = shared.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                _ => queue = shared.wait_for_room(queue),
             }
         };
         let generation = shared.generation.load(Ordering::Relaxed);
+        queue.making = true;
         drop(queue);
 
         let given_up = || shared.generation.load(Ordering::Relaxed) != generation;
@@ -150,6 +206,7 @@ fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usi
         let rows = gather_memory(store, fields, &index, Some(1), &given_up);
 
         let mut queue = shared.lock();
+        queue.making = false;
         if given_up() {
             continue;
         }
@@ -179,6 +236,13 @@ mod tests {
         }
         writer.publish(BTreeMap::new(), serde_json::Value::Null, &|| false).unwrap();
         Arc::new(Store::open(path, Backend::Mmap).unwrap())
+    }
+
+    /// Wait until a batch is ready; there must have been one drawn.
+    fn wait<S: IndexStream>(look: &LookAhead<S>) {
+        while look.num_ready() == 0 {
+            std::thread::yield_now();
+        }
     }
 
     fn check(index: &[i64], rows: Option<Result<Vec<Buffer>>>) -> bool {
@@ -211,6 +275,7 @@ mod tests {
             assert_eq!(index, plain.draw(draw));
             assert_eq!(ahead.position(), plain.position());
             made_ahead += u32::from(check(&index, rows));
+            wait(&look);
         }
         // All but those after a change: 15 changes of draw, 5 of position.
         assert!(made_ahead >= 575, "{made_ahead}");
@@ -225,11 +290,13 @@ mod tests {
         for step in 0..5 {
             let (index, rows) = look.take(&mut cursors, Draw::Batch(0));
             assert_eq!(index, [step, 150 + step]);
-            check(&index, rows);
+            assert_eq!(check(&index, rows), step > 0);
+            wait(&look);
         }
         cursors.update(&[1], &[4], &[10]).unwrap();
         let (index, rows) = look.take(&mut cursors, Draw::Batch(0));
         assert_eq!((index, rows.is_none()), (vec![5, 410], true));
+        wait(&look);
         let (index, rows) = look.take(&mut cursors, Draw::Batch(0));
         assert_eq!((index.as_slice(), check(&index, rows)), (&[6, 411][..], true));
     }

@@ -69,13 +69,16 @@ impl SequentialCursors {
         self.stream.look_ahead(store, fields, depth)
     }
 
-    #[getter]
-    fn ahead(&self, py: Python<'_>) -> usize {
-        self.stream.depth(py)
+    fn num_ready(&self, py: Python<'_>) -> usize {
+        self.stream.num_ready(py)
     }
 
-    fn rows_of<'py>(&self, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(index)
+    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
+        self.stream.depth(store)
+    }
+
+    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(store, index)
     }
 }
 
@@ -142,6 +145,11 @@ impl EpochShuffle {
         self.stream.with(py, |shuffle| shuffle.position())
     }
 
+    #[getter]
+    fn place(&self, py: Python<'_>) -> (u64, i64) {
+        self.stream.with(py, |shuffle| (shuffle.epoch(), shuffle.position()))
+    }
+
     fn next<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
         self.stream.draw(py, Draw::Batch(count))
     }
@@ -158,13 +166,16 @@ impl EpochShuffle {
         self.stream.look_ahead(store, fields, depth)
     }
 
-    #[getter]
-    fn ahead(&self, py: Python<'_>) -> usize {
-        self.stream.depth(py)
+    fn num_ready(&self, py: Python<'_>) -> usize {
+        self.stream.num_ready(py)
     }
 
-    fn rows_of<'py>(&self, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(index)
+    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
+        self.stream.depth(store)
+    }
+
+    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(store, index)
     }
 }
 
@@ -239,13 +250,16 @@ impl UniformDraws {
         self.stream.look_ahead(store, fields, depth)
     }
 
-    #[getter]
-    fn ahead(&self, py: Python<'_>) -> usize {
-        self.stream.depth(py)
+    fn num_ready(&self, py: Python<'_>) -> usize {
+        self.stream.num_ready(py)
     }
 
-    fn rows_of<'py>(&self, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(index)
+    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
+        self.stream.depth(store)
+    }
+
+    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(store, index)
     }
 }
 

@@ -40,6 +40,12 @@ struct Source {
     fields: Vec<usize>,
 }
 
+impl Source {
+    fn is(&self, store: &Arc<iltools_core::store::Store>) -> bool {
+        Arc::ptr_eq(self.store.get().core(), store)
+    }
+}
+
 struct Drawn {
     address: usize,
     /// Kept alive, so that no other array can come to lie at its address while it stands for this batch.
@@ -59,11 +65,19 @@ impl<S: IndexStream> Stream<S> {
     }
 
     /// Look at or change the stream itself.
-    ///
-    /// The lock is taken without the interpreter, so a thread that waits for a batch and one that waits for the lock cannot
-    /// wait for each other.
     pub fn with<T: Send>(&self, py: Python<'_>, act: impl FnOnce(&mut S) -> T + Send) -> T {
-        py.detach(|| act(&mut lock(&self.state).stream))
+        self.locked(py, |state| act(&mut state.stream))
+    }
+
+    /// Do something short to the state.
+    ///
+    /// Whoever holds the lock may wait for a batch, so it is never waited for with the interpreter: two threads would wait
+    /// for each other.
+    fn locked<T: Send>(&self, py: Python<'_>, act: impl FnOnce(&mut State<S>) -> T + Send) -> T {
+        match self.state.try_lock() {
+            Ok(mut state) => act(&mut state),
+            Err(_) => py.detach(|| act(&mut lock(&self.state))),
+        }
     }
 
     /// Draw indices, from what was made ahead if it fits.
@@ -81,10 +95,9 @@ impl<S: IndexStream> Stream<S> {
         let index = PyArray1::from_vec(py, index);
         if let Some((rows, source)) = made {
             let drawn = Drawn { address: address_of(&index), _index: index.clone().unbind(), rows, source };
-            let _unfetched = py.detach(|| {
-                let drawn_before = &mut lock(&self.state).drawn;
-                drawn_before.push_back(drawn);
-                if drawn_before.len() > UNFETCHED { drawn_before.pop_front() } else { None }
+            let _unfetched = self.locked(py, |state| {
+                state.drawn.push_back(drawn);
+                if state.drawn.len() > UNFETCHED { state.drawn.pop_front() } else { None }
             });
         }
         index
@@ -100,10 +113,8 @@ impl<S: IndexStream> Stream<S> {
             let thread = LookAhead::start(core, fields.clone(), depth).map_err(PyOSError::new_err)?;
             Some(Ahead { thread, source: Arc::new(Source { store: store.clone().unbind(), fields }), depth })
         };
-        let (old, _drawn) = py.detach(|| {
-            let state = &mut *lock(&self.state);
-            (std::mem::replace(&mut state.ahead, ahead), std::mem::take(&mut state.drawn))
-        });
+        let (old, _drawn) =
+            self.locked(py, |state| (std::mem::replace(&mut state.ahead, ahead), std::mem::take(&mut state.drawn)));
         // The thread is joined without the interpreter; what it gathered from is released with it.
         if let Some(Ahead { thread, source, .. }) = old {
             py.detach(|| drop(thread));
@@ -112,19 +123,32 @@ impl<S: IndexStream> Stream<S> {
         Ok(())
     }
 
-    /// How many batches are kept ready here: 0 in a process that was forked from one where they are.
-    pub fn depth(&self, py: Python<'_>) -> usize {
-        py.detach(|| {
-            lock(&self.state).ahead.as_ref().map_or(0, |ahead| if ahead.thread.is_alive() { ahead.depth } else { 0 })
+    /// How many batches of a store are kept ready here: 0 for any other store than the one that is gathered from, and in a
+    /// process that was forked from one where they are.
+    pub fn depth(&self, store: &Bound<'_, Store>) -> usize {
+        let core = store.get().core();
+        self.locked(store.py(), |State { ahead, .. }| {
+            ahead
+                .as_ref()
+                .filter(|ahead| ahead.thread.is_alive() && ahead.source.is(core))
+                .map_or(0, |ahead| ahead.depth)
         })
     }
 
-    /// The rows of a draw that was made ahead; `None` if it was not.
-    pub fn rows_of<'py>(&self, index: &Bound<'py, PyArray1<i64>>) -> PyResult<Option<Vec<Bound<'py, PyUntypedArray>>>> {
-        let (py, address) = (index.py(), address_of(index));
-        let found = py.detach(|| {
-            let drawn = &mut lock(&self.state).drawn;
-            let position = drawn.iter().position(|drawn| drawn.address == address);
+    /// How many batches are ready.
+    pub fn num_ready(&self, py: Python<'_>) -> usize {
+        self.locked(py, |state| state.ahead.as_ref().map_or(0, |ahead| ahead.thread.num_ready()))
+    }
+
+    /// The rows of a store for a draw that was made ahead; `None` if it was not, or from another store.
+    pub fn rows_of<'py>(
+        &self,
+        store: &Bound<'py, Store>,
+        index: &Bound<'py, PyArray1<i64>>,
+    ) -> PyResult<Option<Vec<Bound<'py, PyUntypedArray>>>> {
+        let (py, address, core) = (index.py(), address_of(index), store.get().core());
+        let found = self.locked(py, |State { drawn, .. }| {
+            let position = drawn.iter().position(|drawn| drawn.address == address && drawn.source.is(core));
             position.and_then(|position| drawn.remove(position))
         });
         let Some(drawn) = found else { return Ok(None) };
