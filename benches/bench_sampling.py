@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import time
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 import torchrl.data as peer
 from iltools_datasets import TrajectoryStore
 from iltools_datasets import torchrl as ours
-from race import SITUATIONS, Row, race, show
+from race import SITUATIONS, Row, race, show, timed
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
 
 BATCHES = (256, 4096, 32768)
@@ -92,63 +94,58 @@ def waits(rb: Any, step: Any, count: int) -> np.ndarray:
     return np.array(waited[5:])
 
 
-@pytest.mark.parametrize("size", BATCHES)
-def test_waiting_for_a_batch_made_ahead(
-    record: Any, store: TrajectoryStore, peer_storage: Any, transitions: Any, size: int, quick: bool
-) -> None:
-    mine = buffer(
-        ours.TensorDictReplayBuffer,
-        ours.TrajectoryStorage(store),
-        ours.SamplerWithoutReplacement(),
-        batch_size=size,
-        prefetch=2,
-    )
-    other = theirs(peer_storage, batch_size=size, prefetch=2)
-    # A step on one core that is longer than either gather.
-    span = {256: 0.002, 4096: 0.008, 32768: 0.06}[size]
+def busy(span: float) -> Any:
+    """A step that takes `span` seconds on one core."""
+    matrix = np.ones((96, 96), np.float32)
 
     def step(batch: Any) -> None:
         end = time.perf_counter() + span
-        matrix = np.ones((96, 96), np.float32)
         while time.perf_counter() < end:
             matrix @ matrix
-        assert len(batch["index"]) == size or len(batch["index"]) == len(store) % size
+        assert len(batch["index"])
 
-    count = 100 if quick else 300
-    rounds = [(waits(mine, step, count // 3), waits(other, step, count // 3)) for _ in range(3)]
-    ahead = np.concatenate([pair[0] for pair in rounds])
-    threads = np.concatenate([pair[1] for pair in rounds])
+    return step
+
+
+@pytest.mark.parametrize("longer_than", ["our", "TorchRL's"])
+@pytest.mark.parametrize("size", BATCHES)
+def test_waiting_for_a_batch_made_ahead(
+    record: Any,
+    store: TrajectoryStore,
+    peer_storage: Any,
+    transitions: Any,
+    size: int,
+    longer_than: str,
+    quick: bool,
+) -> None:
+    """What a loop waits beside a step that is longer than the gather, by half.
+
+    Ours, made ahead, has one thread; TorchRL's way has as many as torch.
+    """
+    kind, storage = ours.TensorDictReplayBuffer, ours.TrajectoryStorage(store)
+    mine = buffer(kind, storage, ours.SamplerWithoutReplacement(), batch_size=size, prefetch=2)
+    other = theirs(peer_storage, batch_size=size, prefetch=2)
+    one_thread = ours.TrajectoryStorage(TrajectoryStore.open(store.path, num_threads=1))
+    plain = {"our": buffer(kind, one_thread, ours.SamplerWithoutReplacement()), "TorchRL's": theirs(peer_storage)}
+    gather = functools.partial(plain[longer_than].sample, size)
+    timed(gather, 10)
+    step = busy(1.5 * min(timed(gather, 10) for _ in range(5)))
+
+    rounds, per_round = (3, 50) if quick else (5, 200)
+    pairs = []
+    for _ in range(rounds):
+        pairs.append((waits(mine, step, per_round), waits(other, step, per_round)))
+        # Its threads still make batches, which are nobody's wait.
+        concurrent.futures.wait(other._prefetch_queue)
+    ahead, threads = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
     check(mine.sample(), transitions)
     for percent, limit in ((50, 100), (99, 1000)):
-        values = [float(np.percentile(pair[0], percent)) * 1e6 for pair in rounds]
-        value, theirs_value = (float(np.percentile(all_, percent)) for all_ in (ahead, threads))
-        workload = f"wait per batch, prefetch=2, {size}, p{percent}"
-        record(
-            Row(
-                workload,
-                "step > gather",
-                show(value),
-                show(theirs_value),
-                value * 1e6,
-                min(values),
-                max(values),
-                limit,
-                "µs",
-                False,
-            ),
-            gated=False,
-        )
-        ratios = [float(np.percentile(b, percent) / np.percentile(a, percent)) for a, b in rounds]
-        record(
-            Row(
-                f"{workload}, against TorchRL's",
-                "step > gather",
-                show(value),
-                show(theirs_value),
-                theirs_value / value,
-                min(ratios),
-                max(ratios),
-                10,
-            ),
-            gated=False,
-        )
+        mine_at, theirs_at = (float(np.percentile(waited, percent)) for waited in (ahead, threads))
+        values = [float(np.percentile(pair[0], percent)) * 1e6 for pair in pairs]
+        ratios = [float(np.percentile(b, percent) / np.percentile(a, percent)) for a, b in pairs]
+        workload, situation = f"wait per batch, prefetch=2, {size}, p{percent}", f"step > {longer_than} gather"
+        shown = (show(mine_at), show(theirs_at))
+        wait = (mine_at * 1e6, min(values), max(values))
+        record(Row(workload, situation, *shown, *wait, limit, "µs", False), gated=False)
+        ratio = (theirs_at / mine_at, min(ratios), max(ratios))
+        record(Row(f"{workload}, against TorchRL's", situation, *shown, *ratio, 10), gated=False)

@@ -59,7 +59,7 @@ struct Queue<S: IndexStream> {
 /// Looks for room per batch taken, and how long a look may take to come in any case.
 const LOOKS_PER_BATCH: u32 = 4;
 const LONGEST_LOOK: Duration = Duration::from_millis(20);
-const SHORTEST_LOOK: Duration = Duration::from_micros(100);
+const SHORTEST_LOOK: Duration = Duration::from_micros(25);
 /// Batches' time without one being taken after which the thread sleeps until it is woken.
 const PATIENCE: u32 = 4;
 

@@ -1,7 +1,7 @@
 //! Output memory: 64-byte aligned, handed out per array and taken back when its last owner is gone.
 //!
-//! Fresh pages cost as much as the copy into them, so freed slabs are kept for the next batch. A slab is only ever
-//! owned once: it comes back through `Drop`, which is what makes re-use safe.
+//! Fresh pages cost as much as the copy into them, so freed slabs are kept for the next batch, the latest ones up to a
+//! limit. A slab is only ever owned once: it comes back through `Drop`, which is what makes re-use safe.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -103,13 +103,22 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let Some(slab) = self.slab.take() else { return };
-        // Never wait here: drops happen in garbage collection and after a fork, when another thread may have held the lock.
-        if let Ok(mut free) = FREE.try_lock() {
-            let kept: usize = free.iter().map(|slab| slab.capacity).sum();
-            if free.len() < KEPT_SLABS && kept + slab.capacity <= KEPT_BYTES {
-                free.push(slab);
-            }
+        if slab.capacity > KEPT_BYTES {
+            return;
         }
+        // Never wait here: drops happen in garbage collection and after a fork, when another thread may have held the lock.
+        let Ok(mut free) = FREE.try_lock() else { return };
+        free.push(slab);
+        // Those that were freed longest ago give way: of a size, it may be, that nobody asks for any more.
+        let mut kept = 0;
+        let fitting = free.iter().rev().take(KEPT_SLABS).take_while(|slab| {
+            kept += slab.capacity;
+            kept <= KEPT_BYTES
+        });
+        let excess = free.len() - fitting.count();
+        let given_up: Vec<Slab> = free.drain(..excess).collect();
+        drop(free);
+        drop(given_up);
     }
 }
 
@@ -117,7 +126,7 @@ fn reuse(capacity: usize) -> Option<Slab> {
     let mut free = FREE.try_lock().ok()?;
     // Newest first: its pages are the likeliest to be in the cache.
     let position = free.iter().rposition(|slab| slab.capacity == capacity)?;
-    Some(free.swap_remove(position))
+    Some(free.remove(position))
 }
 
 /// Give all kept memory back to the system.
@@ -144,5 +153,16 @@ mod tests {
         assert_eq!(third.as_ptr() as usize, address);
         assert_ne!(third.as_ptr(), second.as_ptr());
         assert_eq!(Buffer::take(0).unwrap().len(), 0);
+
+        // What was freed long ago does not keep what is in use now from being kept. (In one test: the memory is shared.)
+        let sizes = || (0..2 * KEPT_SLABS).map(|k| Buffer::take(1_000_000 + 64 * k).unwrap());
+        sizes().for_each(drop);
+        let latest = Buffer::take(len).unwrap();
+        let address = latest.as_ptr() as usize;
+        drop(latest);
+        assert_eq!(Buffer::take(len).unwrap().as_ptr() as usize, address);
+        assert!(FREE.lock().unwrap().len() <= KEPT_SLABS);
+        drop(Buffer::take(KEPT_BYTES + 1).unwrap());
+        assert!(FREE.lock().unwrap().iter().all(|slab| slab.capacity <= KEPT_BYTES));
     }
 }
