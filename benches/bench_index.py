@@ -90,8 +90,7 @@ def test_slice_index_does_not_grow(record: Any, sampler: str) -> None:
                 1.5,
                 "",
                 False,
-            ),
-            gated=sampler == "SliceSampler",
+            )
         )
 
 

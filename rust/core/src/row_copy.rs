@@ -104,7 +104,7 @@ impl Rows<'_> {
 
 /// Into the second-level cache: more lines can be under way to it at once than to the first.
 #[inline]
-fn prefetch(address: *const u8) {
+pub fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint: it neither faults nor changes anything, whatever the address.
     unsafe {

@@ -1,6 +1,10 @@
 //! The segment table: (task, trajectory, step) <-> transition index <-> state row.
 
+use crate::row_copy::prefetch;
 use crate::{Error, Result};
+
+/// Look-ups to fetch ahead.
+const AHEAD: usize = 16;
 
 /// Checked, immutable table of segments. A segment is a run of transitions of one trajectory.
 #[derive(Debug)]
@@ -156,7 +160,10 @@ impl SegmentTable {
     pub fn locate_all(&self, index: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
         let mut segment = Vec::with_capacity(index.len());
         let mut step = Vec::with_capacity(index.len());
-        for &transition in index {
+        for (i, &transition) in index.iter().enumerate() {
+            if let Some(&later) = index.get(i + AHEAD) {
+                self.locator.fetch(later);
+            }
             let (k, at) = if self.contiguous && (0..self.num_transitions).contains(&transition) {
                 let k = self.locator.find(transition).unwrap_or(0);
                 (k, transition - self.locator.starts[k])
@@ -210,6 +217,16 @@ impl Locator {
         }
         first.push(starts.len() as u32);
         Self { starts, first, shift }
+    }
+
+    /// Fetch ahead what `find` will look at first.
+    #[inline]
+    fn fetch(&self, value: i64) {
+        let bucket = (value as u64 >> self.shift) as usize;
+        prefetch(self.first.as_ptr().wrapping_add(bucket).cast());
+        // Where lengths are alike, starts lie in proportion.
+        let near = bucket.wrapping_mul(self.starts.len()) / (self.first.len() - 1);
+        prefetch(self.starts.as_ptr().wrapping_add(near).cast());
     }
 
     /// Position of the last start that is `<= value`; `None` before the first.

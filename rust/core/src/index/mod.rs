@@ -68,12 +68,13 @@ impl Domain {
         self.total
     }
 
-    #[inline]
-    fn transition(&self, item: i64) -> i64 {
-        match &self.chosen {
-            None => item,
-            // Items are within 0..total, so a segment is always found; the first one otherwise.
-            Some(chosen) => item + chosen.offset[chosen.items.find(item).unwrap_or(0)],
+    /// Replace items by their transitions.
+    fn to_transitions(&self, items: &mut [i64]) {
+        if let Some(chosen) = &self.chosen {
+            for item in items {
+                // Items are within 0..total, so a segment is always found; the first one otherwise.
+                *item += chosen.offset[chosen.items.find(*item).unwrap_or(0)];
+            }
         }
     }
 }

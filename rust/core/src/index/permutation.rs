@@ -1,8 +1,9 @@
 //! A keyed permutation of 0..n, computed per position: no start-up, no memory that grows with n.
 //!
-//! A Feistel network over the smallest power of two that holds n, with multiply-shift round functions, walked along
-//! its cycle until the image falls below n (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The
-//! power of two is less than 2n, so a walk takes less than two steps on average.
+//! A Feistel network over pairs (left, right): left has a number of bits, right is below a number, such that there are n
+//! pairs or a few more; with multiply-shift round functions; walked along its cycle until the image falls below n (after
+//! the generalised Feistel cipher of Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Less than one in
+//! the root of n items takes a second step; with bits on both sides it would be up to every second one.
 //!
 //! Over a handful of items such a network reaches some orders twice as often as others, so up to `TABLE_ITEMS` items are
 //! shuffled by Fisher and Yates' method into a table of a few kilobytes instead.
@@ -40,12 +41,19 @@ impl Permutation {
         Self::Table(images)
     }
 
-    /// Image of a position below `total`.
-    #[inline]
-    pub fn get(&self, position: u64) -> u64 {
+    /// Images of consecutive positions, all below `total`.
+    pub fn images(&self, first: u64, out: &mut [i64]) {
         match self {
-            Self::Table(images) => u64::from(images[position as usize]),
-            Self::Cipher(cipher) => cipher.get(position),
+            Self::Table(images) => {
+                for (slot, &image) in out.iter_mut().zip(&images[first as usize..]) {
+                    *slot = i64::from(image);
+                }
+            }
+            Self::Cipher(cipher) => {
+                for (slot, position) in out.iter_mut().zip(first..) {
+                    *slot = cipher.get(position) as i64;
+                }
+            }
         }
     }
 }
@@ -54,36 +62,40 @@ impl Permutation {
 #[derive(Debug, Clone)]
 pub struct Cipher {
     total: u64,
-    right_bits: u32,
-    left_mask: u64,
-    right_mask: u64,
+    left_bits: u32,
+    rights: u64,
     multiplier: [u64; ROUNDS],
     addend: [u64; ROUNDS],
 }
 
 impl Cipher {
+    /// More than one item.
     fn new(total: u64, mut draw: impl FnMut() -> u64) -> Self {
-        let bits = 64 - (total - 1).leading_zeros();
-        let right_bits = bits.div_ceil(2);
+        let left_bits = total.ilog2().div_ceil(2);
         Self {
             total,
-            right_bits,
-            left_mask: (1 << (bits - right_bits)) - 1,
-            right_mask: (1 << right_bits) - 1,
+            left_bits,
+            rights: total.div_ceil(1 << left_bits),
             multiplier: std::array::from_fn(|_| draw() | 1),
             addend: std::array::from_fn(|_| draw()),
         }
     }
 
+    /// What a round adds: a product, whose high bits depend on all of the value's.
+    #[inline]
+    fn mixed(&self, round: usize, value: u64) -> u64 {
+        value.wrapping_mul(self.multiplier[round]).wrapping_add(self.addend[round])
+    }
+
     #[inline]
     fn encrypt(&self, value: u64) -> u64 {
-        let (mut left, mut right) = (value >> self.right_bits, value & self.right_mask);
+        let (mut left, mut right) = (value & ((1 << self.left_bits) - 1), value >> self.left_bits);
         for pair in 0..ROUNDS / 2 {
-            let (even, odd) = (2 * pair, 2 * pair + 1);
-            left ^= (right.wrapping_mul(self.multiplier[even]).wrapping_add(self.addend[even]) >> 32) & self.left_mask;
-            right ^= (left.wrapping_mul(self.multiplier[odd]).wrapping_add(self.addend[odd]) >> 32) & self.right_mask;
+            left ^= self.mixed(2 * pair, right) >> (u64::BITS - self.left_bits);
+            let below = (u128::from(self.mixed(2 * pair + 1, left)) * u128::from(self.rights)) >> u64::BITS;
+            right = add_below(self.rights, right, below as u64);
         }
-        (left << self.right_bits) | right
+        (right << self.left_bits) | left
     }
 
     #[inline]
@@ -97,6 +109,13 @@ impl Cipher {
     }
 }
 
+/// The sum of two numbers below a limit, modulo the limit; without a branch.
+#[inline]
+fn add_below(limit: u64, a: u64, b: u64) -> u64 {
+    let sum = a + b;
+    sum.min(sum.wrapping_sub(limit))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -105,14 +124,28 @@ mod tests {
 
     use super::*;
 
+    fn images(permutation: &Permutation, first: u64, count: u64) -> Vec<u64> {
+        let mut out = vec![-1; count as usize];
+        permutation.images(first, &mut out);
+        out.into_iter().map(|image| u64::try_from(image).unwrap()).collect()
+    }
+
     proptest! {
+        #[test]
+        fn any_part_is_that_of_the_whole(total in 1_u64..5000, seed: u64, cut in (0_u64..5000, 0_u64..5000)) {
+            let permutation = Permutation::new(total, seed, 1);
+            let first = cut.0 % total;
+            let count = cut.1 % (total - first) + 1;
+            let whole = images(&permutation, 0, total);
+            prop_assert_eq!(&images(&permutation, first, count), &whole[first as usize..(first + count) as usize]);
+        }
+
         #[test]
         fn is_a_bijection(total in prop_oneof![1_u64..1100, 1000_u64..5000], seed: u64, epoch: u64) {
             let permutation = Permutation::new(total, seed, epoch);
             let mut seen = vec![false; total as usize];
-            for position in 0..total {
-                let image = permutation.get(position) as usize;
-                prop_assert!(!std::mem::replace(&mut seen[image], true));
+            for image in images(&permutation, 0, total) {
+                prop_assert!(!std::mem::replace(&mut seen[image as usize], true));
             }
         }
     }
@@ -121,7 +154,9 @@ mod tests {
     fn holds_beyond_32_bits() {
         let total = (1 << 40) + 12345;
         let permutation = Permutation::new(total, 7, 0);
-        let images: std::collections::HashSet<u64> = (0..100_000).map(|position| permutation.get(position)).collect();
+        // Across the end of a row of the grid, too.
+        let first = (1 << 20) - 50_000;
+        let images: std::collections::HashSet<u64> = images(&permutation, first, 100_000).into_iter().collect();
         assert_eq!(images.len(), 100_000);
         assert!(images.iter().all(|&image| image < total));
     }
@@ -141,7 +176,7 @@ mod tests {
             let draws = 60_000;
             for epoch in 0..draws {
                 let permutation = Permutation::new(total, 11, epoch);
-                *orders.entry((0..total).map(|position| permutation.get(position)).collect()).or_default() += 1;
+                *orders.entry(images(&permutation, 0, total)).or_default() += 1;
             }
             let factorial: u64 = (1..=total).product();
             assert_eq!(orders.len() as u64, factorial);
@@ -158,7 +193,7 @@ mod tests {
             let mut pairs = vec![0; bins * bins];
             for epoch in 0..2000 {
                 let permutation = Permutation::new(total, 3, epoch);
-                let bin = |position: u64| (permutation.get(position) * bins as u64 / total) as usize;
+                let bin = |position: u64| (images(&permutation, position, 1)[0] * bins as u64 / total) as usize;
                 single[bin(total / 3)] += 1;
                 // For few items a pair is visibly not independent: two positions never share an image.
                 if total >= 1000 {

@@ -107,19 +107,11 @@ impl EpochShuffle {
 
     /// Write the items from here on, all of which are of this epoch.
     fn write(&self, out: &mut [i64]) {
-        let positions = self.position..;
         match &self.permutation {
-            Some(permutation) => {
-                for (slot, position) in out.iter_mut().zip(positions) {
-                    *slot = self.domain.transition(permutation.get(position as u64) as i64);
-                }
-            }
-            None => {
-                for (slot, position) in out.iter_mut().zip(positions) {
-                    *slot = self.domain.transition(position);
-                }
-            }
+            Some(permutation) => permutation.images(self.position as u64, out),
+            None => out.iter_mut().zip(self.position..).for_each(|(slot, position)| *slot = position),
         }
+        self.domain.to_transitions(out);
     }
 }
 

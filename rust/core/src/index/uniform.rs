@@ -48,12 +48,13 @@ impl UniformDraws {
     fn fill(&mut self, out: &mut [i64]) {
         let key = mix(self.seed);
         let total = self.domain.total() as u128;
-        for slot in out {
+        for slot in &mut *out {
             let random = mix(key ^ mix(self.position));
             // The high word of the product is uniform up to one part in 2^64 / total (Lemire 2019).
-            *slot = self.domain.transition(((u128::from(random) * total) >> 64) as i64);
+            *slot = ((u128::from(random) * total) >> 64) as i64;
             self.position = self.position.wrapping_add(1);
         }
+        self.domain.to_transitions(out);
     }
 }
 
