@@ -4,12 +4,11 @@
 XLA has one core to itself: with a compute that takes both, there would be nothing left to overlap with.
 
 E = (h + c - t) / (h + c - max(h, c)), with h the host's time for a window, c the step's, and t the time per step of the
-loop: 1 is ideal, 0 is serial. h and c are taken from a serial loop, in which one waits for the other, so that both find
-the caches as a loop leaves them; alone in a loop of its own each is some 5 % faster. Every window's rows are checked in
-the same run.
+loop: 1 is ideal, 0 is serial. h and c are measured alone, each in turn with the loops. Every window's rows are checked
+in the same run.
 
 Where another program keeps a core busy, the scheduler leaves threads that wake each other on one core, and nothing can
-overlap; so the step and the gather are each given a core, unless `--free` is given.
+overlap.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,32 +67,6 @@ class Envs:
         return self.traj[:, None] * CLIP + (self.step[:, None] + n * WINDOW + np.arange(WINDOW)) % CLIP
 
 
-class Cores:
-    """Which core a thread runs on: one for the step, another for the gather, or whichever the scheduler picks."""
-
-    def __init__(self, free: bool) -> None:
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self.step, self.gather = (set(), set()) if free or len(cores) < 2 else ({cores[0]}, {cores[1]})
-
-    @staticmethod
-    def keep_this_thread_on(cores: set[int]) -> None:
-        if cores:
-            os.sched_setaffinity(0, cores)
-
-
-class Pinned:
-    """A source that keeps the thread that calls it on a core."""
-
-    leases_buffers = True
-
-    def __init__(self, source: Any, cores: set[int]) -> None:
-        self._source, self._cores = source, cores
-
-    def __call__(self) -> Any:
-        Cores.keep_this_thread_on(self._cores)
-        return self._source()
-
-
 class Loop:
     """One way of getting windows to a step, with the row numbers that its steps have seen."""
 
@@ -102,9 +76,8 @@ class Loop:
         step: Callable[[Any], Any],
         next_window: Callable[[], Any],
         blocks: bool,
-        cores: set[int],
     ) -> None:
-        self.envs, self.step, self.next_window, self.blocks, self.cores = envs, step, next_window, blocks, cores
+        self.envs, self.step, self.next_window, self.blocks = envs, step, next_window, blocks
         self.count = 0
 
     def run(self, num_steps: int) -> tuple[float, float]:
@@ -114,7 +87,6 @@ class Loop:
         """
         import jax
 
-        Cores.keep_this_thread_on(self.cores)
         seen, before, getting = [], None, 0.0
         began = time.perf_counter()
         for _ in range(num_steps):
@@ -135,7 +107,7 @@ class Loop:
         return spent, getting / num_steps
 
 
-def overlap(envs: Envs, rounds: int, num_steps: int, cores: Cores) -> list[dict[str, Any]]:
+def overlap(envs: Envs, rounds: int, num_steps: int) -> list[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
     from iltools_datasets.jax_stream import DoubleBufferStreamer
@@ -145,15 +117,12 @@ def overlap(envs: Envs, rounds: int, num_steps: int, cores: Cores) -> list[dict[
         product = jax.lax.fori_loop(0, turns, lambda _, product: product @ matrix, matrix)
         return product, window["qpos"][:, :, 0]
 
-    def alone(call: Callable[[], Any], count: int) -> float:
+    def alone(call: Callable[[], Any], count: int, num_kept: int = 0) -> float:
+        kept: deque[Any] = deque(maxlen=num_kept)
         began = time.perf_counter()
         for _ in range(count):
-            jax.block_until_ready(call())
+            kept.append(jax.block_until_ready(call()))
         return (time.perf_counter() - began) / count
-
-    Cores.keep_this_thread_on(cores.step)
-    jnp.zeros(1).block_until_ready()  # XLA's threads come into being here, and stay where they are
-    Cores.keep_this_thread_on(cores.gather)
 
     def fetcher(blocks: bool) -> Callable[[], Any]:
         source = envs.source(num_threads=1)
@@ -178,32 +147,32 @@ def overlap(envs: Envs, rounds: int, num_steps: int, cores: Cores) -> list[dict[
         )
         turns = max(1, round((host / ratio - base) / ((slope - base) / 500)))
         taken = lambda window, turns=turns: step(window, turns)  # noqa: E731
-        with DoubleBufferStreamer(Pinned(envs.source(num_threads=1), cores.gather)) as streamer:
+        with DoubleBufferStreamer(envs.source(num_threads=1)) as streamer:
             loops = {
-                "serial": Loop(envs, taken, fetcher(blocks=True), True, cores.gather),
-                "asynchronous": Loop(envs, taken, fetcher(blocks=False), False, cores.gather),
-                "threaded": Loop(envs, taken, streamer.next_window, False, cores.step),
+                "serial": Loop(envs, taken, fetcher(blocks=True), True),
+                "asynchronous": Loop(envs, taken, fetcher(blocks=False), False),
+                "threaded": Loop(envs, taken, streamer.next_window, False),
             }
             times: dict[str, list[float]] = {name: [] for name in VARIANTS}
-            host, waits = [], []
+            hosts, computes, waits = [], [], []
             for _ in range(rounds):
+                hosts.append(alone(fetch, num_steps))
+                # What the steps return is kept, as the loops do: that takes fresh memory.
+                computes.append(alone(lambda turns=turns: step(next(windows), turns), num_steps, num_kept=num_steps))
                 for name in VARIANTS:
                     loops[name].run(4)  # past what had been made ahead in the meantime
                     spent, getting = loops[name].run(num_steps)
                     times[name].append(spent)
-                    if name == "serial":
-                        host.append(getting)
                     if name == "threaded":
                         waits.append(getting / spent)
-            compute = [whole - part for whole, part in zip(times["serial"], host, strict=True)]
         for name in VARIANTS:
-            efficiency = [(h + c - t) / min(h, c) for h, c, t in zip(host, compute, times[name], strict=True)]
+            efficiency = [(h + c - t) / min(h, c) for h, c, t in zip(hosts, computes, times[name], strict=True)]
             results.append(
                 {
                     "h/c": ratio,
                     "variant": name,
-                    "h_ms": spread(host, 1e3),
-                    "c_ms": spread(compute, 1e3),
+                    "h_ms": spread(hosts, 1e3),
+                    "c_ms": spread(computes, 1e3),
                     "t_ms": spread(times[name], 1e3),
                     "E": spread(efficiency),
                     "wait_share": spread(waits) if name == "threaded" else None,
@@ -275,7 +244,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=400, help=f"clips of {CLIP} transitions")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=60, help="steps per round")
-    parser.add_argument("--free", action="store_true", help="let the scheduler place the threads")
     parser.add_argument("--json", action="store_true", help="JSON alone")
     arguments = parser.parse_args()
     os.environ["NPROC"] = "1"  # read by XLA once: threads of its CPU backend
@@ -283,12 +251,11 @@ def main() -> None:
 
     envs = Envs(build(arguments.data / "windows", arguments.clips))
     found: dict[str, Any] = {
-        # First the one with all threads: the other keeps them where they are.
         "to_the_device": {
             name: to_the_device(envs, arguments.rounds, 31, num_threads)
             for name, num_threads in (("one thread", 1), ("all threads", None))
         },
-        "overlap": overlap(envs, arguments.rounds, arguments.steps, Cores(arguments.free)),
+        "overlap": overlap(envs, arguments.rounds, arguments.steps),
         "load": os.getloadavg()[0],
         "jax": jax.__version__,
     }

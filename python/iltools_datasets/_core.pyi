@@ -196,6 +196,15 @@ class Store:
         out: Sequence[np.ndarray] | None = None,
         threads: int | None = None,
     ) -> list[np.ndarray]: ...
+    def windows(
+        self,
+        fields: Sequence[int],
+        segment: _Index,
+        step: _Index,
+        length: int,
+        boundary: _Boundary,
+        threads: int | None = None,
+    ) -> tuple[list[np.ndarray], NDArray[np.bool_] | None]: ...
     def verify(
         self, progress: Callable[[int, int], None] | None = None
     ) -> list[tuple[str, _Key | None, int | None, str]]: ...

@@ -392,9 +392,9 @@ class TrajectoryStore:
             raise ValueError(
                 "boundary='mask' returns its mask as 'mask', which is also a key of the store; name other keys"
             )
-        rows, mask = _core.window_rows(self.segments.table, int64(segment), int64(step), length, boundary)
-        arrays = self.core.gather(self.field_ids(names), rows, None, self.num_threads)
-        windows = {key: array.reshape(-1, length, *array.shape[1:]) for key, array in zip(names, arrays, strict=True)}
+        fields, threads = self.field_ids(names), self.num_threads
+        arrays, mask = self.core.windows(fields, int64(segment), int64(step), length, boundary, threads)
+        windows: dict[Key, NDArray[Any]] = dict(zip(names, arrays, strict=True))
         if mask is not None:
             windows["mask"] = mask.reshape(-1, length)
         return windows

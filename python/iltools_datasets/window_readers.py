@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets import _core
 from iltools_datasets.errors import OutOfRangeError, SchemaError, UnknownSegmentError
 from iltools_datasets.key_tree import nested
 from iltools_datasets.trajectory_store import Boundary, Key, TrajectoryStore
@@ -82,15 +81,15 @@ class StoreReader:
         return _checked(trajectory, len(self.lengths))
 
     def read(self, traj: Index, step: Index) -> dict[str, Any]:
-        table, width = self._store.segments.table, len(self._offsets)
+        width = len(self._offsets)
         if self._is_contiguous:
-            rows, mask = _core.window_rows(table, traj, step + self._offsets[0], width, self._boundary)
+            segment, first, length = traj, step + self._offsets[0], width
         else:
-            steps = (step[:, None] + self._offsets).reshape(-1)
-            rows, mask = _core.window_rows(table, np.repeat(traj, width), steps, 1, self._boundary)
-        arrays = self._store.core.gather(self._fields, rows, None, self._num_threads)
+            segment, first, length = np.repeat(traj, width), (step[:, None] + self._offsets).reshape(-1), 1
+        core, threads = self._store.core, self._num_threads
+        arrays, mask = core.windows(self._fields, segment, first, length, self._boundary, threads)
         window: dict[Key, NDArray[Any]] = {
-            key: array.reshape(len(traj), width, *array.shape[1:])
+            key: array.reshape(len(traj), width, *array.shape[2:])
             for key, array in zip(self._keys, arrays, strict=True)
         }
         for key in self._bfloat16:

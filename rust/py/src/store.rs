@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use iltools_core::index::{Boundary, window_rows};
 use iltools_core::slab::Buffer;
 use iltools_core::store::{self, Backend, ColumnSpec, DType, Kind};
-use numpy::{PyArrayDescr, PyUntypedArray};
+use numpy::{PyArray1, PyArrayDescr, PyUntypedArray};
 use pyo3::exceptions::{PyIndexError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -42,20 +43,28 @@ impl Store {
         &self.store
     }
 
-    /// Arrays over the gathered rows of some fields.
+    /// Arrays `[batch.., ...]` over the gathered rows of some fields, which are there.
     pub fn arrays_over<'py>(
         &self,
         py: Python<'py>,
         fields: &[usize],
+        batch: &[usize],
         rows: Vec<Buffer>,
     ) -> PyResult<Vec<Bound<'py, PyUntypedArray>>> {
         let known = self.store.fields();
         let over = |(&number, buffer): (&usize, Buffer)| {
-            let count = buffer.len().checked_div(self.store.field_bytes(number)).unwrap_or(0);
-            let shape = [&[count], known[number].shape.as_slice()].concat();
+            let shape = [batch, known[number].shape.as_slice()].concat();
             array_over(py, buffer, self.dtypes[number].bind(py), &shape)
         };
         fields.iter().zip(rows).map(over).collect()
+    }
+
+    fn check_fields(&self, fields: &[usize]) -> PyResult<()> {
+        let known = self.store.fields().len();
+        match fields.iter().find(|&&number| number >= known) {
+            Some(number) => Err(PyIndexError::new_err(format!("field {number} of {known}"))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -64,6 +73,7 @@ fn numpy_name(dtype: DType) -> &'static str {
     if dtype == DType::Bfloat16 { "uint16" } else { dtype.name() }
 }
 
+type Windows<'py> = (Vec<Bound<'py, PyUntypedArray>>, Option<Bound<'py, PyArray1<bool>>>);
 type Damage = (String, Option<Vec<String>>, Option<u64>, String);
 
 #[pymethods]
@@ -175,17 +185,15 @@ impl Store {
     ) -> PyResult<Vec<Bound<'py, PyUntypedArray>>> {
         // A copy: another thread might write to the caller's array after the bounds check.
         let rows = index.as_slice()?.to_vec();
+        self.check_fields(&fields)?;
         let known = self.store.fields();
         let wanted = fields
             .iter()
-            .map(|&number| {
-                let field = known
-                    .get(number)
-                    .ok_or_else(|| PyIndexError::new_err(format!("field {number} of {}", known.len())))?;
-                let dtype = self.dtypes[number].bind(py).clone();
-                Ok(Wanted { dtype, shape: [&[rows.len()], field.shape.as_slice()].concat() })
+            .map(|&number| Wanted {
+                dtype: self.dtypes[number].bind(py).clone(),
+                shape: [&[rows.len()], known[number].shape.as_slice()].concat(),
             })
-            .collect::<PyResult<Vec<_>>>()?;
+            .collect();
         let outputs = Outputs::prepare(py, wanted, out)?;
         let addresses = Shared(&outputs.addresses);
         py.detach(|| {
@@ -194,6 +202,33 @@ impl Store {
         })
         .into_py_result(py)?;
         Ok(outputs.into_arrays())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a window is, in one call")]
+    #[pyo3(signature = (fields, segment, step, length, boundary, threads=None))]
+    fn windows<'py>(
+        &self,
+        py: Python<'py>,
+        fields: Vec<usize>,
+        segment: Indices<'py>,
+        step: Indices<'py>,
+        length: usize,
+        boundary: &str,
+        threads: Option<usize>,
+    ) -> PyResult<Windows<'py>> {
+        let boundary: Boundary = boundary.parse().into_py_result(py)?;
+        self.check_fields(&fields)?;
+        // Copies: another thread might write to the caller's arrays meanwhile.
+        let (segment, step) = (segment.as_slice()?.to_vec(), step.as_slice()?.to_vec());
+        let (windows, rows) = py
+            .detach(|| {
+                let windows = window_rows(self.store.segments(), &segment, &step, length, boundary)?;
+                let rows = store::gather_memory(&self.store, &fields, &windows.rows, threads, &interrupted)?;
+                Ok((windows, rows))
+            })
+            .into_py_result(py)?;
+        let mask = windows.mask.map(|mask| PyArray1::from_vec(py, mask));
+        Ok((self.arrays_over(py, &fields, &[segment.len(), length], rows)?, mask))
     }
 
     #[pyo3(signature = (progress=None))]

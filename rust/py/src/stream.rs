@@ -153,6 +153,6 @@ impl<S: IndexStream> Stream<S> {
         });
         let Some(drawn) = found else { return Ok(None) };
         let rows = drawn.rows.into_py_result(py)?;
-        drawn.source.store.get().arrays_over(py, &drawn.source.fields, rows).map(Some)
+        drawn.source.store.get().arrays_over(py, &drawn.source.fields, &[index.len()?], rows).map(Some)
     }
 }
