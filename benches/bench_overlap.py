@@ -277,7 +277,7 @@ def test_overlap(record: Any, quick: bool, data_dir: Path) -> None:
             ours, theirs = (f"{r['t_ms'][0]:.3g} ms" for r in (row, peer))
             name = "JAX: overlap E, threaded; peer: asynchronous"
             # Not gated: it needs a core each for the step and the host, which a shared machine does not promise.
-            record(Row(name, f"h/c {row['h/c']}", ours, theirs, *row["E"], 0.9), gated=False)
+            record(Row(name, f"h/c {row['h/c']}", ours, theirs, *row["E"], 0.9, ""), gated=False)
     for threads, put in found["to_the_device"].items():
         ours, theirs = (f"{put[key][0]:.3g} ms" for key in ("window_ms", "gather_ms"))
         name = f"JAX: {ENVS} x {WINDOW} x 115 f32 to the device / the gather alone"

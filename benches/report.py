@@ -31,6 +31,11 @@ def markdown(document: dict[str, Any], situation: str | None) -> str:
     return "\n".join([*lines, "", f"{machine}."])
 
 
+def label(row: dict[str, Any]) -> str:
+    usual = row["situation"] in ("tight loop", "two threads") or row["situation"].startswith("cold")
+    return str(row["workload"]) if usual else f"{row['workload']} ({row['situation']})"
+
+
 def picture(document: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
@@ -42,8 +47,8 @@ def picture(document: dict[str, Any], path: Path) -> None:
         axes.plot([row["low"], row["high"]], [y, y], color="black", linewidth=1)
         axes.plot([row["target"]] * 2, [y - 0.4, y + 0.4], color="#f4a261", linewidth=2.5)
         axes.text(row["high"] * 1.08, y, f"{row['ratio']:.3g}x", va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [row["workload"] for row in rows], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(rows)), [label(row) for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xscale("log")
     axes.set_xlim(0.5, max(row["high"] for row in rows) * 2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")

@@ -168,10 +168,8 @@ class ExpertMemmapBuilder:
                 for spool in self._spools:
                     spool.copy_to(target, self._stored_once)
                 target.publish()
-        except BaseException:
+        finally:
             self.abort()
-            raise
-        self.abort()
         self._overwrite = True
         return load(self.scratch_dir)
 

@@ -121,6 +121,10 @@ impl<S: IndexStream> LookAhead<S> {
         self.pid == std::process::id()
     }
 
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// How many batches are ready; 0 in a forked child.
     pub fn num_ready(&self) -> usize {
         if self.is_alive() { self.shared.lock().ready.len() } else { 0 }
@@ -136,8 +140,9 @@ impl<S: IndexStream> LookAhead<S> {
         let is_next = |queue: &Queue<S>| {
             queue.ahead.as_ref().is_some_and(|(start, wanted)| *wanted == draw && start.position() == position)
         };
-        while queue.ready.is_empty() && queue.making && is_next(&queue) {
-            queue = self.shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        // Looks around now and then: a thread that is gone makes nothing.
+        while queue.ready.is_empty() && queue.making && is_next(&queue) && !self.has_ended() {
+            queue = self.shared.filled.wait_timeout(queue, LONGEST_LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
         let now = Instant::now();
         queue.pace = now - queue.taken;
