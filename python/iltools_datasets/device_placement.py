@@ -63,6 +63,7 @@ class Placement:
         self.target = device if sharding is None else sharding
         self.layout = layout
         self.dtype = None if dtype is None else np.dtype(dtype)
+        self._device_dtypes: dict[tuple[np.dtype[Any], bool], np.dtype[Any]] = {}
         self.num_shards = _num_shards(sharding)
         """Number of pieces the first axis of a whole array is cut into."""
         self._num_pieces = self.num_shards
@@ -119,10 +120,15 @@ class Placement:
 
     def device_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype in which the device holds an array of `dtype`: 32 bits at most, unless JAX has 64."""
-        if self.dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-            dtype = self.dtype
-        on_device: np.dtype[Any] = np.dtype(jax.dtypes.canonicalize_dtype(dtype.newbyteorder("=")))
-        return on_device
+        # Asked for every array of every window, of which there are few dtypes.
+        kind = (dtype, bool(jax.config.jax_enable_x64))
+        found = self._device_dtypes.get(kind)
+        if found is None:
+            wanted = dtype
+            if self.dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                wanted = self.dtype
+            found = self._device_dtypes[kind] = np.dtype(jax.dtypes.canonicalize_dtype(wanted.newbyteorder("=")))
+        return found
 
 
 def _num_shards(sharding: Sharding | None) -> int:

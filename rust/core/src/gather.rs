@@ -394,7 +394,11 @@ mod tests {
     fn same_bytes_on_any_number_of_threads() {
         let (stride, rows) = (284, 5000);
         let data: Vec<u8> = (0..stride * rows).map(|i| (i % 251) as u8).collect();
-        let index: Vec<i64> = (0..20_000_i64).map(|i| i * 7919 % rows as i64).collect();
+        // Single rows, and runs of 32; enough of them that the output is streamed.
+        let index: Vec<i64> = (0..40_000_i64)
+            .map(|i| if i < 20_000 { i * 7919 % rows as i64 } else { i / 32 * 7919 % 4900 + i % 32 })
+            .collect();
+        assert!(stride * index.len() > STREAM_BYTES);
         let run = |threads| {
             let mut out = vec![0; stride * index.len()];
             gather(&[part(column(&data, stride), 0, stride, &mut out)], &index, None, Some(threads), &|| false)

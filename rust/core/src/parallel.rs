@@ -84,9 +84,12 @@ unsafe impl Sync for Job {}
 
 impl Job {
     fn new(work: &(dyn Fn() + Sync)) -> Arc<Self> {
+        let work: *const (dyn Fn() + Sync + '_) = work;
         // SAFETY: only the lifetime in the type changes. `help` is the only place where the pointer is followed.
         #[allow(unsafe_code)]
-        let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
+        #[expect(clippy::transmute_ptr_to_ptr, reason = "a cast cannot lengthen a lifetime")]
+        let work =
+            unsafe { std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const (dyn Fn() + Sync + 'static)>(work) };
         Arc::new(Self {
             work,
             state: AtomicUsize::new(0),

@@ -24,7 +24,7 @@ struct Stage([u8; STAGE]);
 /// A range of memory that is written from its beginning to its end.
 pub struct Output {
     stage: Stage,
-    /// Where the stage's first byte belongs: the beginning of a line.
+    /// Where the stage's first byte belongs: the beginning of a line, which may lie before the range.
     to: *mut u8,
     /// Bytes of the stage that lie before the range.
     before: usize,
@@ -81,9 +81,9 @@ impl Output {
         // SAFETY: `to + before` up to `to + used` is the part of the output that was pushed since the last flush, which is
         // writable and ours (`new`); the stage holds as many bytes. Whole lines begin at multiples of 64 on both sides.
         unsafe {
-            copy_nonoverlapping(stage.add(self.before), self.to.add(self.before), first - self.before);
-            stream(stage.add(first), self.to.add(first), last - first);
-            copy_nonoverlapping(stage.add(last), self.to.add(last), self.used - last);
+            copy_nonoverlapping(stage.add(self.before), self.to.wrapping_add(self.before), first - self.before);
+            stream(stage.add(first), self.to.wrapping_add(first), last - first);
+            copy_nonoverlapping(stage.add(last), self.to.wrapping_add(last), self.used - last);
         }
         // Only a full stage is followed by more.
         self.to = self.to.wrapping_add(self.used);

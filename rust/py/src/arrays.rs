@@ -10,6 +10,8 @@ use numpy::{
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::errors::IntoPyResult;
+
 /// Owner of an output array's memory; the memory goes back to the pool when the last array over it is gone.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct Memory {
@@ -50,6 +52,14 @@ pub fn array_over<'py>(
         }
         Ok(array.cast_into_unchecked())
     }
+}
+
+/// Initialise what is made at first use: numpy's tables and the type of `Memory`.
+///
+/// A process that forks while another of its threads is at it would leave the child waiting for that thread for ever.
+pub fn initialise(py: Python<'_>) -> PyResult<()> {
+    let index = array_over(py, Buffer::take(8).into_py_result(py)?, &numpy::dtype::<i64>(py), &[1])?;
+    index.into_any().extract::<Indices<'_>>()?.as_slice().map(drop)
 }
 
 /// Address and length in bytes of a C-contiguous array.

@@ -31,7 +31,8 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        PyModuleInit::add_constants(module)
+        PyModuleInit::add_constants(module)?;
+        super::arrays::initialise(module.py())
     }
 }
 
