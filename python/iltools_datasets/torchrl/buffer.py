@@ -109,6 +109,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         stream = previous.index_stream if isinstance(previous, SeededSampler) else None
         if stream is not None and isinstance(self._storage, TrajectoryStorage):
             stream.look_ahead(self._storage.store.core, [], 0)
+        self._sampled_ahead = None
         return previous
 
     # State.
