@@ -56,9 +56,10 @@ fuzz: ## Fuzz manifest, segment table and sampler state, SECONDS_EACH=1200; need
 fuzz-quick: ## The same for 20 seconds each.
 	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),20))
 
-lint: $(VENV)/.dev $(VENV)/.native ## Check format, lints, types, and the stubs of the native module against the module.
+lint: $(VENV)/.dev $(VENV)/.native ## Check format, lints, who imports whom, types, and the stubs of the native module against the module.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest iltools_datasets._core
 	cargo fmt --all --check

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter
-from iltools_datasets.store_export import export_store
+from iltools_datasets.ingest.from_archive import build_store
 from race import Row, figure
 
 Arrays = dict[str, np.ndarray]
@@ -71,7 +71,7 @@ def test_reading_and_building(
         spent["read"].append(seconds(lambda: read_with_ours(archives[layout])))
         shutil.rmtree(store, ignore_errors=True)
         spent["build"].append(
-            seconds(lambda: export_store(archives[layout], store, ["qpos", "qvel"], act_key="action", progress=False))
+            seconds(lambda: build_store(archives[layout], store, ["qpos", "qvel"], act_key="action", progress=False))
         )
     peer = f"{np.median(spent['zarr']):.3g} s"
     for name, target in (("read", 1.0), ("build", 1.2)):

@@ -12,8 +12,8 @@ import pytest
 import zarr
 from iltools_datasets import TrajectoryStore
 from iltools_datasets.archive.writer import ArchiveWriter
+from iltools_datasets.ingest.from_archive import build_store
 from iltools_datasets.storage import VectorizedTrajectoryDataset
-from iltools_datasets.store_export import export_store
 from race import figure, race
 
 WIDTHS = {"qpos": 61, "qvel": 54, "action": 75}
@@ -37,13 +37,13 @@ def archive(data_dir: Path) -> Path:
 BUILD = """
 import sys
 import numpy, zarr
-from iltools_datasets.store_export import export_store
+from iltools_datasets.ingest.from_archive import build_store
 def peak_mb():
     with open("/proc/self/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     return int(fields["VmHWM"].split()[0]) / 1024
 before = peak_mb()
-export_store(sys.argv[1], sys.argv[2], ["qpos", "qvel"], act_key="action", progress=False)
+build_store(sys.argv[1], sys.argv[2], ["qpos", "qvel"], act_key="action", progress=False)
 print(peak_mb() - before)
 """
 
@@ -65,7 +65,7 @@ def test_fetch_window(record: Any, archive: Path, tmp_path: Path, source: str) -
     num_envs, window = 64, 32
     place: Any = archive
     if source == "store":
-        path, _ = export_store(archive, tmp_path / "store", ["qpos", "qvel"], act_key="action", progress=False)
+        path, _ = build_store(archive, tmp_path / "store", ["qpos", "qvel"], act_key="action", progress=False)
         place = TrajectoryStore.open(path)
     cfg = {"window_size": window, "buffer_size": 128, "allow_wrap": True}
     dataset = VectorizedTrajectoryDataset(zarr_path=place, num_envs=num_envs, cfg=cfg)

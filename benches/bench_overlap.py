@@ -59,7 +59,7 @@ class Envs:
         self.store = store
 
     def source(self, num_threads: int | None = None) -> Any:
-        from iltools_datasets.window_source import WindowSource
+        from iltools_datasets.windows.source import WindowSource
 
         return WindowSource(self.store, list(WIDTHS), WINDOW, self.traj, self.step, num_threads=num_threads)
 
@@ -187,7 +187,7 @@ def to_the_device(envs: Envs, rounds: int, num_steps: int, num_threads: int | No
     With several threads the gather alone finds its helper still spinning; after a put, it has gone to sleep.
     """
     import jax
-    from iltools_datasets.device_placement import Placement
+    from iltools_datasets.jax.placement import Placement
 
     store, placement = envs.store, Placement()
     fields = store.field_ids(list(WIDTHS))

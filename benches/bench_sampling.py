@@ -94,15 +94,15 @@ def waits(rb: Any, step: Any, count: int) -> np.ndarray:
     return np.array(waited[5:])
 
 
-def busy(span: float) -> Any:
-    """A step that takes `span` seconds on one core."""
+def busy(span: float, sizes: set[int]) -> Any:
+    """A step that takes `span` seconds on one core; batches must be of one of the sizes."""
     matrix = np.ones((96, 96), np.float32)
 
     def step(batch: Any) -> None:
         end = time.perf_counter() + span
         while time.perf_counter() < end:
             matrix @ matrix
-        assert len(batch["index"])
+        assert len(batch["index"]) in sizes
 
     return step
 
@@ -129,7 +129,7 @@ def test_waiting_for_a_batch_made_ahead(
     plain = {"our": buffer(kind, one_thread, ours.SamplerWithoutReplacement()), "TorchRL's": theirs(peer_storage)}
     gather = functools.partial(plain[longer_than].sample, size)
     timed(gather, 10)
-    step = busy(1.5 * min(timed(gather, 10) for _ in range(5)))
+    step = busy(1.5 * min(timed(gather, 10) for _ in range(5)), {size, len(store) % size})
 
     rounds, per_round = (3, 50) if quick else (5, 200)
     pairs = []

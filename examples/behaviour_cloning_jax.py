@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from expert_motion import open_expert_store
 from iltools_datasets import TrajectoryStore
-from iltools_datasets.device_store import DeviceStore
+from iltools_datasets.jax.device_store import DeviceStore
 from iltools_datasets.jax_stream import DoubleBufferStreamer
-from iltools_datasets.window_source import WindowSource
+from iltools_datasets.windows.source import WindowSource
 
 KEYS = ["qpos", "qvel", ("next", "qpos")]
 HIDDEN = 256
@@ -97,7 +97,7 @@ def clone_on_device(store: TrajectoryStore, num_envs: int, window: int, num_step
         state, loss = update(state, data.window(traj, at, length, "wrap"))
         return state, (traj, at + length), loss
 
-    state, data = initial_state(store), store.to_device(KEYS)
+    state, data = initial_state(store), DeviceStore.from_store(store, KEYS)
     place = tuple(jnp.asarray(values, jnp.int32) for values in starts(store, num_envs))
     for _ in range(num_steps):
         state, place, loss = step(state, data, place, window)

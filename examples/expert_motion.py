@@ -9,8 +9,8 @@ import numpy as np
 from iltools_datasets import TrajectoryStore
 from iltools_datasets.demo.cartpole import CartPole
 from iltools_datasets.demo.recording import archive_clips, record_clips
+from iltools_datasets.ingest.from_archive import build_store
 from iltools_datasets.sources import export, open_sources
-from iltools_datasets.store_export import export_store
 
 G1_RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "unitree_g1"
 
@@ -31,5 +31,5 @@ def open_expert_store(workdir: Path, recordings: Sequence[Path] = ()) -> Traject
             print("simulating the expert of a cart-pole")
             plant = CartPole()
             archive_clips(archive, plant, record_clips(plant, np.random.default_rng(0), 40, 10))
-        export_store(archive, store, ["qpos", "qvel"], overwrite=True, progress=False)
+        build_store(archive, store, ["qpos", "qvel"], overwrite=True, progress=False)
     return TrajectoryStore.open(store)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from expert_motion import open_expert_store
 from iltools_datasets.jax_stream import DoubleBufferStreamer
-from iltools_datasets.window_source import WindowSource
+from iltools_datasets.windows.source import WindowSource
 
 
 @jax.jit

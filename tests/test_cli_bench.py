@@ -12,7 +12,7 @@ pytest.importorskip("typer", reason="needs the cli extra")
 
 from conftest import build_store, make_clips
 from iltools_datasets.cli import main
-from iltools_datasets.throughput import MODES, WINDOW
+from iltools_datasets.replay.throughput import MODES, WINDOW
 
 
 def run(*arguments: str) -> int:

@@ -30,7 +30,7 @@ def test_importing_loads_no_framework() -> None:
 
 
 def test_the_store_loads_neither_torch_nor_zarr() -> None:
-    assert not loaded_by("iltools_datasets.trajectory_store") & {"torch", "jax", "zarr"}
+    assert not loaded_by("iltools_datasets.store.trajectory_store") & {"torch", "jax", "zarr"}
 
 
 def test_every_public_name_resolves() -> None:

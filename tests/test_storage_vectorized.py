@@ -24,9 +24,9 @@ from iltools_datasets.errors import (
     SchemaError,
     UnknownSegmentError,
 )
+from iltools_datasets.ingest.from_archive import build_store
 from iltools_datasets.storage import VectorizedTrajectoryDataset
-from iltools_datasets.store_export import export_store
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 Clips = dict[str, dict[str, np.ndarray]]
 
@@ -171,7 +171,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, archive: Path, clips: Clip
     with ArchiveWriter(scratch / "packed.zarr", layout="packed") as writer:
         for name, arrays in clips.items():
             writer.add(*name.split("/"), arrays)
-    export_store(archive, scratch / "store", ["qpos", "qvel"], progress=False)
+    build_store(archive, scratch / "store", ["qpos", "qvel"], progress=False)
     return {"archive": archive, "packed": scratch / "packed.zarr", "store": scratch / "store"}
 
 

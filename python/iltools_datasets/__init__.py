@@ -6,25 +6,26 @@ Importing this package loads neither torch nor jax; names are resolved on first 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from iltools_datasets._worker_processes import use_one_thread_in_workers
+from iltools_datasets._base.worker_processes import use_one_thread_in_workers
 
 if TYPE_CHECKING:
     from iltools_datasets._core import num_threads, set_num_threads
-    from iltools_datasets.segments import EnvAssignment, Segment, Segments
-    from iltools_datasets.store_maintenance import Damage, repair_store, verify_store
-    from iltools_datasets.trajectory_store import StoreBuilder, TrajectoryStore
+    from iltools_datasets.store.builder import StoreBuilder
+    from iltools_datasets.store.maintenance import Damage, repair_store, verify_store
+    from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
+    from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 _HOMES = {
-    "Damage": "store_maintenance",
-    "EnvAssignment": "segments",
-    "Segment": "segments",
-    "Segments": "segments",
-    "StoreBuilder": "trajectory_store",
-    "TrajectoryStore": "trajectory_store",
+    "Damage": "store.maintenance",
+    "EnvAssignment": "store.segments",
+    "Segment": "store.segments",
+    "Segments": "store.segments",
+    "StoreBuilder": "store.builder",
+    "TrajectoryStore": "store.trajectory_store",
     "num_threads": "_core",
-    "repair_store": "store_maintenance",
+    "repair_store": "store.maintenance",
     "set_num_threads": "_core",
-    "verify_store": "store_maintenance",
+    "verify_store": "store.maintenance",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -15,7 +15,7 @@ pytest.importorskip("typer", reason="the command line needs the extra cli")
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter
 from iltools_datasets.cli import main
 from iltools_datasets.cli.opened import OpenedStore
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 JOINTS = 3
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("typer", reason="the command line needs the extra cli")
 
 from iltools_datasets.cli import main
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 pytestmark = pytest.mark.shared_data
 

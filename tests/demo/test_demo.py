@@ -18,8 +18,8 @@ from iltools_datasets.demo import run
 from iltools_datasets.demo.cloning import ACTION, Normaliser, cartpole_features, train, untrained_policy
 from iltools_datasets.demo.events import Built, Event, Recorded, Sampled, Tracked, Trained
 from iltools_datasets.errors import MissingKeyError
-from iltools_datasets.observation_keys import default_obs_keys
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.ingest.default_keys import default_obs_keys
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 pytestmark = pytest.mark.torch
 

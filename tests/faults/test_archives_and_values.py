@@ -13,8 +13,8 @@ from iltools_datasets.archive import ArchiveReader, ArchiveWriter
 
 BUILD = """
 import sys
-from iltools_datasets.store_export import export_store
-export_store(sys.argv[1], sys.argv[2], obs_keys=["qpos"])
+from iltools_datasets.ingest.from_archive import build_store
+build_store(sys.argv[1], sys.argv[2], obs_keys=["qpos"])
 """
 
 

@@ -85,7 +85,7 @@ def test_threads_share_a_store_and_a_sampler(path: Path) -> None:
 def test_no_thread_at_import() -> None:
     code = (
         "import os; import numpy; before = len(os.listdir('/proc/self/task'))\n"
-        "import iltools_datasets._core, iltools_datasets.trajectory_store\n"
+        "import iltools_datasets._core, iltools_datasets.store.trajectory_store\n"
         "assert len(os.listdir('/proc/self/task')) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=WATCHDOG_SECONDS)

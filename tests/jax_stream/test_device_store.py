@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +17,6 @@ import jax.numpy as jnp  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import StoreBuilder, TrajectoryStore  # noqa: E402
-from iltools_datasets.device_columns import check_row_count  # noqa: E402
-from iltools_datasets.device_store import DeviceStore  # noqa: E402
 from iltools_datasets.errors import (  # noqa: E402
     BudgetError,
     MissingExtraError,
@@ -25,8 +24,10 @@ from iltools_datasets.errors import (  # noqa: E402
     OutOfRangeError,
     SchemaError,
 )
+from iltools_datasets.jax.device_store import DeviceStore  # noqa: E402
+from iltools_datasets.jax.upload import check_row_count  # noqa: E402
 from iltools_datasets.jax_stream import DoubleBufferStreamer  # noqa: E402
-from iltools_datasets.window_source import WindowSource  # noqa: E402
+from iltools_datasets.windows.source import WindowSource  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 from jax_cases import clips_fixture, columns_fixture, store_fixture  # noqa: E402, F401
 
@@ -40,7 +41,7 @@ places = st.lists(st.tuples(st.integers(0, 5), steps), min_size=4, max_size=4)
 
 @pytest.fixture(scope="module")
 def on_device(store: TrajectoryStore) -> DeviceStore:
-    return store.to_device()
+    return DeviceStore.from_store(store)
 
 
 @partial(jax.jit, static_argnames=("length", "boundary", "offsets"))
@@ -108,7 +109,7 @@ def test_a_rollout_inside_of_jit_is_the_stream(store: TrajectoryStore, on_device
 
         return jax.lax.scan(body, jnp.zeros(3, jnp.int32), None, num_windows)[1]
 
-    rolled = roll(store.to_device(["qpos", "action"]))
+    rolled = roll(DeviceStore.from_store(store, ["qpos", "action"]))
     for n, window in enumerate(streamed):
         for key, value in window.items():
             assert bits(rolled[key][n]) == bits(value)
@@ -139,7 +140,7 @@ class TestShapes:
             return store.window(0, 0, 1)["qpos"]
 
         for _ in range(3):
-            first(store.to_device(["qpos"]))
+            first(DeviceStore.from_store(store, ["qpos"]))
         assert len(traces) == 1
 
     def test_state_and_next_share_an_array(self, store: TrajectoryStore, on_device: DeviceStore) -> None:
@@ -153,10 +154,10 @@ class TestShapes:
             for k in range(3):
                 builder.add(0, k, {}, {"x": rng.random((9, 2)), ("next", "x"): rng.random((9, 2))})
         store = TrajectoryStore.open(tmp_path / "s")
-        assert len(store.to_device(dtype=None).columns) == 2
+        assert len(DeviceStore.from_store(store, dtype=None).columns) == 2
 
     def test_keys_alone(self, store: TrajectoryStore) -> None:
-        only_next = store.to_device([("next", "qpos")])
+        only_next = DeviceStore.from_store(store, [("next", "qpos")])
         assert only_next.window(0, 0, 2)["next"]["qpos"].shape == (2, 5)
         assert list(only_next.window(0, 0, 2)) == ["next"]
 
@@ -174,43 +175,46 @@ class TestValues:
         values = raw > 127 if dtype == "bool" else raw.view(dtype)
         store = self.build(tmp_path, values)
         expected = store.windows([0, 1], [2, -1], 4, "wrap")
-        assert_same(jitted_window(store.to_device(), jnp.array([0, 1]), jnp.array([2, -1]), 4), expected)
+        assert_same(jitted_window(DeviceStore.from_store(store), jnp.array([0, 1]), jnp.array([2, -1]), 4), expected)
 
     def test_floats_are_cast(self, tmp_path: Path) -> None:
         values = np.random.default_rng(0).standard_normal((12, 3))
         store = self.build(tmp_path, values)
         for dtype in (None, jnp.bfloat16, np.float16):
-            window = store.to_device(["x"], dtype=dtype).window(0, 1, 4)["x"]
+            window = DeviceStore.from_store(store, ["x"], dtype=dtype).window(0, 1, 4)["x"]
             assert bits(window) == bits(values[1:5].astype(dtype or np.float32))
 
     def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         store = self.build(tmp_path, np.array([[1.0], [2], [1e300], [4], [5], [6]]))
         with pytest.raises(SchemaError, match="a value of float64 does not fit float32"):
-            store.to_device()
+            DeviceStore.from_store(store)
 
     def test_int64_is_refused_only_if_too_large(self, tmp_path: Path) -> None:
         store = self.build(tmp_path, np.arange(12)[:, None])
-        assert store.to_device().window(0, 1, 2)["x"].tolist() == [[1], [2]]
+        assert DeviceStore.from_store(store).window(0, 1, 2)["x"].tolist() == [[1], [2]]
         (tmp_path / "large").mkdir()
         large = self.build(tmp_path / "large", np.arange(12)[:, None] + 2**31)
         with pytest.raises(SchemaError, match="does not fit int32"):
-            large.to_device()
+            DeviceStore.from_store(large)
 
 
 class TestRefusals:
     def test_a_budget(self, store: TrajectoryStore) -> None:
         needed = 4 * 187 * 5
-        assert store.to_device(["qpos"], budget=needed).columns[0].nbytes == needed
+        assert DeviceStore.from_store(store, ["qpos"], budget=needed).columns[0].nbytes == needed
         with pytest.raises(BudgetError, match=f"{needed} bytes per device are needed, {needed - 1} are the budget"):
-            store.to_device(["qpos"], budget=needed - 1)
-        assert store.to_device(["qpos"], dtype=jnp.bfloat16, budget=needed // 2).columns[0].nbytes == needed // 2
+            DeviceStore.from_store(store, ["qpos"], budget=needed - 1)
+        assert (
+            DeviceStore.from_store(store, ["qpos"], dtype=jnp.bfloat16, budget=needed // 2).columns[0].nbytes
+            == needed // 2
+        )
 
     def test_the_budget_is_per_device(self, store: TrajectoryStore) -> None:
         mesh = Mesh(np.array(jax.devices()[:2]), ("rows",))
         halves = NamedSharding(mesh, PartitionSpec("rows"))
-        store.to_device(["qpos"], sharding=halves, budget=4 * 94 * 5)
+        DeviceStore.from_store(store, ["qpos"], sharding=halves, budget=4 * 94 * 5)
         with pytest.raises(BudgetError):
-            store.to_device(["qpos"], sharding=NamedSharding(mesh, PartitionSpec()), budget=4 * 94 * 5)
+            DeviceStore.from_store(store, ["qpos"], sharding=NamedSharding(mesh, PartitionSpec()), budget=4 * 94 * 5)
 
     def test_rows_beyond_int32(self) -> None:
         check_row_count(2**31 - 1)
@@ -222,13 +226,13 @@ class TestRefusals:
     ) -> None:
         monkeypatch.setattr(TrajectoryStore, "__len__", lambda _: 2**31 - 1)
         with pytest.raises(OutOfRangeError, match="int32"):
-            store.to_device()
+            DeviceStore.from_store(store)
 
     def test_keys(self, store: TrajectoryStore) -> None:
         with pytest.raises(MissingKeyError, match="nothing"):
-            store.to_device(["nothing"])
+            DeviceStore.from_store(store, ["nothing"])
         with pytest.raises(SchemaError, match="no keys"):
-            store.to_device([])
+            DeviceStore.from_store(store, [])
 
     @pytest.mark.parametrize(
         ("call", "error", "message"),
@@ -259,11 +263,11 @@ class TestRefusals:
         found = jitted_window(on_device, jnp.array([-3, 99]), jnp.array([0, 0]), 2)
         assert_same(found, store.windows([0, 5], [0, 0], 2))
 
-    def test_without_jax(self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_jax(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "jax", None)
-        monkeypatch.delitem(sys.modules, "iltools_datasets.device_store")
+        monkeypatch.delitem(sys.modules, "iltools_datasets.jax.device_store")
         with pytest.raises(MissingExtraError, match=r"iltools-datasets\[jax\]"):
-            store.to_device()
+            importlib.import_module("iltools_datasets.jax.device_store")
 
 
 @pytest.mark.parametrize("spec", [PartitionSpec(), PartitionSpec("rows")], ids=["copies", "split"])
@@ -271,14 +275,14 @@ def test_over_several_devices(store: TrajectoryStore, spec: PartitionSpec) -> No
     devices = jax.devices()
     if len(devices) < 2:
         pytest.skip("needs several devices")
-    on_device = store.to_device(sharding=NamedSharding(Mesh(np.array(devices), ("rows",)), spec))
+    on_device = DeviceStore.from_store(store, sharding=NamedSharding(Mesh(np.array(devices), ("rows",)), spec))
     traj, step = np.array([0, 5, 4, 1]), np.array([0, 30, -3, 38])
     assert_same(jitted_window(on_device, traj, step, 9, "mask"), store.windows(traj, step, 9, "mask"))
 
 
 def test_one_given_device(store: TrajectoryStore) -> None:
     device = jax.devices()[-1]
-    assert store.to_device(["qpos"], sharding=device).columns[0].devices() == {device}
+    assert DeviceStore.from_store(store, ["qpos"], sharding=device).columns[0].devices() == {device}
 
 
 def test_bfloat16_of_a_data_set_that_others_wrote(tmp_path: Path) -> None:
@@ -294,7 +298,7 @@ def test_bfloat16_of_a_data_set_that_others_wrote(tmp_path: Path) -> None:
     source = WindowSource(store, ["x", ("next", "x")], 4, [1])
     with DoubleBufferStreamer(source) as streamer:
         streamed = streamer.next_window()
-    on_device = store.to_device(["x", ("next", "x")])
+    on_device = DeviceStore.from_store(store, ["x", ("next", "x")])
     assert len(on_device.columns) == 1
     for window in (jax.tree.map(lambda array: array[0], streamed), on_device.window(1, 0, 4)):
         assert window["x"].dtype == jnp.bfloat16

@@ -98,7 +98,7 @@ def test_without_jax_it_says_what_to_install() -> None:
             sys.executable,
             "-c",
             "import sys; sys.modules['jax'] = None\n"
-            "from iltools_datasets.window_source import WindowSource\n"
+            "from iltools_datasets.windows.source import WindowSource\n"
             "import iltools_datasets.jax_stream",
         ],
         capture_output=True,

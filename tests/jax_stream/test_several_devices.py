@@ -16,7 +16,7 @@ import jax.numpy as jnp  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets.errors import SchemaError  # noqa: E402
 from iltools_datasets.jax_stream import DoubleBufferStreamer  # noqa: E402
-from iltools_datasets.window_source import WindowSource  # noqa: E402
+from iltools_datasets.windows.source import WindowSource  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding  # noqa: E402
 from jax_cases import clips_fixture, store_fixture  # noqa: E402, F401
 
@@ -121,8 +121,9 @@ import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from iltools_datasets import TrajectoryStore
+from iltools_datasets.jax.device_store import DeviceStore
 from iltools_datasets.jax_stream import DoubleBufferStreamer
-from iltools_datasets.window_source import WindowSource
+from iltools_datasets.windows.source import WindowSource
 
 address, number, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
@@ -144,7 +145,7 @@ for layout, shape in (("global", (8, 3, 5)), ("pmap", (4, 2, 3, 5))):
             np.testing.assert_array_equal(local, expected()["qpos"])
             print("here:", layout, float(mean(window)))
 
-on_device = store.to_device(["qpos", ("next", "qpos")], sharding=sharding)
+on_device = DeviceStore.from_store(store, ["qpos", ("next", "qpos")], sharding=sharding)
 pick = jax.jit(lambda store: store.window(4, 90, 9)["qpos"], out_shardings=NamedSharding(mesh, PartitionSpec()))
 np.testing.assert_array_equal(pick(on_device), store.windows([4], [90], 9, keys=["qpos"])["qpos"][0])
 try:

@@ -12,7 +12,7 @@ jax = pytest.importorskip("jax", reason="needs the jax extra")
 import jax.numpy as jp  # noqa: E402
 from iltools_datasets.storage import VectorizedTrajectoryDataset  # noqa: E402
 from iltools_datasets.trajopt.loader import TrajoptLoader  # noqa: E402
-from iltools_datasets.window_source import WindowSource  # noqa: E402
+from iltools_datasets.windows.source import WindowSource  # noqa: E402
 
 pytestmark = pytest.mark.jax
 

@@ -21,7 +21,7 @@ from iltools_datasets.errors import (
     UnknownSegmentError,
 )
 from iltools_datasets.storage import VectorizedTrajectoryDataset
-from iltools_datasets.window_source import WindowSource
+from iltools_datasets.windows.source import WindowSource
 from jax_cases import clips_fixture, store_fixture  # noqa: F401
 
 Clips = list[dict[str, np.ndarray]]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-MODULES = ["replay_manager", "replay_memmap", "replay_export", "reference", "trajectory_td"]
+MODULES = ["replay_manager", "replay_memmap", "replay_export", "reference", "replay.trajectory_td"]
 
 
 @pytest.mark.parametrize("module", MODULES)

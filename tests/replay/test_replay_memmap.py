@@ -24,7 +24,7 @@ from iltools_datasets.errors import (  # noqa: E402
     StoreNotFoundError,
 )
 from iltools_datasets.replay_memmap import ExpertMemmapBuilder, Segment, build_trajectory_td, load  # noqa: E402
-from iltools_datasets.trajectory_store import TrajectoryStore  # noqa: E402
+from iltools_datasets.store.trajectory_store import TrajectoryStore  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -152,7 +152,7 @@ def test_a_forgotten_builder_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys, torch
 from iltools_datasets.replay_memmap import ExpertMemmapBuilder, build_trajectory_td
-from iltools_datasets.store_spool import StoreSpool
+from iltools_datasets.store.spool import StoreSpool
 x = torch.randn(4, 2)
 builder = ExpertMemmapBuilder(sys.argv[1], max_size=100, overwrite=True)
 builder.add_trajectory(0, 0, build_trajectory_td(x[:-1], x[:-1], x[1:]))

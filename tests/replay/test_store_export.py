@@ -14,15 +14,15 @@ from archives import Clip, motion_clips, write_archive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iltools_datasets.errors import MissingKeyError, SchemaError, SourceError, StoreExistsError
-from iltools_datasets.store_export import export_store
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.ingest.from_archive import build_store
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 OBS_KEYS = ["qpos", "qvel"]
 
 
 def export(tmp_path: Path, clips: dict[str, Clip], **options: Any) -> TrajectoryStore:
     archive = write_archive(tmp_path / "archive.zarr", clips)
-    path, _ = export_store(archive, tmp_path / "store", options.pop("obs_keys", OBS_KEYS), **options)
+    path, _ = build_store(archive, tmp_path / "store", options.pop("obs_keys", OBS_KEYS), **options)
     return TrajectoryStore.open(path)
 
 
@@ -145,7 +145,7 @@ def test_both_action_and_actions_is_an_error_unless_one_is_named(tmp_path: Path)
 def test_an_archive_without_action_gets_zeros(tmp_path: Path, act_key: str | None) -> None:
     clips = {name: {"qpos": clip["qpos"]} for name, clip in motion_clips().items()}
     archive = write_archive(tmp_path / "archive.zarr", clips)
-    path, report = export_store(archive, tmp_path / "store", ["qpos"], act_key=act_key)
+    path, report = build_store(archive, tmp_path / "store", ["qpos"], act_key=act_key)
     store = TrajectoryStore.open(path)
     np.testing.assert_array_equal(everything(store)["action"], np.zeros((len(store), 1), np.float32))
     assert report.zero_action
@@ -223,7 +223,7 @@ def test_only_trajectories_without_a_flag_are_inferred(tmp_path: Path) -> None:
         "a/b/d": {"qpos": np.zeros((3, 1))},
     }
     archive = write_archive(tmp_path / "archive.zarr", clips)
-    path, report = export_store(archive, tmp_path / "store", ["qpos"])
+    path, report = build_store(archive, tmp_path / "store", ["qpos"])
     assert flags_of(TrajectoryStore.open(path)) == {"terminated": [3], "done": [1, 3]}
     assert report.inferred_terminated == 1
 
@@ -266,7 +266,7 @@ def test_dtypes(tmp_path: Path, dtype: str, float_dtype: str | None, expected: s
     values = np.array([0, 1, 0, 1, 1], dtype)
     clip = {"qpos": np.zeros((5, 1)), "x": values}
     archive = write_archive(tmp_path / "archive.zarr", {"a/b/c": clip}, zarr_format=2)
-    path, _ = export_store(archive, tmp_path / "store", ["qpos"], float_dtype=float_dtype)
+    path, _ = build_store(archive, tmp_path / "store", ["qpos"], float_dtype=float_dtype)
     store = TrajectoryStore.open(path)
     assert store.dtype("x") == np.dtype(expected)
     np.testing.assert_array_equal(everything(store)["x"], values[:-1].astype(expected))
@@ -359,14 +359,14 @@ def test_a_trajectory_that_differs_is_an_error(
 )
 def test_it_is_skipped_when_not_strict(tmp_path: Path, clips: dict[str, Clip]) -> None:
     archive = write_archive(tmp_path / "archive.zarr", clips)
-    _, report = export_store(archive, tmp_path / "store", OBS_KEYS, strict=False)
+    _, report = build_store(archive, tmp_path / "store", OBS_KEYS, strict=False)
     assert [entry.name for entry in report.skipped] == ["lab/walk/traj1"]
     assert report.num_trajectories == 5
 
 
 def test_a_further_key_that_not_all_have_is_left_out_when_not_strict(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive.zarr", broken("extra", np.zeros((9, 3))))
-    path, report = export_store(archive, tmp_path / "store", OBS_KEYS, strict=False)
+    path, report = build_store(archive, tmp_path / "store", OBS_KEYS, strict=False)
     assert "extra" in report.dropped_keys
     assert "extra" not in TrajectoryStore.open(path).keys
     assert report.num_trajectories == 6
@@ -374,14 +374,14 @@ def test_a_further_key_that_not_all_have_is_left_out_when_not_strict(tmp_path: P
 
 def test_keys_can_be_excluded(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive.zarr", broken("extra", np.zeros((9, 3))))
-    path, report = export_store(archive, tmp_path / "store", OBS_KEYS, exclude_keys=["extra"])
+    path, report = build_store(archive, tmp_path / "store", OBS_KEYS, exclude_keys=["extra"])
     assert "extra" not in TrajectoryStore.open(path).keys
     assert report.dropped_keys == {"extra": "named in exclude_keys"}
 
 
 def test_trajectories_of_one_state_are_skipped_and_named(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive.zarr", motion_clips(lengths=(5, 1, 2)))
-    path, report = export_store(archive, tmp_path / "store", OBS_KEYS)
+    path, report = build_store(archive, tmp_path / "store", OBS_KEYS)
     assert [entry.name for entry in report.skipped] == ["lab/run/traj1", "lab/walk/traj1"]
     store = TrajectoryStore.open(path)
     assert [(segment.traj_id, segment.length) for segment in store.segments] == [(0, 4), (2, 1), (0, 4), (2, 1)]
@@ -416,7 +416,7 @@ def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, Any],
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.zarr"):
-        export_store(tmp_path / "nowhere.zarr", tmp_path / "store", OBS_KEYS)
+        build_store(tmp_path / "nowhere.zarr", tmp_path / "store", OBS_KEYS)
     assert not (tmp_path / "store").exists()
 
 
@@ -443,7 +443,7 @@ def test_a_failed_build_leaves_the_old_store(tmp_path: Path) -> None:
 
 def test_the_report_is_json(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive.zarr", motion_clips(lengths=(5, 1)))
-    _, report = export_store(archive, tmp_path / "store", OBS_KEYS)
+    _, report = build_store(archive, tmp_path / "store", OBS_KEYS)
     document = json.loads(json.dumps(report.as_dict()))
     assert document["num_transitions"] == 8
     assert document["skipped"][0]["name"] == "lab/run/traj1"
@@ -452,7 +452,7 @@ def test_the_report_is_json(tmp_path: Path) -> None:
 
 def test_it_loads_neither_torch_nor_jax() -> None:
     code = (
-        "import sys, iltools_datasets.store_export\n"
+        "import sys, iltools_datasets.ingest.from_archive\n"
         "sys.exit(' '.join(m for m in ('torch', 'jax') if m in sys.modules) or None)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

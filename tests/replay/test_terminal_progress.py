@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+from iltools_datasets._base.terminal_progress import terminal_progress
 from iltools_datasets.errors import MissingExtraError
-from iltools_datasets.terminal_progress import terminal_progress
 
 
 @pytest.mark.parametrize("show", [None, False])

@@ -8,7 +8,7 @@ import zarr
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.errors import SourceError, SourceNotFoundError
 from iltools_datasets.sources import export, open_source, recognise
-from iltools_datasets.sources.flat_zarr import FlatZarrSource
+from iltools_datasets.sources.formats.flat_zarr import FlatZarrSource
 
 
 def make_replay(path, ends=(4, 5, 11), steps=11, zarr_format=2, **changes):

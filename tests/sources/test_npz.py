@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from iltools_datasets.errors import SourceError, SourceNotFoundError
-from iltools_datasets.sources.npz import Npz, member_names
+from iltools_datasets.sources.formats.npz import Npz, member_names
 
 
 class Bomb:

@@ -5,13 +5,13 @@ import pytest
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.errors import SourceError
 from iltools_datasets.sources import export, open_source, open_sources, recognise
-from iltools_datasets.sources.amp_npz import AmpSource
-from iltools_datasets.sources.flat_zarr import FlatZarrSource
-from iltools_datasets.sources.loco_mujoco_legacy_npz import LocoMujocoLegacySource
-from iltools_datasets.sources.loco_mujoco_npz import LocoMujocoSource
-from iltools_datasets.sources.motion_npz import MotionTrackingSource
-from iltools_datasets.sources.trajopt_npz import TrajoptSource
-from iltools_datasets.sources.unitree_csv import UnitreeCsvSource
+from iltools_datasets.sources.formats.amp_npz import AmpSource
+from iltools_datasets.sources.formats.flat_zarr import FlatZarrSource
+from iltools_datasets.sources.formats.loco_mujoco_legacy_npz import LocoMujocoLegacySource
+from iltools_datasets.sources.formats.loco_mujoco_npz import LocoMujocoSource
+from iltools_datasets.sources.formats.motion_npz import MotionTrackingSource
+from iltools_datasets.sources.formats.trajopt_npz import TrajoptSource
+from iltools_datasets.sources.formats.unitree_csv import UnitreeCsvSource
 
 
 def to_archive(tmp_path, path, **options):

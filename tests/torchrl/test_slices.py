@@ -486,8 +486,8 @@ class TestEveryWindow:
 
         sampler = EveryWindowSampler(4, seed=0)
         storage = Huge(TensorDict({"x": torch.zeros(1)}, [1]))
-        from iltools_datasets.torchrl import slice_info, slices
-        from iltools_datasets.torchrl.trajectory_table import TrajectoryTable
+        from iltools_datasets.torchrl.samplers import slice_info, slices
+        from iltools_datasets.torchrl.samplers.trajectory_table import TrajectoryTable
 
         monkeypatch.setattr(sampler, "_whole_table", lambda _: TrajectoryTable.from_stops(ends - 1, count * 1000))
         monkeypatch.setattr(slice_info, "read_keys", lambda *_: {})

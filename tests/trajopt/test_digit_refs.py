@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from iltools_datasets.errors import OutOfRangeError, SchemaError, SourceError, SourceNotFoundError
+from iltools_datasets.motion.rotations import euler_angles, into_body_frame
 from iltools_datasets.trajopt.digit_refs import DigitRefSpec, DigitTrajoptRefBuilder, build_refs_from_window
-from iltools_datasets.trajopt.rotations import euler_angles, into_body_frame
 
 NQ, NV, MOTORS = 12, 11, 3
 SPEC = DigitRefSpec([7, 9, 11], [6, 8, 10])

@@ -12,7 +12,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 
 Location: TypeAlias = str | os.PathLike[str] | Store
 """A path, a URL such as `s3://bucket/archive.zarr`, or a zarr store."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

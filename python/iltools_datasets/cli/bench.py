@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 
 from iltools_datasets import _core
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.cli.output import AsJson, heading, human_bytes, human_count, out, print_json
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 if TYPE_CHECKING:
-    from iltools_datasets.throughput import Throughput
+    from iltools_datasets.replay.throughput import Throughput
 
 _BATCH_SIZES = (256, 4096, 32768)
 
@@ -35,7 +35,7 @@ def bench(
 ) -> None:
     """Measure every way of sampling a store, on this machine, now: medians, 99th percentiles, samples per second."""
     try:
-        from iltools_datasets.throughput import measure, synthetic_store
+        from iltools_datasets.replay.throughput import measure, synthetic_store
     except ImportError as error:
         raise missing_extra("torch", "iltools bench") from error
     if plot is not None:

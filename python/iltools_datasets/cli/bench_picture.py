@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from iltools_datasets.cli.output import human_count
-from iltools_datasets.throughput import MODES, Throughput
+from iltools_datasets.replay.throughput import MODES, Throughput
 
 
 def save_picture(found: list[Throughput], about: str, path: Path) -> None:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.cli.output import AsJson, err, facts, heading, human_bytes, out, print_json
-from iltools_datasets.observation_keys import default_obs_keys
-from iltools_datasets.store_export import export_store
+from iltools_datasets.ingest.default_keys import default_obs_keys
+from iltools_datasets.ingest.from_archive import build_store
 
 
 def build(
@@ -31,7 +31,7 @@ def build(
 ) -> None:
     """Build a store from an archive: what training samples from."""
     keys = obs_keys or default_obs_keys(ArchiveReader(archive))
-    path, report = export_store(
+    path, report = build_store(
         archive,
         store,
         keys,

@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.cli.curves import Curve, draw_curves, draw_with_scale
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, facts, human_bytes, human_count, out, print_json
 

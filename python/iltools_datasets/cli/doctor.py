@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from iltools_datasets._base.terminal_progress import terminal_progress
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, heading, out, print_json
 from iltools_datasets.doctor import Diagnosis, examine
-from iltools_datasets.terminal_progress import terminal_progress
 
 
 def doctor(

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.doctor.motion import declared_rate
 from iltools_datasets.errors import IltoolsError, MissingKeyError, SourceError, SourceNotFoundError, UnknownSegmentError
-from iltools_datasets.trajectory_store import Key, TrajectoryStore
+from iltools_datasets.motion.clip import declared_rate
+from iltools_datasets.store.keys import Key
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from iltools_datasets.cli.curves import value_range
 
 if TYPE_CHECKING:
-    from iltools_datasets.cli.view import Scene
+    from iltools_datasets.cli.scene import Scene
 
 _MOST_LABELLED = 12
 

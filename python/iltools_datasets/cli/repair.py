@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from iltools_datasets.cli.output import AsJson, out, print_json
-from iltools_datasets.store_maintenance import repair_store
+from iltools_datasets.store.maintenance import repair_store
 
 
 def repair(

@@ -13,7 +13,7 @@ from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.cli.opened import is_store, open_path
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
 from iltools_datasets.errors import IltoolsError
-from iltools_datasets.store_maintenance import verify_store
+from iltools_datasets.store.maintenance import verify_store
 
 Progressing = Callable[[int, int], None]
 

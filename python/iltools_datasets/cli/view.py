@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,30 +11,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.cli.curves import Curve, draw_with_scale, value_range
-from iltools_datasets.cli.opened import ClipInfo, Opened, find_clip, open_path
+from iltools_datasets.cli.opened import Opened, find_clip, open_path
 from iltools_datasets.cli.output import AsJson, heading, out, print_json
-from iltools_datasets.doctor.motion import VELOCITY_OF
+from iltools_datasets.cli.scene import Scene
 from iltools_datasets.errors import MissingKeyError
+from iltools_datasets.motion.clip import VELOCITY_OF
 
 _ROOT_COLUMNS = 7
 _CURVE_HEIGHT = 3
 _BAR_WIDTH = 32
 _FEW_CLIPS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What a picture shows: one clip's array [T, C] with a name per column, its root path, and all clip lengths."""
-
-    path: str
-    clip: ClipInfo
-    key: str
-    names: list[str]
-    values: NDArray[Any]
-    root: NDArray[Any] | None
-    lengths: NDArray[np.int64]
 
 
 def view(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iltools_datasets.build_report import BuildReport
 from iltools_datasets.demo.sampling import ModeRate
 from iltools_datasets.demo.tracking import Tracking
+from iltools_datasets.ingest.report import BuildReport
 
 
 @dataclass(frozen=True, slots=True)

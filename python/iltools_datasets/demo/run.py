@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.build_report import BuildReport
 from iltools_datasets.demo.cartpole import CartPole
 from iltools_datasets.demo.cloning import (
     ACTION,
@@ -26,8 +25,9 @@ from iltools_datasets.demo.events import Begun, Built, Event, Recorded, Sampled,
 from iltools_datasets.demo.recording import archive_clips, record_clips
 from iltools_datasets.demo.sampling import measure_modes
 from iltools_datasets.demo.tracking import track
-from iltools_datasets.observation_keys import default_obs_keys
-from iltools_datasets.replay_export import build_replay_from_zarr
+from iltools_datasets.ingest.default_keys import default_obs_keys
+from iltools_datasets.ingest.report import BuildReport
+from iltools_datasets.replay.from_archive import build_replay_from_zarr
 
 ARCHIVE_NAME = "expert.zarr"
 STORE_NAME = "store"

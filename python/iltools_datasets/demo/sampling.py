@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torchrl.data.replay_buffers.samplers import SliceSampler
 
-from iltools_datasets.replay_manager import ExpertReplayManager
-from iltools_datasets.segments import EnvAssignment
+from iltools_datasets.replay.manager import ExpertReplayManager
+from iltools_datasets.store.segments import EnvAssignment
 
 _NUM_ENVS = 256
 _WINDOW = 32

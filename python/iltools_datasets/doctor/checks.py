@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import is_per_state
 from iltools_datasets.doctor.finding import Finding
-from iltools_datasets.doctor.motion import Floats, Motion
+from iltools_datasets.motion.clip import Floats, Motion
 
 Check = Callable[[Motion], Iterator[Finding]]
 

@@ -19,8 +19,8 @@ from iltools_datasets.doctor.checks import (
     check_values,
 )
 from iltools_datasets.doctor.finding import Finding
-from iltools_datasets.doctor.motion import VELOCITY_OF, declared_rate, see_motion
 from iltools_datasets.doctor.velocities import check_velocities
+from iltools_datasets.motion.clip import VELOCITY_OF, declared_rate, see_motion
 
 _T = TypeVar("_T", bound=Hashable)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from iltools_datasets.doctor.checks import repeated_frames
 from iltools_datasets.doctor.finding import Finding
-from iltools_datasets.doctor.motion import Floats, Motion
-from iltools_datasets.sources.kinematics import quaternion_inverse, quaternion_product, rotation_vector
+from iltools_datasets.motion.clip import Floats, Motion
+from iltools_datasets.motion.kinematics import quaternion_inverse, quaternion_product, rotation_vector
 
 _LEAST_STATES = 5
 _GOOD_CORRELATION = 0.9

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from iltools_datasets.errors import SourceError
+from iltools_datasets.sources.formats.loco_mujoco_legacy_npz import LocoMujocoLegacySource
+from iltools_datasets.sources.formats.loco_mujoco_npz import LocoMujocoSource
 from iltools_datasets.sources.loader import DatasetMetadata, SourceLoader, Trajectory
-from iltools_datasets.sources.loco_mujoco_legacy_npz import LocoMujocoLegacySource
-from iltools_datasets.sources.loco_mujoco_npz import LocoMujocoSource
 from iltools_datasets.sources.registry import open_source
 
 __all__ = ["DatasetMetadata", "LocoMuJoCoLoader", "Trajectory"]

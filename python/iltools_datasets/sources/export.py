@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from zarr.abc.store import Store
-
+from iltools_datasets.archive.place import Location
 from iltools_datasets.archive.writer import ArchiveWriter
 from iltools_datasets.errors import IltoolsError, SourceError
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
@@ -39,7 +37,7 @@ class ExportReport:
         notes: what the sources found worth saying.
     """
 
-    path: str | os.PathLike[str] | Store
+    path: Location
     formats: dict[str, int] = field(default_factory=dict)
     metadata: DatasetMetadata = field(default_factory=lambda: DatasetMetadata("", ""))
     failures: list[ExportFailure] = field(default_factory=list)
@@ -63,7 +61,7 @@ class ExportReport:
 
 def export(
     sources: Source | Iterable[Source],
-    out: str | os.PathLike[str] | Store,
+    out: Location,
     *,
     dataset_source: str | None = None,
     fps: float | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import NDArray
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.sources.export import ExportReport, export

@@ -16,7 +16,7 @@ from iltools_datasets.sources.protocol import Source
 from iltools_datasets.sources.unrecognised import UnrecognisedSource, describe_unrecognised
 
 ENTRY_POINT_GROUP = "iltools_datasets.sources"
-_PACKAGE = "iltools_datasets.sources"
+_PACKAGE = "iltools_datasets.sources.formats"
 _BUILT_IN = {
     "flat-zarr": f"{_PACKAGE}.flat_zarr:FlatZarrSource",
     "unitree-csv": f"{_PACKAGE}.unitree_csv:UnitreeCsvSource",

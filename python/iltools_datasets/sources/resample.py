@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import SourceError
-from iltools_datasets.sources.kinematics import FREE_JOINT_DIFFERENCES, free_joint_velocity
+from iltools_datasets.motion.kinematics import FREE_JOINT_DIFFERENCES, free_joint_velocity
 from iltools_datasets.sources.protocol import Recording
 
 FLAG_KEYS = frozenset({"terminated", "truncated", "done", "absorbing"})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from iltools_datasets.errors import SourceError
-from iltools_datasets.sources.npz import Npz
+from iltools_datasets.sources.formats.npz import Npz
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
 
 

@@ -1,6 +1,6 @@
 """TorchRL storages and samplers over the store, and TorchRL's own with a native core: change the import line."""
 
-from iltools_datasets._extras import missing_extra
+from iltools_datasets._base.extras import missing_extra
 
 try:
     import tensordict  # noqa: F401
@@ -9,16 +9,16 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.torchrl") from error
 
+from iltools_datasets.store.env_cursors import EnvCursors
 from iltools_datasets.torchrl.buffer import TensorDictReplayBuffer
-from iltools_datasets.torchrl.env_cursors import EnvCursors
 from iltools_datasets.torchrl.lazy import LazyMemmapStorage, LazyTensorStorage
-from iltools_datasets.torchrl.samplers import RandomSampler, SamplerWithoutReplacement
-from iltools_datasets.torchrl.segment_samplers import (
+from iltools_datasets.torchrl.samplers.elements import RandomSampler, SamplerWithoutReplacement
+from iltools_datasets.torchrl.samplers.segments import (
     AssignedUniformSampler,
     EpochUniformSampler,
     SequentialPerEnvSampler,
 )
-from iltools_datasets.torchrl.slices import EveryWindowSampler, SliceSampler, SliceSamplerWithoutReplacement
+from iltools_datasets.torchrl.samplers.slices import EveryWindowSampler, SliceSampler, SliceSamplerWithoutReplacement
 from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 __all__ = [

@@ -26,8 +26,8 @@ from iltools_datasets.torchrl.buffer_checkpoint import (
     new_save,
     save_tensors,
 )
-from iltools_datasets.torchrl.sampled_ahead import SampledAhead
-from iltools_datasets.torchrl.seeded import SeededSampler
+from iltools_datasets.torchrl.samplers.ahead import SampledAhead
+from iltools_datasets.torchrl.samplers.base import SeededSampler
 from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
 
 _COMPONENTS = ("storage", "sampler", "writer")

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from tensordict import TensorDict, is_tensor_collection
 
+from iltools_datasets._base.files import read_json, sync_directory, write_json
+from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import StateError
-from iltools_datasets.torchrl.checkpoints import SavedState, read_json, sync_directory, write_json
 
 _KIND, _VERSION = "TensorDictReplayBuffer", 1
 _NAME, _LOCK, _PREFIX = "checkpoint.json", ".checkpoint.lock", "save-"

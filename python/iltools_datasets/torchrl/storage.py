@@ -13,11 +13,12 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 from torchrl.data.replay_buffers.storages import TensorStorage
 
+from iltools_datasets._base.files import read_json, write_json
+from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError
-from iltools_datasets.torchrl.checkpoints import SavedState, read_json, write_json
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.torchrl.store_column import StoreColumn, non_negative
 from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
-from iltools_datasets.trajectory_store import TrajectoryStore
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import OutOfRangeError, SchemaError
-from iltools_datasets.trajopt.rotations import euler_angles, into_body_frame
+from iltools_datasets.motion.rotations import euler_angles, into_body_frame
 from iltools_datasets.trajopt.state_files import StateFiles
 
 __all__ = ["DigitRefSpec", "DigitTrajoptRefBuilder", "build_refs_from_window"]

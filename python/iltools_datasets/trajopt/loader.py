@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from iltools_datasets.sources.formats.trajopt_npz import TrajoptSource
 from iltools_datasets.sources.loader import DatasetMetadata, SourceLoader, Trajectory
-from iltools_datasets.sources.trajopt_npz import TrajoptSource
 
 __all__ = ["DatasetMetadata", "Trajectory", "TrajoptLoader"]
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import OutOfRangeError, SchemaError, SourceError, SourceNotFoundError, UnknownSegmentError
-from iltools_datasets.storage import VectorizedTrajectoryDataset
-from iltools_datasets.trajectory_store import TrajectoryStore
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.trajopt.digit_refs import DigitRefSpec, build_refs_from_window
 from iltools_datasets.trajopt.state_files import StateFiles
+from iltools_datasets.windows.dataset import VectorizedTrajectoryDataset
 
 __all__ = ["ReferenceSource"]
 

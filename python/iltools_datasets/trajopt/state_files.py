@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import OutOfRangeError
-from iltools_datasets.sources.npz import Npz
-from iltools_datasets.sources.trajopt_npz import TrajoptSource, read_states, true_length
+from iltools_datasets.sources.formats.npz import Npz
+from iltools_datasets.sources.formats.trajopt_npz import TrajoptSource, read_states, true_length
 
 __all__ = ["StateFiles"]
 

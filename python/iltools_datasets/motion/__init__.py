@@ -1,0 +1,1 @@
+"""What the numbers of a clip mean: rotations, rates, and which velocity belongs to what."""

@@ -1,0 +1,94 @@
+"""The state of a replay manager: what is saved, and how all of it is checked before anything is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torchrl.data import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.samplers import Sampler
+
+from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets.errors import StateError, StoreChangedError
+from iltools_datasets.ranks import Rank
+from iltools_datasets.store.env_cursors import EnvCursors
+from iltools_datasets.store.trajectory_store import TrajectoryStore
+from iltools_datasets.torchrl.samplers.segments import (
+    AssignedUniformSampler,
+    EpochUniformSampler,
+    SequentialPerEnvSampler,
+)
+
+_KIND, _VERSION = "ExpertReplayManager", 1
+
+
+def save_manager_state(
+    store: TrajectoryStore, buffer: TensorDictReplayBuffer, cursors: EnvCursors | None
+) -> dict[str, Any]:
+    """Return the state of a manager's sampling."""
+    sampler = buffer.sampler
+    return {
+        "kind": _KIND,
+        "version": _VERSION,
+        "store": store.uuid,
+        "num_transitions": len(store),
+        "batch_size": buffer.batch_size,
+        "num_envs": None if cursors is None else len(cursors),
+        "segment": None if cursors is None else cursors.segment.tolist(),
+        "step": None if cursors is None else cursors.step.tolist(),
+        "sampler_kind": type(sampler).__name__,
+        "without_replacement": getattr(sampler, "without_replacement", False),
+        "sampler": sampler.state_dict(),
+    }
+
+
+def load_manager_state(
+    state: Mapping[str, Any], store: TrajectoryStore, buffer: TensorDictReplayBuffer, seed: int | None, share: Rank
+) -> tuple[EnvCursors | None, Sampler, int]:
+    """Return the cursors, the sampler and the batch size of a state, changing nothing but a custom sampler.
+
+    `seed` and `share` are the manager's.
+
+    Raises `StateError` for a damaged or impossible state and `StoreChangedError` for one of another store.
+    """
+    saved = SavedState(state, _KIND, _VERSION)
+    if (uuid := saved.text("store")) != store.uuid:
+        raise StoreChangedError(f"{store.path}: the state is of another build: expected {store.uuid}, found {uuid}")
+    if saved.integer("num_transitions") != len(store):
+        raise saved.refuse("num_transitions", str(len(store)))
+    batch_size = saved.integer("batch_size", low=1, high=2**63 - 1)
+    cursors = _saved_cursors(saved, store)
+    kind, without_replacement = saved.text("sampler_kind"), saved.flag("without_replacement")
+    sampler: Sampler
+    if kind == SequentialPerEnvSampler.__name__:
+        if cursors is None:
+            raise saved.refuse("num_envs", "at least one env, which its sampler follows")
+        sampler = SequentialPerEnvSampler(store.segments, cursors)
+    elif kind == AssignedUniformSampler.__name__:
+        sampler = AssignedUniformSampler(store.segments, cursors, without_replacement, seed=seed, **share)
+    elif kind == EpochUniformSampler.__name__:
+        sampler = EpochUniformSampler(store.segments, without_replacement, seed=seed, **share)
+    elif kind == type(buffer.sampler).__name__:
+        sampler = buffer.sampler
+    else:
+        raise StateError(f"state of {_KIND}: sampler {kind}: call set_custom_sampler with one before loading")
+    sampler._rng = buffer._rng
+    if "sampler" not in state:
+        raise saved.refuse("sampler", "the state of a sampler")
+    sampler.load_state_dict(state["sampler"])
+    return cursors, sampler, batch_size
+
+
+def _saved_cursors(saved: SavedState, store: TrajectoryStore) -> EnvCursors | None:
+    num_envs = saved.optional_integer("num_envs", low=1, high=2**31)
+    if num_envs is None:
+        return None
+    segments = store.segments
+    segment, step = saved.integers("segment", num_envs), saved.integers("step", num_envs)
+    if (segment >= len(segments)).any():
+        raise saved.refuse("segment", f"positions within 0..{len(segments)}")
+    if (step >= segments.length[segment]).any():
+        raise saved.refuse("step", "steps within their trajectories")
+    rows = np.stack([segments.task_id[segment], segments.traj_id[segment], step], axis=1)
+    return EnvCursors(segments, [(task, traj, at) for task, traj, at in rows.tolist()])

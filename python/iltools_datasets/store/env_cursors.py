@@ -1,0 +1,99 @@
+"""Which trajectory each env follows and where it stands: the one place that knows, shared by the samplers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iltools_datasets import _core
+from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
+
+Assignment = EnvAssignment | tuple[int, int] | tuple[int, int, int]
+
+
+class EnvCursors:
+    """The assignment of `num_envs` envs to trajectories, with a step for each.
+
+    Args:
+        segments: the segments of the data set.
+        assignment: one `EnvAssignment` per env. A step past the end of its trajectory wraps around.
+
+    Raises:
+        UnknownSegmentError: no trajectory has these ids.
+        OutOfRangeError: a step is negative.
+    """
+
+    def __init__(self, segments: Segments | Iterable[Segment], assignment: Sequence[Assignment]) -> None:
+        self.segments = Segments.from_segments(segments)
+        task, traj, step = _columns(assignment)
+        self.native = _core.SequentialCursors(self.segments.table, self.segments.find_many(task, traj), step)
+        self.revision = 0
+        """Counts the changes of the assignment; marching on is none."""
+
+    def __len__(self) -> int:
+        return len(self.native)
+
+    @property
+    def segment(self) -> NDArray[np.int64]:
+        """int64 [num_envs]: position in `segments` of each env's trajectory; a copy."""
+        return self.native.segment
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """int64 [num_envs]: local step of each env, in transitions; a copy."""
+        return self.native.step
+
+    @property
+    def assignment(self) -> list[EnvAssignment]:
+        """A snapshot: changing it changes nothing here."""
+        segment = self.segment
+        task, traj = self.segments.task_id[segment].tolist(), self.segments.traj_id[segment].tolist()
+        return [EnvAssignment(*row) for row in zip(task, traj, self.step.tolist(), strict=True)]
+
+    def update(self, changes: Mapping[int, Assignment]) -> None:
+        """Put some envs elsewhere: all of them, or, on any error, none.
+
+        Args:
+            changes: env index -> `EnvAssignment`, `(task_id, traj_id)` or `(task_id, traj_id, step)`.
+
+        Raises:
+            UnknownSegmentError: no trajectory has these ids.
+            OutOfRangeError: an env index is outside 0..num_envs, or a step is negative.
+        """
+        env = np.array([operator.index(index) for index in changes], dtype=np.int64)
+        task, traj, step = _columns(changes.values())
+        self.native.update(env, self.segments.find_many(task, traj), step)
+        self.revision += 1
+
+    def place(self, segment: NDArray[np.int64], step: NDArray[np.int64]) -> None:
+        """Put every env at a segment position and step, int64 [num_envs] each; raises as `update` does."""
+        self.native.update(np.arange(len(self), dtype=np.int64), segment, step)
+        self.revision += 1
+
+    def __getstate__(self) -> tuple[Segments, NDArray[np.int64], NDArray[np.int64], int]:
+        return self.segments, self.segment, self.step, self.revision
+
+    def __setstate__(self, state: tuple[Segments, NDArray[np.int64], NDArray[np.int64], int]) -> None:
+        self.segments, segment, step, self.revision = state
+        self.native = _core.SequentialCursors(self.segments.table, segment, step)
+
+    def __repr__(self) -> str:
+        return f"EnvCursors({len(self)} envs on {self.segments!r})"
+
+
+def _columns(assignment: Iterable[Assignment]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    rows = np.array([_row(entry) for entry in assignment], dtype=np.int64).reshape(-1, 3)
+    task, traj, step = (np.ascontiguousarray(column) for column in rows.T)
+    return task, traj, step
+
+
+def _row(entry: Assignment) -> tuple[int, int, int]:
+    if isinstance(entry, EnvAssignment):
+        entry = (entry.task_id, entry.traj_id, entry.step)
+    if not isinstance(entry, Sequence) or len(entry) not in (2, 3):
+        raise TypeError(f"expected an EnvAssignment, (task_id, traj_id) or (task_id, traj_id, step), found {entry!r}")
+    task, traj, step = entry if len(entry) == 3 else (*entry, 0)
+    return operator.index(task), operator.index(traj), operator.index(step)

@@ -1,0 +1,262 @@
+"""The store: the one door to the memory-mapped format (`docs/store-format.md`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from iltools_datasets import _core
+from iltools_datasets.errors import MissingKeyError, StoreChangedError
+from iltools_datasets.store.keys import Backend, Boundary, Key, parts_of, public
+from iltools_datasets.store.maintenance import Damage, read_damages
+from iltools_datasets.store.segments import Segments, int64
+
+__all__ = ["TrajectoryStore"]
+
+
+class TrajectoryStore:
+    """An open store: immutable, memory-mapped, a snapshot of the build that was current when it was opened.
+
+    `len(store)` is the number of transitions. A handle pickles as (path, uuid, backend), never as data.
+    """
+
+    def __init__(self, core: _core.Store, *, num_threads: int | None = None) -> None:
+        self.core = core
+        self.num_threads = num_threads
+        self.keys: list[Key] = [public(parts) for parts in core.keys]
+        self._field = {key: number for number, key in enumerate(self.keys)}
+        self.segments = Segments(core.segments)
+        self._reopen: tuple[Callable[..., TrajectoryStore], tuple[Any, ...]] = (
+            _reopen,
+            (core.path, core.uuid, core.backend, num_threads),
+        )
+
+    @classmethod
+    def open(cls, path: str | Path, backend: Backend = "mmap", *, num_threads: int | None = None) -> TrajectoryStore:
+        """Open a store. Checks the manifest's checksum, the segment table and the length of every file.
+
+        Args:
+            path: directory of the store.
+            backend: `"mmap"` reads through the page cache, which all processes share; `"ram"` reads everything into
+                this process's memory first; `"pread"` reads each row from the file, and raises where a truncated file
+                would kill a process that has it mapped.
+            num_threads: threads of large gathers; None = what `num_threads()` says: as many as there are cores, and one
+                in a process that multiprocessing started, such as a DataLoader's worker.
+
+        Raises:
+            StoreNotFoundError: there is no store.
+            StoreCorruptError: a file is missing, has the wrong length or is not what the manifest says.
+            StoreVersionError: written in another format version.
+        """
+        return cls(_core.Store.open(str(path), backend), num_threads=num_threads)
+
+    @classmethod
+    def from_tensordict_memmap(
+        cls,
+        path: str | Path,
+        traj_key: Key | None = None,
+        end_key: Key | None = ("next", "done"),
+        *,
+        backend: Backend = "mmap",
+        num_threads: int | None = None,
+    ) -> TrajectoryStore:
+        """Open a TensorDict memmap directory that somebody else wrote; only the segment table is built, in memory.
+
+        Args:
+            path: directory with TensorDict's `meta.json`; leaves `[N, ...]`, one row per transition.
+            traj_key: leaf `[N]` or `[N, 1]` whose value changes where a trajectory begins. Takes precedence.
+            end_key: bool leaf `[N]` or `[N, 1]` that is true at the last transition of a trajectory.
+            backend: as in `open`.
+            num_threads: as in `open`.
+
+        Trajectories get task id 0 and trajectory ids 0, 1, ... in order; rows after the last end form a trajectory.
+
+        Raises:
+            StoreNotFoundError: there is no `meta.json`.
+            StoreCorruptError: a leaf's file is missing or has the wrong length. Nothing is written in any case.
+            MissingKeyError: neither key is there.
+        """
+        from iltools_datasets.store.tensordict_memmap import open_memmap
+
+        store = cls(open_memmap(Path(path), traj_key, end_key, backend), num_threads=num_threads)
+        # No uuid protects a foreign directory, so its handle re-opens by the same arguments.
+        store._reopen = (_reopen_foreign, (str(path), traj_key, end_key, backend, num_threads))
+        return store
+
+    def __reduce__(self) -> tuple[Callable[..., TrajectoryStore], tuple[Any, ...]]:
+        return self._reopen
+
+    def __len__(self) -> int:
+        return self.core.num_transitions
+
+    def __repr__(self) -> str:
+        return (
+            f"TrajectoryStore({str(self.path)!r}, {self.num_trajectories} trajectories, {len(self)} transitions, "
+            f"backend={self.core.backend!r})"
+        )
+
+    @property
+    def path(self) -> Path:
+        """Directory of the store."""
+        return Path(self.core.path)
+
+    @property
+    def data_dir(self) -> Path:
+        """Directory of this build's columns, a TensorDict memmap directory."""
+        return Path(self.core.data_dir)
+
+    @property
+    def uuid(self) -> str:
+        """Identity of this build; empty for a foreign directory."""
+        return self.core.uuid
+
+    @property
+    def num_states(self) -> int:
+        """Number of states: transitions plus one per trajectory."""
+        return self.core.num_states
+
+    @property
+    def num_trajectories(self) -> int:
+        """Number of trajectories."""
+        return len(self.segments)
+
+    @property
+    def task_names(self) -> dict[int, str]:
+        """Name of each task that was given one."""
+        return self.core.task_names
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the builder kept with the data."""
+        attributes = json.loads(self.core.attributes)
+        return attributes if isinstance(attributes, dict) else {}
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes of all files of this build, manifest included."""
+        files = [file for file in self.data_dir.rglob("*") if file.is_file()]
+        manifest = self.path / "manifest.json"
+        return sum(file.stat().st_size for file in files) + (manifest.stat().st_size if manifest.exists() else 0)
+
+    def trajectory_name(self, segment: int) -> str | None:
+        """Return the name the trajectory at this position was added with."""
+        return self.core.trajectory_names[segment]
+
+    def dtype(self, key: Key) -> np.dtype[Any]:
+        """Return the dtype that `gather` returns for a key; bfloat16 comes as its bits, uint16 (see `is_bfloat16`)."""
+        name = self.core.dtypes[self._number(key)]
+        return np.dtype("uint16" if name == "bfloat16" else name)
+
+    def is_bfloat16(self, key: Key) -> bool:
+        """Return whether a key's uint16 values are bfloat16 bits."""
+        return self.core.dtypes[self._number(key)] == "bfloat16"
+
+    def shape(self, key: Key) -> tuple[int, ...]:
+        """Return the shape of one row of a key."""
+        return self.core.shapes[self._number(key)]
+
+    def field_ids(self, keys: Sequence[Key] | None = None) -> list[int]:
+        """Return the positions by which `core.gather` addresses keys; all of them for None."""
+        return list(range(len(self.keys))) if keys is None else [self._number(key) for key in keys]
+
+    def _number(self, key: Key) -> int:
+        number = self._field.get(public(parts_of(key)))
+        if number is None:
+            raise MissingKeyError(f"{self.path}: no key {key!r}; there are {self.keys}")
+        return number
+
+    def gather(
+        self, index: ArrayLike, keys: Sequence[Key] | None = None, out: Mapping[Key, NDArray[Any]] | None = None
+    ) -> dict[Key, NDArray[Any]]:
+        """Copy transitions out.
+
+        Args:
+            index: int `[B]`, each in [0, len(store)).
+            keys: what to copy; None = everything.
+            out: `{key: C-contiguous, writeable array [B, ...] of the key's dtype}` to fill instead of new arrays.
+
+        Returns:
+            `{key: [B, ...]}`; new arrays begin at multiples of 64 bytes and belong to the caller.
+
+        Raises:
+            OutOfRangeError: an index is out of range; nothing was written.
+            MissingKeyError: there is no such key.
+            ValueError, TypeError: an output does not fit; nothing was written.
+        """
+        names = list(self.keys if keys is None else keys)
+        outputs = None if out is None else [self._output(out, key) for key in names]
+        arrays = self.core.gather(self.field_ids(names), int64(index), outputs, self.num_threads)
+        return dict(zip(names, arrays, strict=True))
+
+    @staticmethod
+    def _output(out: Mapping[Key, NDArray[Any]], key: Key) -> NDArray[Any]:
+        if key not in out:
+            raise MissingKeyError(f"out: no array for key {key!r}")
+        return out[key]
+
+    def windows(
+        self,
+        segment: ArrayLike,
+        step: ArrayLike,
+        length: int,
+        boundary: Boundary = "wrap",
+        keys: Sequence[Key] | None = None,
+    ) -> dict[Key, NDArray[Any]]:
+        """Copy windows of consecutive transitions, each within one trajectory.
+
+        Args:
+            segment: int `[B]`, positions of trajectories in `segments`.
+            step: int `[B]`, first transition of each window within its trajectory; may be negative.
+            length: number of transitions per window.
+            boundary: outside the trajectory `"wrap"` continues at its other end, `"clamp"` repeats its first or last
+                transition, `"mask"` does the same and adds the key `"mask"`, bool `[B, length]`, false there, and
+                `"error"` raises.
+            keys: what to copy; None = everything.
+
+        Returns:
+            `{key: [B, length, ...]}`.
+
+        Raises:
+            OutOfRangeError: no such trajectory, or a window leaves its trajectory with `boundary="error"`.
+        """
+        names = list(self.keys if keys is None else keys)
+        if boundary == "mask" and "mask" in names:
+            raise ValueError(
+                "boundary='mask' returns its mask as 'mask', which is also a key of the store; name other keys"
+            )
+        fields, threads = self.field_ids(names), self.num_threads
+        arrays, mask = self.core.windows(fields, int64(segment), int64(step), length, boundary, threads)
+        windows: dict[Key, NDArray[Any]] = dict(zip(names, arrays, strict=True))
+        if mask is not None:
+            windows["mask"] = mask.reshape(-1, length)
+        return windows
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
+        """Compare every byte with its checksum and return what is wrong, nothing if all is well; see `verify_store`.
+
+        Args:
+            progress: called with (bytes done, bytes in all) now and then.
+
+        Raises:
+            StoreChangedError: the store was rebuilt since it was opened.
+            ValueError: a foreign directory, which has no checksums.
+        """
+        return read_damages(self.core.verify(progress))
+
+
+def _reopen(path: str, uuid: str, backend: Backend, num_threads: int | None) -> TrajectoryStore:
+    store = TrajectoryStore.open(path, backend, num_threads=num_threads)
+    if store.uuid != uuid:
+        raise StoreChangedError(f"{path}: expected build {uuid}, found {store.uuid}: the store was rebuilt meanwhile")
+    return store
+
+
+def _reopen_foreign(
+    path: str, traj_key: Key | None, end_key: Key | None, backend: Backend, num_threads: int | None
+) -> TrajectoryStore:
+    return TrajectoryStore.from_tensordict_memmap(path, traj_key, end_key, backend=backend, num_threads=num_threads)

@@ -1,0 +1,1 @@
+"""Which rows come next: samplers with TorchRL's names, and those that follow envs."""

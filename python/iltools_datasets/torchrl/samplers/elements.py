@@ -1,0 +1,230 @@
+"""TorchRL's `RandomSampler` and `SamplerWithoutReplacement` without their cost: change the import, nothing else.
+
+Both work with any TorchRL storage. No permutation is stored: position and seed give the index, so the first batch of
+346 million rows comes as fast as any other, and a checkpoint takes a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchrl.data.replay_buffers import samplers as torchrl_samplers
+from torchrl.data.replay_buffers.storages import Storage
+
+from iltools_datasets import _core
+from iltools_datasets._base.saved_state import UINT64_MAX, SavedState
+from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+
+Index = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class RandomSampler(SeededSampler, torchrl_samplers.RandomSampler):  # type: ignore[misc]
+    """Independent uniform draws with replacement, over whatever the storage holds at the time.
+
+    Args:
+        seed: see `SeededSampler`; drawn from the buffer's generator if it is None.
+        rank: which of the ranks that share the draws this is; no draw is made by two of them.
+        world_size: how many ranks there are; more than one need a seed.
+    """
+
+    def __init__(self, *, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
+        SeededSampler.__init__(self, seed, rank, world_size)
+        self._stream: _core.UniformDraws | None = None
+        self._position = 0
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
+        """Return `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and an empty dict."""
+        total = len(storage)
+        if total == 0:
+            raise RuntimeError("Cannot sample from an empty storage.")
+        self._meet(storage)
+        shape = storage.shape if storage.ndim > 1 else None
+        if shape is not None:
+            total = math.prod(shape)
+        stream = self._stream
+        if stream is None or stream.total != total:
+            position = self._position if stream is None else stream.position
+            stream = self._stream = _core.UniformDraws(total, self._needed_seed(), position, **self._rank)
+        index = on_device(stream.next(batch_size), storage)
+        return (index if shape is None else torch.unravel_index(index, shape)), {}
+
+    def _reseed(self) -> None:
+        self._seed, self._stream, self._position = None, None, 0
+
+    def _empty(self) -> None:
+        """Nothing to forget: each draw looks at the length of the storage."""
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "seed": self._needed_seed(),
+            "position": self._position if self._stream is None else self._stream.position,
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        seed, position = saved.integer("seed"), saved.integer("position")
+        self._seed, self._position, self._stream = seed, position, None
+
+
+class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutReplacement):  # type: ignore[misc]
+    """Every element of the storage once per epoch; then `ran_out` is set and the next epoch begins in another order.
+
+    The last batch of an epoch is shorter, or with `drop_last` left out. A storage whose length has changed is begun
+    anew.
+
+    Ranks draw disjoint parts of one epoch, in equally many batches. Its last ones are split evenly, to within one
+    element; where fewer elements than ranks would be left for them, the batches before are one larger instead. With
+    `drop_last` all batches are full.
+
+    Args:
+        drop_last: leave out the last batch of an epoch if it is not full (on all ranks, if one of them is not).
+        shuffle: False keeps the order of the storage.
+        seed: see `SeededSampler`; drawn from the buffer's generator if it is None. A generator handed over during an
+            epoch counts from the next one on.
+        rank: which of the ranks that share an epoch this is.
+        world_size: how many ranks there are; more than one need a seed.
+    """
+
+    len_storage: int
+    drop_last: bool
+    shuffle: bool
+
+    def __init__(
+        self,
+        drop_last: bool = False,
+        shuffle: bool = True,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        torchrl_samplers.SamplerWithoutReplacement.__init__(self, drop_last=drop_last, shuffle=shuffle)
+        SeededSampler.__init__(self, seed, rank, world_size)
+        self._stream: _core.EpochShuffle | None = None
+        self._next_epoch = 0
+        self._next_seed: int | None = None
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
+        """Return up to `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and a dict.
+
+        Warns `RuntimeWarning` before an empty batch. It comes only where fewer elements than ranks are left of an epoch
+        that other ranks began, fewer or with other batches.
+
+        Raises:
+            ValueError: the storage holds less than one element per rank, or with `drop_last` than one batch.
+        """
+        total = len(storage)
+        if total == 0:
+            raise RuntimeError("Cannot sample from an empty storage.")
+        index = on_device(self._next_items(storage, total, batch_size), storage)
+        return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
+
+    def _next_items(self, storage: Storage, total: int, count: int) -> NDArray[np.int64]:
+        """Return the next items, up to `count`, of 0..total that make up the storage; sets the flags."""
+        of_all = count * self.world_size
+        if of_all > total and self.drop_last:
+            raise ValueError(
+                f"The batch size ({of_all} on {self.world_size} ranks) is greater than the storage capacity ({total}): "
+                "with drop_last=True there is no batch to return."
+            )
+        if total < self.world_size:
+            raise ValueError(f"{total} elements are too few for {self.world_size} ranks")
+        moved = self._meet(storage)
+        stream = self._stream
+        if moved or stream is None or self.len_storage != total:
+            stream = self._begin(total)
+        epoch, position = stream.place
+        left = total - position
+        if self.drop_last and left < of_all:
+            # Only where larger batches, or more ranks, go on with an epoch.
+            epoch += 1
+            self._turn(stream, epoch)
+        elif left <= self.rank:
+            warnings.warn(
+                f"rank {self.rank} of {self.world_size} gets an empty batch: the epoch has {left} elements left",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        items = stream.next(count) if self.drop_last else stream.next_within_epoch(count)
+        now_in, position = stream.place
+        left = total - position
+        self._ran_out = now_in != epoch or (self.drop_last and left < of_all)
+        if self._ran_out:
+            left = total
+            if self._next_seed is not None or position:
+                self._turn(stream, epoch + 1)
+        self._remaining_batches = self._rounds(left, of_all)
+        return items
+
+    def _rounds(self, left: int, of_all: int) -> int:
+        """Return in how many batches, of `of_all` elements on all ranks together, what is left comes."""
+        full, rest = divmod(left, of_all)
+        if self.drop_last:
+            return full
+        return full + (rest >= self.world_size) if full else 1
+
+    def _begin(self, total: int) -> _core.EpochShuffle:
+        if self._stream is not None:
+            self._next_epoch = self._stream.epoch + 1
+        if self._next_seed is not None:
+            self._seed, self._next_seed = self._next_seed, None
+        self._stream = _core.EpochShuffle(total, self._needed_seed(), self._next_epoch, 0, self.shuffle, **self._rank)
+        self.len_storage = total
+        return self._stream
+
+    def _turn(self, stream: _core.EpochShuffle, epoch: int) -> None:
+        if self._next_seed is not None:
+            self._seed, self._next_seed = self._next_seed, None
+        stream.restore(self._needed_seed(), epoch, 0)
+
+    def _reseed(self) -> None:
+        if self._stream is None:
+            self._seed = None
+        else:
+            self._next_seed = self._draw_seed()
+
+    def _empty(self) -> None:
+        if self._stream is not None:
+            self._next_epoch = self._stream.epoch + 1
+        self._stream, self.len_storage, self._ran_out = None, 0, False
+
+    def _state(self) -> dict[str, Any]:
+        stream = self._stream
+        return {
+            "seed": self._needed_seed(),
+            "next_seed": self._next_seed,
+            "total": self.len_storage,
+            "epoch": self._next_epoch if stream is None else stream.epoch,
+            "position": 0 if stream is None else stream.position,
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "ran_out": self._ran_out,
+            "remaining_batches": self._remaining_batches,
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        seed, next_seed = saved.integer("seed"), saved.optional_integer("next_seed")
+        total = saved.integer("total", high=2**63 - 1)
+        epoch, position = saved.integer("epoch"), saved.integer("position", high=max(total - 1, 0))
+        shuffle, drop_last, ran_out = saved.flag("shuffle"), saved.flag("drop_last"), saved.flag("ran_out")
+        remaining = saved.integer("remaining_batches", high=total if total else UINT64_MAX)
+        self._stream = _core.EpochShuffle(total, seed, epoch, position, shuffle, **self._rank) if total else None
+        self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
+        self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
+        self._remaining_batches = remaining
+
+    def __repr__(self) -> str:
+        drawn = 0.0 if self._stream is None else self._stream.position / self.len_storage * 100
+        return f"{type(self).__name__}({drawn: 4.4f}% sampled)"
+
+
+# `RandomSampler` of TorchRL turns into its sibling where it is told not to repeat elements; so does this one.
+with contextlib.suppress(ImportError):
+    from torchrl.data.replay_buffers.samplers.base import _REPLACEMENT_DISPATCH
+
+    _REPLACEMENT_DISPATCH[RandomSampler] = SamplerWithoutReplacement

@@ -1,0 +1,296 @@
+"""Samplers over segments: marching per env, and uniform over all or over the assigned trajectories.
+
+Their batches are exact and they never run out. All work without a storage, `sample(None, batch_size)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchrl.data.replay_buffers.storages import Storage
+
+from iltools_datasets import _core
+from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets.store.env_cursors import Assignment, EnvCursors
+from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
+from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+
+Stream = _core.EpochShuffle | _core.UniformDraws
+
+
+class EpochUniformSampler(SeededSampler):
+    """Uniform over all transitions, in batches of exactly the size asked for.
+
+    Without replacement every transition comes exactly once per epoch; a batch that crosses the end of an epoch takes
+    its rest from the next shuffle, and a batch larger than the data set spans several. With replacement the draws are
+    independent. Ranks draw disjoint parts of both, `world_size` batches per step.
+
+    Args:
+        segments: the segments of the data set.
+        without_replacement: see above.
+        seed: see `SeededSampler`; drawn from the buffer's generator if it is None. Another generator begins anew.
+        rank: which of the ranks that share an epoch this is.
+        world_size: how many ranks there are; more than one need a seed.
+    """
+
+    def __init__(
+        self,
+        segments: Segments | Iterable[Segment],
+        without_replacement: bool = True,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(seed, rank, world_size)
+        self.segments = Segments.from_segments(segments)
+        self.without_replacement = without_replacement
+        self._stream: Stream | None = None
+        self._fingerprint: str | None = None
+
+    def sample(
+        self, storage: Storage | None = None, batch_size: int | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return `batch_size` transition indices, int64 [B], and an empty dict."""
+        if batch_size is None:
+            raise ValueError(f"{type(self).__name__} needs a batch_size")
+        self._meet(storage)
+        return on_device(self._current().next(batch_size), storage), {}
+
+    def _chosen(self) -> NDArray[np.int64]:
+        """Return the positions of the segments to draw from."""
+        return np.arange(len(self.segments), dtype=np.int64)
+
+    def _current(self) -> Stream:
+        if self._stream is None:
+            self._stream = self._make(self._chosen(), self._needed_seed(), 0, 0)
+        return self._stream
+
+    def _make(self, chosen: NDArray[np.int64], seed: int, epoch: int, position: int) -> Stream:
+        table = self.segments.table
+        if self.without_replacement:
+            return _core.EpochShuffle.over_segments(table, chosen, seed, epoch, position, **self._rank)
+        return _core.UniformDraws.over_segments(table, chosen, seed, position, **self._rank)
+
+    def _reseed(self) -> None:
+        self._seed, self._stream = None, None
+
+    def _empty(self) -> None:
+        """Begin a new epoch."""
+        if isinstance(self._stream, _core.EpochShuffle):
+            self._stream.restore(self._stream.seed, self._stream.epoch + 1, 0)
+
+    def _segments_fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.segments)
+        return self._fingerprint
+
+    def _state(self) -> dict[str, Any]:
+        stream = self._current()
+        return {
+            "segments": self._segments_fingerprint(),
+            "without_replacement": self.without_replacement,
+            "seed": stream.seed,
+            "epoch": stream.epoch if isinstance(stream, _core.EpochShuffle) else 0,
+            "position": stream.position,
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        self._stream = self._saved_stream(saved, self._chosen())
+        self._seed = self._stream.seed
+
+    def _saved_stream(self, saved: SavedState, chosen: NDArray[np.int64]) -> Stream:
+        """Return the stream of a state, after checking it; nothing is changed."""
+        check_segments(saved, self._segments_fingerprint())
+        if saved.flag("without_replacement") != self.without_replacement:
+            raise saved.refuse("without_replacement", str(self.without_replacement))
+        seed, epoch, position = saved.integer("seed"), saved.integer("epoch"), saved.integer("position")
+        if self.without_replacement:
+            total = int(self.segments.length[chosen].sum())
+            saved.integer("position", high=total - 1)
+        return self._make(chosen, seed, epoch, position)
+
+
+class AssignedUniformSampler(EpochUniformSampler):
+    """`EpochUniformSampler` over the union of the trajectories that envs are assigned to.
+
+    The shuffle begins anew when its epoch ends or when the set of assigned trajectories has changed, not when only a
+    step has. A trajectory that several envs follow counts once.
+
+    Args:
+        segments: the segments of the data set.
+        assignment: one `EnvAssignment` per env, or `EnvCursors` shared with others. Nothing assigned means everything.
+        without_replacement: as in `EpochUniformSampler`.
+        seed: as in `EpochUniformSampler`.
+        rank: as in `EpochUniformSampler`. All ranks need the same set of assigned trajectories.
+        world_size: as in `EpochUniformSampler`.
+
+    Raises:
+        UnknownSegmentError, OutOfRangeError: as `EnvCursors` does.
+    """
+
+    def __init__(
+        self,
+        segments: Segments | Iterable[Segment],
+        assignment: Sequence[Assignment] | EnvCursors | None = None,
+        without_replacement: bool = True,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(segments, without_replacement, seed=seed, rank=rank, world_size=world_size)
+        self.cursors = shared_cursors(self.segments, assignment or ())
+        self._revision = self.cursors.revision
+        self._assigned = self._chosen()
+
+    @property
+    def assignment(self) -> list[EnvAssignment]:
+        """A snapshot of the assignment."""
+        return self.cursors.assignment
+
+    def update_assignments(self, changes: Mapping[int, Assignment]) -> None:
+        """Put some envs elsewhere, all or none; see `EnvCursors.update`."""
+        self.cursors.update(changes)
+
+    def update_env_assignment(self, env_index: int, task_id: int, traj_id: int, step: int = 0) -> None:
+        """Put one env elsewhere; see `EnvCursors.update`."""
+        self.cursors.update({env_index: (task_id, traj_id, step)})
+
+    def _chosen(self) -> NDArray[np.int64]:
+        return np.unique(self.cursors.segment) if len(self.cursors) else super()._chosen()
+
+    def _current(self) -> Stream:
+        if self._revision != self.cursors.revision:
+            self._revision = self.cursors.revision
+            assigned, stream = self._chosen(), self._stream
+            if stream is not None and not np.array_equal(assigned, self._assigned):
+                epoch, position = (
+                    (stream.epoch + 1, 0) if isinstance(stream, _core.EpochShuffle) else (0, stream.position)
+                )
+                self._stream = self._make(assigned, stream.seed, epoch, position)
+            self._assigned = assigned
+        return super()._current()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **super()._state(),
+            "num_envs": len(self.cursors),
+            "segment": self.cursors.segment.tolist(),
+            "step": self.cursors.step.tolist(),
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        check_segments(saved, self._segments_fingerprint())
+        segment, step = saved_places(saved, self.cursors)
+        chosen = np.unique(segment) if len(segment) else super()._chosen()
+        self._stream = self._saved_stream(saved, chosen)
+        self._seed = self._stream.seed
+        self.cursors.place(segment, step)
+        self._revision, self._assigned = self.cursors.revision, chosen
+
+
+class SequentialPerEnvSampler(SeededSampler):
+    """One transition per env, then every env moves on by one, wrapping at the end of its trajectory.
+
+    Args:
+        segments: the segments of the data set.
+        assignment: one `EnvAssignment` per env, or `EnvCursors` shared with others.
+
+    Raises:
+        ValueError: no env.
+        UnknownSegmentError, OutOfRangeError: as `EnvCursors` does.
+    """
+
+    def __init__(self, segments: Segments | Iterable[Segment], assignment: Sequence[Assignment] | EnvCursors) -> None:
+        super().__init__(seed=0)
+        self.cursors = shared_cursors(Segments.from_segments(segments), assignment)
+        if not len(self.cursors):
+            raise ValueError("an assignment of at least one env is needed")
+        self._fingerprint: str | None = None
+
+    @property
+    def assignment(self) -> list[EnvAssignment]:
+        """A snapshot of the assignment, with the steps of the next batch."""
+        return self.cursors.assignment
+
+    def update_assignments(self, changes: Mapping[int, Assignment]) -> None:
+        """Put some envs elsewhere, all or none; see `EnvCursors.update`."""
+        self.cursors.update(changes)
+
+    def update_env_assignment(self, env_index: int, task_id: int, traj_id: int, step: int = 0) -> None:
+        """Put one env elsewhere; see `EnvCursors.update`."""
+        self.cursors.update({env_index: (task_id, traj_id, step)})
+
+    def sample(
+        self, storage: Storage | None = None, batch_size: int | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return one transition index per env, int64 [num_envs], and an empty dict; `batch_size` is ignored."""
+        self._meet(storage)
+        return on_device(self.cursors.native.next(), storage), {}
+
+    @property
+    def index_stream(self) -> _core.SequentialCursors:
+        """The native cursors."""
+        return self.cursors.native
+
+    def _reseed(self) -> None:
+        """Nothing here is random."""
+
+    def _empty(self) -> None:
+        """The assignment stays."""
+
+    def _state(self) -> dict[str, Any]:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.cursors.segments)
+        return {
+            "segments": self._fingerprint,
+            "num_envs": len(self.cursors),
+            "segment": self.cursors.segment.tolist(),
+            "step": self.cursors.step.tolist(),
+        }
+
+    def _restore(self, saved: SavedState) -> None:
+        check_segments(saved, self._state()["segments"])
+        segment, step = saved_places(saved, self.cursors)
+        self.cursors.place(segment, step)
+
+
+def shared_cursors(segments: Segments, assignment: Sequence[Assignment] | EnvCursors) -> EnvCursors:
+    """Return cursors over `segments`: those given, or new ones."""
+    if not isinstance(assignment, EnvCursors):
+        return EnvCursors(segments, assignment)
+    if assignment.segments is not segments and fingerprint(assignment.segments) != fingerprint(segments):
+        raise ValueError("the cursors are over other segments than the sampler")
+    return assignment
+
+
+def fingerprint(segments: Segments) -> str:
+    """Return a digest of a segment table: ids, places and lengths."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in (segments.task_id, segments.traj_id, segments.start, segments.length):
+        digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def check_segments(saved: SavedState, expected: str) -> None:
+    """Raise `StateError` if a state is of another data set."""
+    if saved.text("segments") != expected:
+        raise saved.refuse("segments", f"the segments with fingerprint {expected}")
+
+
+def saved_places(saved: SavedState, cursors: EnvCursors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the segment positions and steps of a state's envs, int64 [num_envs] each, after checking them."""
+    if saved.integer("num_envs") != len(cursors):
+        raise saved.refuse("num_envs", f"{len(cursors)} envs")
+    segment, step = saved.integers("segment", len(cursors)), saved.integers("step", len(cursors))
+    if (segment >= len(cursors.segments)).any():
+        raise saved.refuse("segment", f"positions within 0..{len(cursors.segments)}")
+    if (step >= cursors.segments.length[segment]).any():
+        raise saved.refuse("step", "steps within their trajectories")
+    return segment, step

@@ -1,0 +1,106 @@
+"""Rows of any trajectory at any step, from an archive through bounded buffers or straight from a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iltools_datasets.store.keys import Key
+from iltools_datasets.store.trajectory_store import TrajectoryStore
+
+Index = NDArray[np.int64]
+
+_FLAGS = ("terminated", "truncated", "done")
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryName:
+    """Where a trajectory comes from."""
+
+    dataset_source: str
+    motion: str
+    name: str
+
+
+class TrajectoryRows(Protocol):
+    """What a data set of trajectories needs to know of its rows.
+
+    Attributes:
+        names: one per trajectory.
+        keys: every key that some trajectory has.
+        num_states: int64 [num_trajectories].
+        expected_stride: how far apart the steps given to `expect` may be; None if it need not be called.
+        buffered_bytes: bytes of all buffers.
+    """
+
+    names: list[TrajectoryName]
+    keys: list[Key]
+    num_states: Index
+    expected_stride: int | None
+
+    @property
+    def buffered_bytes(self) -> int: ...
+
+    def row_counts(self, key: Key, trajectory: Index) -> Index:
+        """Return the rows of a key in each trajectory, T or T - 1; `MissingKeyError` where it lacks the key."""
+
+    def read(self, key: Key, trajectory: Index, step: Index) -> NDArray[Any]:
+        """Return rows [n, w, ...] at steps [n, w] of trajectories [n]; all steps exist."""
+
+    def expect(self, key: Key, trajectory: Index, step: Index, urgent: int) -> None:
+        """Be told that steps [n, m], which exist, and those between them will probably be read next.
+
+        The first `urgent` of the m will be needed at once, the others later.
+        """
+
+    def close(self) -> None:
+        """Stop working ahead."""
+
+
+class StoreRows:
+    """Rows of a store. A state key has T rows, the last one being the `next` of the last transition."""
+
+    def __init__(self, store: TrajectoryStore) -> None:
+        self._store = store
+        self.expected_stride: int | None = None
+        segments = store.segments
+        self._start, self._length = segments.start, segments.length
+        self.num_states: Index = self._length + 1
+        self.keys: list[Key] = list(store.keys)
+        tasks, names = store.task_names, store.core.trajectory_names
+        self.names = []
+        for segment, name in zip(segments, names, strict=True):
+            source, _, motion = tasks.get(segment.task_id, f"task{segment.task_id}").partition("/")
+            self.names.append(TrajectoryName(source, motion, name or f"traj{segment.traj_id}"))
+
+    @property
+    def buffered_bytes(self) -> int:
+        return 0
+
+    def _next_of(self, key: Key) -> Key | None:
+        """Return the key of the following state; None for what belongs to transitions, as flags do."""
+        parts = (key,) if isinstance(key, str) else key
+        following = ("next", *parts)
+        return following if parts[-1] not in _FLAGS and following in self.keys else None
+
+    def row_counts(self, key: Key, trajectory: Index) -> Index:
+        self._store.field_ids([key])
+        return self.num_states[trajectory] if self._next_of(key) else self._length[trajectory]
+
+    def read(self, key: Key, trajectory: Index, step: Index) -> NDArray[Any]:
+        last = (step == self._length[trajectory][:, None]).ravel()
+        index = (self._start[trajectory][:, None] + step).ravel() - last
+        rows = self._store.gather(index, [key])[key]
+        following = self._next_of(key)
+        if following is not None and last.any():
+            rows[last] = self._store.gather(index[last], [following])[following]
+        return rows.reshape(*step.shape, *rows.shape[1:])
+
+    def expect(self, key: Key, trajectory: Index, step: Index, urgent: int) -> None:
+        """Nothing to do: the rows are mapped."""
+
+    def close(self) -> None:
+        """Nothing to stop."""

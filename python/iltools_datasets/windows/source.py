@@ -1,0 +1,268 @@
+"""Windows for many envs, one batch after the other, with a place for each env that moves on."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iltools_datasets.errors import OutOfRangeError, SchemaError, StateError, StoreChangedError
+from iltools_datasets.store.keys import Boundary, Key
+from iltools_datasets.store.trajectory_store import TrajectoryStore
+from iltools_datasets.windows.readers import DatasetReader, Index, StoreReader, WindowDataset, WindowReader
+
+__all__ = ["WindowSource"]
+
+Trajectory = int | tuple[int, int]
+
+_STATE_KIND, _STATE_VERSION = "WindowSource", 1
+
+
+class WindowSource:
+    """Each call returns the next window of every env, nested `{key: [num_envs, window, ...]}`, and moves the envs on.
+
+    Args:
+        store_or_dataset: a `TrajectoryStore`, whose steps are transitions, or a `VectorizedTrajectoryDataset`, whose
+            steps are states. A data set is moved about from then on.
+        keys: what to read; None = everything. A key of several names comes nested: `window["next"]["observation"]`.
+        window: number of consecutive steps per window.
+        env_to_traj: `{env: trajectory}` for envs 0, 1, ..., or a sequence with one per env. A trajectory is a position
+            (in `store.segments`), or for a store also `(task_id, traj_id)`. None = where the data set's envs stand.
+        env_to_step: `{env: step}` or a sequence; envs that are not named begin at step 0.
+        offsets: instead of `window`, the steps to read relative to where an env stands, increasing, for instance
+            `[0, 1, 2, 5, 10]` for a look ahead; negative ones look back.
+        boundary: outside the trajectory `"wrap"` continues at its other end, and so do the envs; `"clamp"` repeats its
+            first or last step; `"mask"` does the same and adds the key `"mask"`, bool `[num_envs, window]`, false
+            there; `"error"` raises. With the last three an env that has passed the end stays there (`finished`) until
+            it is put elsewhere.
+        advance: steps by which every env moves on after each window; None = `window`, or 1 with `offsets`.
+        num_threads: threads of the gather; None = those of the store. One is best where a step computes meanwhile.
+
+    Raises:
+        SchemaError: arguments that contradict each other.
+        MissingKeyError: there is no such key.
+        OutOfRangeError, UnknownSegmentError: no such trajectory, a negative step, or, with `boundary="error"`, a
+            trajectory shorter than the window.
+
+    Arrays out of a store begin at multiples of 64 bytes and are never written again while anybody holds them
+    (`leases_buffers`), so a device that shares the host's memory takes them without a copy.
+    """
+
+    def __init__(
+        self,
+        store_or_dataset: TrajectoryStore | WindowDataset,
+        keys: Sequence[Key] | None = None,
+        window: int | None = None,
+        env_to_traj: Mapping[int, Trajectory] | Sequence[Trajectory] | None = None,
+        env_to_step: Mapping[int, int] | Sequence[int] | None = None,
+        *,
+        offsets: Sequence[int] | None = None,
+        boundary: Boundary = "wrap",
+        advance: int | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if boundary not in ("wrap", "clamp", "mask", "error"):
+            raise SchemaError(f"boundary is {boundary!r}; one of 'wrap', 'clamp', 'mask', 'error' is needed")
+        self._offsets = checked_offsets(window, offsets)
+        self._boundary = boundary
+        self._advance = (1 if window is None else window) if advance is None else operator.index(advance)
+        if self._advance < 0:
+            raise SchemaError(f"advance is {advance}; envs cannot move back")
+        # What would leave a trajectory is refused before anything is read, so the readers need not know "error".
+        within: Boundary = "wrap" if boundary == "error" else boundary
+        self._reader: WindowReader
+        if isinstance(store_or_dataset, TrajectoryStore):
+            if env_to_traj is None:
+                raise SchemaError("env_to_traj is needed: which trajectory does each env follow?")
+            self._reader = StoreReader(store_or_dataset, keys, self._offsets, within, num_threads)
+            num_envs = len(env_to_traj)
+            traj, step = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
+        else:
+            self._reader = DatasetReader(store_or_dataset, keys, self._offsets, within)
+            num_envs = store_or_dataset.num_envs
+            if env_to_traj is not None and len(env_to_traj) != num_envs:
+                raise SchemaError(f"env_to_traj names {len(env_to_traj)} envs; the data set has {num_envs}")
+            traj = np.array(store_or_dataset.env_traj_ids, dtype=np.int64)
+            step = np.array(store_or_dataset.env_steps, dtype=np.int64)
+        if num_envs == 0:
+            raise SchemaError("env_to_traj names no envs")
+        self.num_envs: int = num_envs
+        """Number of envs, the first extent of every array."""
+        self._lock = threading.Lock()
+        self._traj, self._step = self._changed(traj, step, _by_env(env_to_traj), _by_env(env_to_step))
+
+    @property
+    def leases_buffers(self) -> bool:
+        """Whether the arrays returned are never written again while anybody holds them."""
+        return self._reader.leases_buffers
+
+    @property
+    def offsets(self) -> Index:
+        """int64 [window]: the steps that are read, relative to where an env stands."""
+        return self._offsets.copy()
+
+    @property
+    def env_traj_ids(self) -> Index:
+        """int64 [num_envs]: position of the trajectory that each env follows; a copy."""
+        return self._traj.copy()
+
+    @property
+    def env_steps(self) -> Index:
+        """int64 [num_envs]: the step each env stands at, where its next window begins; a copy."""
+        return self._step.copy()
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """bool [num_envs]: whether an env has passed the end of its trajectory. Never so with `boundary="wrap"`."""
+        past: NDArray[np.bool_] = self._step >= self._reader.lengths[self._traj]
+        return past
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the next window of every env and move the envs on.
+
+        Raises `OutOfRangeError`, with nothing moved, if a window leaves its trajectory and `boundary` is `"error"`.
+        """
+        with self._lock:
+            if self._boundary == "error":
+                self._refuse_outside()
+            window = self._reader.read(self._traj, self._step)
+            self._step = self._within(self._traj, self._step + self._advance)
+            return window
+
+    def update_references(
+        self,
+        env_to_traj: Mapping[int, Trajectory] | None = None,
+        env_to_step: Mapping[int, int] | None = None,
+    ) -> None:
+        """Put envs elsewhere: all that are named, or, on any error, none.
+
+        While a streamer runs ahead, do this inside its `rewind()`.
+
+        Args:
+            env_to_traj: env -> trajectory. The step of an env that is only named here stays.
+            env_to_step: env -> step, 0 or more.
+
+        Raises:
+            OutOfRangeError: no such env or trajectory, a negative step, or a trajectory too short for
+                `boundary="error"`.
+            UnknownSegmentError: no trajectory has these ids.
+        """
+        with self._lock:
+            self._traj, self._step = self._changed(self._traj, self._step, env_to_traj or {}, env_to_step or {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the envs stand; `load_state_dict` goes on with the same windows."""
+        with self._lock:
+            return {
+                "kind": _STATE_KIND,
+                "version": _STATE_VERSION,
+                "data": self._reader.identity,
+                "offsets": self._offsets.copy(),
+                "boundary": self._boundary,
+                "advance": self._advance,
+                "traj": self._traj.copy(),
+                "step": self._step.copy(),
+            }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put the envs where a saved state has them.
+
+        Raises `StoreChangedError` for a state of other data, `StateError` for one of another source (envs, offsets,
+        boundary, advance) or with impossible values. Nothing has changed then.
+        """
+        missing = {"kind", "version", "data", "offsets", "boundary", "advance", "traj", "step"} - set(state)
+        if missing:
+            raise StateError(f"the state of a {_STATE_KIND} lacks {sorted(missing)}")
+        for name, here in (("kind", _STATE_KIND), ("version", _STATE_VERSION)):
+            if state[name] != here:
+                raise StateError(f"state: {name}: expected {here!r}, found {state[name]!r}")
+        if state["data"] != self._reader.identity:
+            raise StoreChangedError(
+                f"the state is of other data: expected {self._reader.identity!r}, found {state['data']!r}"
+            )
+        for name, same in (("boundary", self._boundary), ("advance", self._advance)):
+            if state[name] != same:
+                raise StateError(f"state: {name}: expected {same!r}, found {state[name]!r}")
+        if not np.array_equal(state["offsets"], self._offsets):
+            raise StateError(f"state: offsets: expected {self._offsets.tolist()}, found {state['offsets']!r}")
+        traj, step = (_saved_places(name, state[name], self.num_envs) for name in ("traj", "step"))
+        if (traj >= len(self._reader.lengths)).any():
+            raise StateError(f"state: traj: {int(traj.max())} is outside [0, {len(self._reader.lengths)})")
+        with self._lock:
+            self._refuse_short(traj)
+            self._traj, self._step = traj, self._within(traj, step)
+
+    def _changed(
+        self, traj: Index, step: Index, to_traj: Mapping[int, Trajectory], to_step: Mapping[int, int]
+    ) -> tuple[Index, Index]:
+        """Return trajectories and steps with the changes made, in new arrays."""
+        traj, step = traj.copy(), step.copy()
+        for env, trajectory in to_traj.items():
+            place = trajectory if isinstance(trajectory, tuple) else operator.index(trajectory)
+            traj[self._env(env)] = self._reader.find(place)
+        for env, number in to_step.items():
+            if operator.index(number) < 0:
+                raise OutOfRangeError(f"env {env}: step {number} is negative")
+            step[self._env(env)] = number
+        self._refuse_short(traj)
+        return traj, self._within(traj, step)
+
+    def _env(self, env: int) -> int:
+        if not 0 <= operator.index(env) < self.num_envs:
+            raise OutOfRangeError(f"env {env} is outside [0, {self.num_envs})")
+        return env
+
+    def _within(self, traj: Index, step: Index) -> Index:
+        return step % self._reader.lengths[traj] if self._boundary == "wrap" else step
+
+    def _refuse_short(self, traj: Index) -> None:
+        span = int(self._offsets[-1] - self._offsets[0]) + 1
+        short = np.flatnonzero(self._reader.lengths[traj] < span)
+        if self._boundary == "error" and short.size:
+            env = int(short[0])
+            raise OutOfRangeError(
+                f"env {env}: a window over {span} steps does not fit trajectory {int(traj[env])} of "
+                f"{int(self._reader.lengths[traj[env]])}"
+            )
+
+    def _refuse_outside(self) -> None:
+        first, last = self._step + self._offsets[0], self._step + self._offsets[-1]
+        outside = np.flatnonzero((first < 0) | (last >= self._reader.lengths[self._traj]))
+        if outside.size:
+            env = int(outside[0])
+            traj = int(self._traj[env])
+            raise OutOfRangeError(
+                f"env {env}: steps {int(first[env])} to {int(last[env])} leave trajectory {traj} of "
+                f"{int(self._reader.lengths[traj])}"
+            )
+
+
+def checked_offsets(window: int | None, offsets: Sequence[int] | None) -> Index:
+    """Return the steps of a window relative to its first, int64 [window]; `SchemaError` unless one of both is right."""
+    if (window is None) == (offsets is None):
+        raise SchemaError("give a window or offsets, one of them")
+    if window is not None:
+        if operator.index(window) < 1:
+            raise SchemaError(f"window is {window}; it must be at least 1")
+        return np.arange(window, dtype=np.int64)
+    steps = np.array([operator.index(offset) for offset in offsets or ()], dtype=np.int64)
+    if not steps.size or (np.diff(steps) <= 0).any():
+        raise SchemaError(f"offsets must increase, found {steps.tolist()}")
+    return steps
+
+
+def _by_env(values: Mapping[int, Any] | Iterable[Any] | None) -> Mapping[int, Any]:
+    if values is None:
+        return {}
+    return values if isinstance(values, Mapping) else dict(enumerate(values))
+
+
+def _saved_places(name: str, values: Any, num_envs: int) -> Index:
+    places = np.asarray(values)
+    if places.shape != (num_envs,) or not np.issubdtype(places.dtype, np.integer) or (places < 0).any():
+        raise StateError(f"state: {name}: expected {num_envs} integers from 0 on, found {values!r}")
+    return places.astype(np.int64)
