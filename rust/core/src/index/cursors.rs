@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Draw, IndexStream};
+use super::stream::{Draw, IndexStream};
 use crate::segment::SegmentTable;
 use crate::{Error, Result};
 

@@ -8,8 +8,6 @@
 //! Over a handful of items such a network reaches some orders twice as often as others, so up to `TABLE_ITEMS` items are
 //! shuffled by Fisher and Yates' method into a table of a few kilobytes instead.
 
-use super::mix;
-
 const ROUNDS: usize = 8;
 const TABLE_ITEMS: u64 = 1024;
 
@@ -114,6 +112,15 @@ impl Cipher {
 fn add_below(limit: u64, a: u64, b: u64) -> u64 {
     let sum = a + b;
     sum.min(sum.wrapping_sub(limit))
+}
+
+/// A well-mixed 64-bit function of a 64-bit value: the finaliser of `SplitMix64` (Steele, Lea and Flood 2014).
+#[inline]
+pub(super) fn mix(mut value: u64) -> u64 {
+    value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Without replacement: every item exactly once per epoch.
 
-use super::{Block, Domain, Draw, IndexStream, Permutation, Share};
+use super::domain::Domain;
+use super::permutation::Permutation;
+use super::share::{Block, Share};
+use super::stream::{Draw, IndexStream};
 use crate::{Error, Result};
 
 /// A shuffle whose whole state is (seed, epoch, position).

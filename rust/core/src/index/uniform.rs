@@ -1,6 +1,9 @@
 //! With replacement: independent uniform draws.
 
-use super::{Domain, Draw, IndexStream, Share, mix};
+use super::domain::Domain;
+use super::permutation::mix;
+use super::share::Share;
+use super::stream::{Draw, IndexStream};
 
 /// Draw number n is a function of (seed, n), so the state is (seed, n).
 ///

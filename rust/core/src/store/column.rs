@@ -117,34 +117,12 @@ pub(super) fn row_bytes(dtype: DType, shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(dtype.size(), |bytes, &extent| bytes.checked_mul(extent))
 }
 
-/// Something that can be gathered: (part of) the rows of a column, of the same step or of the next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Field {
-    /// Key under which callers ask for it.
-    pub key: Key,
-    /// Position of the column it is read from.
-    pub column: usize,
-    /// Whether it is read one state further.
-    pub next: bool,
-    /// First byte within the column's row.
-    pub offset: usize,
-    /// Element type.
-    pub dtype: DType,
-    /// Shape of one row.
-    pub shape: Vec<usize>,
-}
-
 /// How a key is written in messages.
 pub fn show(key: &[String]) -> String {
     match key {
         [name] => format!("{name:?}"),
         parts => format!("({})", parts.iter().map(|part| format!("{part:?}")).collect::<Vec<_>>().join(", ")),
     }
-}
-
-/// `("next", key)`.
-pub(super) fn next_of(key: &[String]) -> Key {
-    std::iter::once("next".to_owned()).chain(key.iter().cloned()).collect()
 }
 
 /// Characters that TensorDict writes in another form in file names, or that some file system refuses.

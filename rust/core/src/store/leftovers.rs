@@ -3,13 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::lock::{BuildLock, LOCK};
+use super::lock::BuildLock;
 use super::manifest::Manifest;
-use super::{DATA_PREFIX, MANIFEST};
+use super::{DATA_PREFIX, LOCK, MANIFEST, UNPUBLISHED};
 use crate::{Error, Result};
-
-/// The manifest before it is renamed into place.
-pub(super) const UNPUBLISHED: &str = "manifest.json.new";
 
 /// Remove what dead builds left in a store directory, and nothing else; returns what was removed.
 ///

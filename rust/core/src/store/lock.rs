@@ -5,10 +5,8 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::LOCK;
 use crate::{Error, Result};
-
-/// Name of the lock file.
-pub const LOCK: &str = ".lock";
 
 /// Held for the length of a build.
 #[derive(Debug)]

@@ -8,13 +8,45 @@ use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::reader::Backend;
 use crate::gather::Column;
 use crate::slab::Buffer;
 use crate::{Error, Result};
 
 /// Bytes that are read into memory between two looks at the interrupt flag.
 const READ_BYTES: usize = 16 << 20;
+
+/// Where the data is while it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Mapped: the page cache is the memory, shared by all processes.
+    Mmap,
+    /// Read once into memory of this process.
+    Ram,
+    /// Read from the file at each gather.
+    Pread,
+}
+
+impl Backend {
+    /// Its name in Python.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mmap => "mmap",
+            Self::Ram => "ram",
+            Self::Pread => "pread",
+        }
+    }
+}
+
+impl std::str::FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Self::Mmap, Self::Ram, Self::Pread]
+            .into_iter()
+            .find(|backend| backend.name() == name)
+            .ok_or_else(|| Error::Invalid(format!("backend is {name:?}; one of 'mmap', 'ram', 'pread' is needed")))
+    }
+}
 
 /// A column's bytes, kept readable for as long as this lives.
 #[derive(Debug)]

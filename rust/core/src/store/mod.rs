@@ -3,6 +3,7 @@
 mod checksum;
 mod column;
 mod column_file;
+mod fields;
 mod leftovers;
 mod lock;
 #[cfg_attr(fuzzing, expect(missing_docs, reason = "public for the fuzzers alone"))]
@@ -13,9 +14,11 @@ mod tensordict;
 mod verify;
 mod writer;
 
-pub use column::{ColumnSpec, DType, Field, Key, Kind, show};
+pub use column::{ColumnSpec, DType, Key, Kind, show};
+pub use fields::Field;
 pub use leftovers::repair;
-pub use reader::{Backend, Store, gather_memory};
+pub use map::Backend;
+pub use reader::{Store, gather_memory};
 pub use verify::{Damage, verify};
 pub use writer::{Array, StoreWriter};
 #[cfg(fuzzing)]
@@ -23,5 +26,15 @@ pub use {checksum::of as crc32c, manifest::Manifest};
 
 /// Name of the file that makes a directory a store.
 const MANIFEST: &str = "manifest.json";
+/// The manifest before it is renamed into place.
+const UNPUBLISHED: &str = "manifest.json.new";
+/// The file that a build holds locked.
+const LOCK: &str = ".lock";
 /// Prefix of the directories that hold one generation of data each.
 const DATA_PREFIX: &str = "data-";
+/// Segment table within the data directory: little-endian int64, row by row task id, trajectory id, number of transitions.
+const SEGMENTS: &str = "segments.i64";
+/// Columns of the segment table.
+const SEGMENT_FIELDS: usize = 3;
+/// Names within the data directory.
+const NAMES: &str = "names.json";

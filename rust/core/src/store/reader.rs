@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::column::{ColumnSpec, Field, Kind, check_key, column_path, next_of, show};
-use super::manifest::{Manifest, Names, ViewEntry};
-use super::map::{ColumnBytes, open_exactly, refuse_linked_directories};
-use super::{DATA_PREFIX, checksum};
+use super::column::{ColumnSpec, Kind, column_path, show};
+use super::fields::{Field, fields};
+use super::manifest::{Manifest, Names};
+use super::map::{Backend, ColumnBytes, open_exactly, refuse_linked_directories};
+use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::gather::{Part, RowOf, gather, least_and_greatest};
 use crate::segment::SegmentTable;
 use crate::slab::Buffer;
@@ -15,39 +16,6 @@ use crate::{Error, Result};
 
 /// How often a reader starts again when a build replaced the files under it.
 const ATTEMPTS: usize = 5;
-
-/// Where the data is while it is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// Mapped: the page cache is the memory, shared by all processes.
-    Mmap,
-    /// Read once into memory of this process.
-    Ram,
-    /// Read from the file at each gather.
-    Pread,
-}
-
-impl Backend {
-    /// Its name in Python.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mmap => "mmap",
-            Self::Ram => "ram",
-            Self::Pread => "pread",
-        }
-    }
-}
-
-impl std::str::FromStr for Backend {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        [Self::Mmap, Self::Ram, Self::Pread]
-            .into_iter()
-            .find(|backend| backend.name() == name)
-            .ok_or_else(|| Error::Invalid(format!("backend is {name:?}; one of 'mmap', 'ram', 'pread' is needed")))
-    }
-}
 
 /// An open store: immutable, and a snapshot of the generation that was current when it was opened.
 #[derive(Debug)]
@@ -110,7 +78,7 @@ impl Store {
             specs.push(spec);
         }
         let fields = fields(&specs, &manifest.views)
-            .map_err(|error| Error::Corrupt(format!("{}: {error}", path.join(super::MANIFEST).display())))?;
+            .map_err(|error| Error::Corrupt(format!("{}: {error}", path.join(MANIFEST).display())))?;
         Ok(Self {
             path: path.to_path_buf(),
             data_dir,
@@ -269,52 +237,6 @@ impl Store {
     }
 }
 
-/// Everything that can be gathered from some columns and views, `("next", key)` of state columns included.
-fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Field>> {
-    let mut fields: Vec<Field> = Vec::new();
-    let mut add = |field: Field, kind: Kind| {
-        let next = (kind == Kind::State).then(|| Field { key: next_of(&field.key), next: true, ..field.clone() });
-        for field in [Some(field), next].into_iter().flatten() {
-            if fields.iter().any(|other| other.key == field.key) {
-                return Err(Error::Schema(format!("key {} is there twice", show(&field.key))));
-            }
-            fields.push(field);
-        }
-        Ok(())
-    };
-    for (column, spec) in specs.iter().enumerate() {
-        let (key, dtype, shape) = (spec.key.clone(), spec.dtype, spec.shape.clone());
-        add(Field { key, column, next: false, offset: 0, dtype, shape }, spec.kind)?;
-    }
-    for view in views {
-        check_key(&view.key)?;
-        let missing = || Error::Schema(format!("view {}: no column {}", show(&view.key), show(&view.source)));
-        let column = specs.iter().position(|spec| spec.key == view.source).ok_or_else(missing)?;
-        let spec = &specs[column];
-        let elements = |shape: &[usize]| shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
-        let end = elements(&view.shape).and_then(|wanted| wanted.checked_add(view.offset));
-        let fits = end.zip(elements(&spec.shape)).is_some_and(|(end, there)| end <= there);
-        if !fits {
-            return Err(Error::Schema(format!(
-                "view {}: shape {:?} from element {} does not fit into {} of shape {:?}",
-                show(&view.key),
-                view.shape,
-                view.offset,
-                show(&view.source),
-                spec.shape
-            )));
-        }
-        let (key, dtype, shape) = (view.key.clone(), spec.dtype, view.shape.clone());
-        add(Field { key, column, next: false, offset: view.offset * dtype.size(), dtype, shape }, spec.kind)?;
-    }
-    Ok(fields)
-}
-
-/// Check the fields that columns and views would give, before anything is published.
-pub(super) fn check_fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<()> {
-    fields(specs, views).map(drop)
-}
-
 fn read_checked(path: &Path, what: &str, expected: Option<u64>, crc32c: u32) -> Result<Vec<u8>> {
     if let Some(expected) = expected {
         open_exactly(path, expected, what)?;
@@ -333,11 +255,8 @@ fn read_checked(path: &Path, what: &str, expected: Option<u64>, crc32c: u32) -> 
     Ok(bytes)
 }
 
-/// Columns of `segments.i64`: task id, trajectory id, number of transitions.
-pub(super) const SEGMENT_FIELDS: usize = 3;
-
 fn read_segments(data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
-    let path = data_dir.join(super::writer::SEGMENTS);
+    let path = data_dir.join(SEGMENTS);
     let corrupt = |why: String| Error::Corrupt(format!("{}: {why}", path.display()));
     let expected = manifest
         .num_segments
@@ -361,7 +280,7 @@ fn read_segments(data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
 }
 
 fn read_names(data_dir: &Path, manifest: &Manifest) -> Result<Names> {
-    let path = data_dir.join(super::writer::NAMES);
+    let path = data_dir.join(NAMES);
     let bytes = read_checked(&path, "names", None, manifest.names_crc32c)?;
     let names: Names =
         serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))?;

@@ -6,10 +6,9 @@ use std::path::Path;
 use super::column::{Key, column_path, show};
 use super::manifest::{ColumnEntry, Manifest};
 use super::map::{open_regular, refuse_linked_directories};
-use super::reader::{SEGMENT_FIELDS, Store};
+use super::reader::Store;
 use super::tensordict::metadata_files;
-use super::writer::{NAMES, SEGMENTS};
-use super::{DATA_PREFIX, checksum};
+use super::{DATA_PREFIX, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::{Error, Result};
 
 /// How often the check starts again when a build replaced the files under it.

@@ -9,18 +9,13 @@ use std::path::{Path, PathBuf};
 use super::checksum;
 use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, show};
 use super::column_file::ColumnFile;
-use super::leftovers::{UNPUBLISHED, remove_leftovers, remove_other_generations};
+use super::fields::check_fields;
+use super::leftovers::{remove_leftovers, remove_other_generations};
 use super::lock::BuildLock;
 use super::manifest::{Manifest, Names, ViewEntry};
-use super::reader::check_fields;
 use super::tensordict::metadata_files;
-use super::{DATA_PREFIX, MANIFEST};
+use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENTS, UNPUBLISHED};
 use crate::{Error, Result};
-
-/// Segment table within the data directory.
-pub const SEGMENTS: &str = "segments.i64";
-/// Names within the data directory.
-pub const NAMES: &str = "names.json";
 
 /// One array of a trajectory: what it is and its bytes in C order.
 #[derive(Debug)]
