@@ -85,6 +85,14 @@ class StateError(IltoolsError, ValueError):
     """A saved state is damaged, impossible, or of another data set; nothing was changed."""
 
 
+class ArgumentError(IltoolsError, ValueError):
+    """An argument of a call is not what the call needs; nothing was changed."""
+
+
+class NotAnIntegerError(ArgumentError, TypeError):
+    """An integer is needed, and something else was given: a float, a bool, a name."""
+
+
 class MissingExtraError(IltoolsError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from iltools_datasets._base.extras import missing_extra
+from iltools_datasets._base.integers import checked_integer
+from iltools_datasets.errors import ArgumentError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -25,11 +27,13 @@ ONLY_RANK = Rank(rank=0, world_size=1)
 
 
 def checked_rank(rank: int, world_size: int) -> Rank:
-    """Return both; `ValueError` unless they are integers with 0 <= rank < world_size < 2^32."""
-    plain = all(isinstance(value, int) and not isinstance(value, bool) for value in (rank, world_size))
-    if not (plain and 0 <= rank < world_size < 2**32):
-        raise ValueError(f"rank {rank!r} of world_size {world_size!r}: integers with 0 <= rank < world_size are needed")
-    return Rank(rank=rank, world_size=world_size)
+    """Return both; `ArgumentError` unless they are integers with 0 <= rank < world_size < 2^32."""
+    try:
+        size = checked_integer("world_size", world_size, low=1, high=2**32 - 1)
+        return Rank(rank=checked_integer("rank", rank, low=0, high=size - 1), world_size=size)
+    except ArgumentError as error:
+        found = f"rank {rank!r} of world_size {world_size!r}"
+        raise type(error)(f"{found}: integers with 0 <= rank < world_size are needed") from error
 
 
 def torch_rank(group: ProcessGroup | None = None) -> Rank:

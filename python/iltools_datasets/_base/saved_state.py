@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integer, checked_integers
 from iltools_datasets.errors import StateError
 
 UINT64_MAX = 2**64 - 1
@@ -29,14 +30,16 @@ class SavedState:
     def refuse(self, name: str, expected: str) -> StateError:
         """Return the error that says what field `name` should have been."""
         found = repr(self._content.get(name, "nothing"))
-        return StateError(f"state of {self.kind}: {name}: expected {expected}, found {found[:80]}")
+        return StateError(f"{self._named(name)}: expected {expected}, found {found[:80]}")
+
+    def _named(self, name: str) -> str:
+        return f"state of {self.kind}: {name}"
 
     def integer(self, name: str, low: int = 0, high: int = UINT64_MAX) -> int:
         """Return an integer within low..=high."""
-        value = self._content.get(name)
-        if type(value) is not int or not low <= value <= high:
+        if name not in self._content:
             raise self.refuse(name, f"an integer within {low}..={high}")
-        return value
+        return checked_integer(self._named(name), self._content[name], low, high, outside=StateError, other=StateError)
 
     def optional_integer(self, name: str, low: int = 0, high: int = UINT64_MAX) -> int | None:
         """Return an integer within low..=high, or None."""
@@ -67,10 +70,6 @@ class SavedState:
     def integers(self, name: str, count: int) -> NDArray[np.int64]:
         """Return `count` integers that are not negative, int64 [count]."""
         value = self._content.get(name)
-        if (
-            not isinstance(value, list)
-            or len(value) != count
-            or not all(type(item) is int and 0 <= item < 2**63 for item in value)
-        ):
-            raise self.refuse(name, f"{count} integers within 0..2^63")
-        return np.array(value, dtype=np.int64)
+        if not isinstance(value, list | np.ndarray) or np.shape(value) != (count,):
+            raise self.refuse(name, f"{count} integers")
+        return checked_integers(self._named(name), value, low=0, outside=StateError, other=StateError)

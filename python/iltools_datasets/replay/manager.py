@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets._base.extras import missing_extra
+from iltools_datasets._base.integers import checked_integer
 
 try:
     import torch
@@ -169,6 +170,7 @@ class ExpertReplayManager:
         share: Rank = ONLY_RANK,
     ) -> None:
         target = check_sampling(device, batch_size, prefetch, pin_memory)
+        batch_size = int(batch_size)  # numpy's integers were let through
         self.store = store
         self.report: BuildReport | None = None
         self._cursors: EnvCursors | None = None
@@ -180,7 +182,7 @@ class ExpertReplayManager:
             sampler=EpochUniformSampler(store.segments, seed=seed, **share),
             writer=ImmutableDatasetWriter(),
             batch_size=batch_size,
-            prefetch=prefetch or None,
+            prefetch=int(prefetch) if prefetch else None,
             pin_memory=pin_memory,
         )
         if target.type != "cpu":
@@ -251,7 +253,7 @@ class ExpertReplayManager:
             seed: same seed, same batches. None takes the manager's, and if that is None, one from the buffer's
                 generator (`buffer.set_rng`).
         """
-        checked_batch_size(batch_size)
+        batch_size = checked_integer("batch_size", batch_size, low=1)
         sampler: Sampler
         seed = self._seed if seed is None else seed
         if respect_assignment and self._cursors is not None:
@@ -265,7 +267,8 @@ class ExpertReplayManager:
 
     def set_custom_sampler(self, sampler: Sampler, batch_size: int | None = None) -> None:
         """Draw with a sampler of the caller's, TorchRL's own included; None keeps the batch size."""
-        self._use(sampler, self.buffer.batch_size if batch_size is None else checked_batch_size(batch_size))
+        kept = self.buffer.batch_size
+        self._use(sampler, kept if batch_size is None else checked_integer("batch_size", batch_size, low=1))
 
     def _use(self, sampler: Sampler, batch_size: int) -> None:
         # TorchRL has no public way to do these two, and its set_sampler leaves the generator with the old sampler.
@@ -370,16 +373,9 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 def check_sampling(device: torch.device | str, batch_size: int, prefetch: int | None, pin_memory: bool) -> torch.device:
     """Return the device, after checking what a manager is asked for; `RuntimeError` or `ValueError` if it cannot be."""
-    checked_batch_size(batch_size)
-    if prefetch is not None and (isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 0):
-        raise ValueError(f"prefetch must be None or an integer of at least 0, got {prefetch!r}")
+    checked_integer("batch_size", batch_size, low=1)
+    if prefetch is not None:
+        checked_integer("prefetch", prefetch, low=0)
     if pin_memory and not torch.cuda.is_available():
         raise RuntimeError("pin_memory=True: torch finds no CUDA device on this machine")
     return checked_device(device)
-
-
-def checked_batch_size(batch_size: int) -> int:
-    """Return the batch size; `ValueError` if it is no integer of at least 1."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-    return batch_size

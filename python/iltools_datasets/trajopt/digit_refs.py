@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integers
 from iltools_datasets.errors import OutOfRangeError, SchemaError
 from iltools_datasets.motion.rotations import euler_angles, into_body_frame
 from iltools_datasets.trajopt.state_files import StateFiles
@@ -165,10 +165,7 @@ def _in_heading_frame(vector: Array, yaw: Array) -> Array:
 
 
 def _integers(name: str, values: Iterable[Any]) -> tuple[int, ...]:
-    try:
-        return tuple(operator.index(value) for value in values)
-    except TypeError as error:
-        raise SchemaError(f"{name}: expected integers, found {values!r}") from error
+    return tuple(checked_integers(name, values, outside=SchemaError, other=SchemaError).ravel().tolist())
 
 
 def _columns(name: str, values: Iterable[Any]) -> tuple[int, ...]:

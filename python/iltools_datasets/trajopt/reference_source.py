@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integer, checked_integers
 from iltools_datasets.errors import OutOfRangeError, SchemaError, SourceError, SourceNotFoundError, UnknownSegmentError
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.trajopt.digit_refs import DigitRefSpec, build_refs_from_window
@@ -56,7 +56,7 @@ class ReferenceSource:
         num_envs: int,
     ) -> None:
         for name, number in (("window", window), ("num_envs", num_envs)):
-            if operator.index(number) < 1:
+            if checked_integer(name, number, outside=SchemaError, other=SchemaError) < 1:
                 raise SchemaError(f"{name}: expected 1 or more, found {number}")
         self.spec = spec
         self.window = window
@@ -210,7 +210,4 @@ def _open(
 
 
 def _ids(name: str, values: Iterable[int]) -> Index:
-    try:
-        return np.array([operator.index(value) for value in values], dtype=np.int64)
-    except TypeError as error:
-        raise SchemaError(f"{name}: expected integers, found {values!r}") from error
+    return checked_integers(name, values, outside=SchemaError, other=SchemaError)

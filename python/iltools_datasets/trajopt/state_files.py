@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integer
 from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.sources.formats.npz import Npz
 from iltools_datasets.sources.formats.trajopt_npz import TrajoptSource, read_states, true_length
@@ -48,7 +48,7 @@ class StateFiles:
 
         Raises OutOfRangeError if there is no such trajectory, SourceError if its file is damaged.
         """
-        if not 0 <= operator.index(index) < len(self.paths):
+        if not 0 <= (number := checked_integer("trajectory", index)) < len(self.paths):
             raise OutOfRangeError(f"trajectory {index} is outside [0, {len(self.paths)})")
-        with Npz(self.paths[index]) as npz:
+        with Npz(self.paths[number]) as npz:
             return read_states(npz)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integer, checked_integers
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.errors import OutOfRangeError, UnknownSegmentError
 from iltools_datasets.store.keys import Key
@@ -50,9 +50,9 @@ class VectorizedTrajectoryDataset:
     """
 
     def __init__(self, zarr_path: str | os.PathLike[str] | TrajectoryStore, num_envs: int, cfg: Any = None) -> None:
-        self.num_envs = _positive("num_envs", num_envs)
-        self.window_size = _positive("window_size", _setting(cfg, "window_size", 1))
-        self.buffer_size = _positive("buffer_size", _setting(cfg, "buffer_size", 128))
+        self.num_envs = checked_integer("num_envs", num_envs, low=1)
+        self.window_size = checked_integer("window_size", _setting(cfg, "window_size", 1), low=1)
+        self.buffer_size = checked_integer("buffer_size", _setting(cfg, "buffer_size", 128), low=1)
         self.allow_wrap = bool(_setting(cfg, "allow_wrap", False))
         self._place = zarr_path
         self._rows = _open(zarr_path, self.num_envs, self.buffer_size)
@@ -134,9 +134,10 @@ class VectorizedTrajectoryDataset:
         self.env_steps[step_env] = step
 
     def _changes(self, changes: Mapping[int, int]) -> tuple[Index, Index]:
-        count = len(changes)
-        env = np.fromiter(map(operator.index, changes.keys()), dtype=np.int64, count=count)
-        value = np.fromiter(map(operator.index, changes.values()), dtype=np.int64, count=count)
+        env, value = (
+            checked_integers("env", changes.keys()),
+            checked_integers("what env_to_... names", changes.values()),
+        )
         self._check_envs(env)
         return env, value
 
@@ -161,7 +162,8 @@ class VectorizedTrajectoryDataset:
             MissingKeyError: a trajectory lacks the key (a KeyError).
             SchemaError: trajectories disagree in the key's dtype or shape.
         """
-        return self._fetch(idx, key, self.window_size if window_size is None else _positive("window_size", window_size))
+        wanted = self.window_size if window_size is None else checked_integer("window_size", window_size, low=1)
+        return self._fetch(idx, key, wanted)
 
     def _fetch(self, idx: Iterable[int], key: Key, window: int) -> NDArray[Any]:
         env = np.fromiter(idx, dtype=np.int64) if not isinstance(idx, np.ndarray) else idx.astype(np.int64, copy=False)
@@ -233,10 +235,3 @@ def _setting(cfg: Any, name: str, default: Any) -> Any:
         return default
     value = cfg.get(name) if isinstance(cfg, Mapping) else getattr(cfg, name, None)
     return default if value is None else value
-
-
-def _positive(name: str, value: Any) -> int:
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number

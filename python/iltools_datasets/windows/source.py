@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integer, checked_integers
 from iltools_datasets.errors import OutOfRangeError, SchemaError, StateError, StoreChangedError
 from iltools_datasets.store.keys import Boundary, Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -69,9 +69,9 @@ class WindowSource:
             raise SchemaError(f"boundary is {boundary!r}; one of 'wrap', 'clamp', 'mask', 'error' is needed")
         self._offsets = checked_offsets(window, offsets)
         self._boundary = boundary
-        self._advance = (1 if window is None else window) if advance is None else operator.index(advance)
-        if self._advance < 0:
-            raise SchemaError(f"advance is {advance}; envs cannot move back")
+        self._advance = len(self._offsets) if offsets is None else 1
+        if advance is not None:
+            self._advance = checked_integer("advance", advance, low=0, outside=SchemaError)
         # What would leave a trajectory is refused before anything is read, so the readers need not know "error".
         within: Boundary = "wrap" if boundary == "error" else boundary
         self._reader: WindowReader
@@ -202,19 +202,20 @@ class WindowSource:
         """Return trajectories and steps with the changes made, in new arrays."""
         traj, step = traj.copy(), step.copy()
         for env, trajectory in to_traj.items():
-            place = trajectory if isinstance(trajectory, tuple) else operator.index(trajectory)
+            is_pair = isinstance(trajectory, tuple)
+            place = trajectory if is_pair else checked_integer(f"env {env}: trajectory", trajectory)
             traj[self._env(env)] = self._reader.find(place)
         for env, number in to_step.items():
-            if operator.index(number) < 0:
+            if (place := checked_integer(f"env {env}: step", number, outside=OutOfRangeError)) < 0:
                 raise OutOfRangeError(f"env {env}: step {number} is negative")
-            step[self._env(env)] = number
+            step[self._env(env)] = place
         self._refuse_short(traj)
         return traj, self._within(traj, step)
 
     def _env(self, env: int) -> int:
-        if not 0 <= operator.index(env) < self.num_envs:
+        if not 0 <= (number := checked_integer("env", env, outside=OutOfRangeError)) < self.num_envs:
             raise OutOfRangeError(f"env {env} is outside [0, {self.num_envs})")
-        return env
+        return number
 
     def _within(self, traj: Index, step: Index) -> Index:
         return step % self._reader.lengths[traj] if self._boundary == "wrap" else step
@@ -246,11 +247,9 @@ def checked_offsets(window: int | None, offsets: Sequence[int] | None) -> Index:
     if (window is None) == (offsets is None):
         raise SchemaError("give a window or offsets, one of them")
     if window is not None:
-        if operator.index(window) < 1:
-            raise SchemaError(f"window is {window}; it must be at least 1")
-        return np.arange(window, dtype=np.int64)
-    steps = np.array([operator.index(offset) for offset in offsets or ()], dtype=np.int64)
-    if not steps.size or (np.diff(steps) <= 0).any():
+        return np.arange(checked_integer("window", window, low=1, outside=SchemaError), dtype=np.int64)
+    steps = checked_integers("offsets", offsets)
+    if steps.ndim != 1 or not steps.size or (np.diff(steps) <= 0).any():
         raise SchemaError(f"offsets must increase, found {steps.tolist()}")
     return steps
 
