@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.errors import IltoolsError, MissingKeyError, SourceError, SourceNotFoundError, UnknownSegmentError
-from iltools_datasets.motion.clip import declared_rate
+from iltools_datasets.motion.description import declared_rate
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 

@@ -17,7 +17,7 @@ from iltools_datasets.cli.opened import Opened, find_clip, open_path
 from iltools_datasets.cli.output import AsJson, heading, out, print_json
 from iltools_datasets.cli.scene import Scene
 from iltools_datasets.errors import MissingKeyError
-from iltools_datasets.motion.clip import VELOCITY_OF
+from iltools_datasets.motion.kinds import VELOCITY_OF
 
 _ROOT_COLUMNS = 7
 _CURVE_HEIGHT = 3

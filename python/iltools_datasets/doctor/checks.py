@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from iltools_datasets.archive.schema import is_per_state
 from iltools_datasets.doctor.finding import Finding
 from iltools_datasets.motion.clip import Floats, Motion
+from iltools_datasets.motion.kinds import NAMES, VELOCITY_OF
 
 Check = Callable[[Motion], Iterator[Finding]]
 
@@ -22,6 +23,7 @@ _LEAST_JUMP_SPEED = 5.0  # m/s or rad/s
 _FULL_TURN_TOLERANCE = 0.5  # rad
 _REPEATED_SHARE = (0.2, 0.9)
 _LEAST_STATES = 10
+_JOINT_VELOCITIES = frozenset(VELOCITY_OF[key] for key, name in NAMES.items() if name.of == "joint" and name.velocity)
 
 
 def check_length(motion: Motion) -> Iterator[Finding]:
@@ -138,7 +140,7 @@ def repeated_frames(motion: Motion) -> NDArray[np.bool_] | None:
 
 def check_names(motion: Motion) -> Iterator[Finding]:
     """Find joint and body names that are given twice, or whose number does not fit the arrays."""
-    for attribute, prefixes in (("joint_names", ("qpos", "joint_pos", "dof_positions")), ("body_names", ("body_",))):
+    for attribute, of in (("joint_names", "joint"), ("body_names", "body")):
         names = motion.attributes.get(attribute)
         if not isinstance(names, list | tuple):
             continue
@@ -146,7 +148,10 @@ def check_names(motion: Motion) -> Iterator[Finding]:
         if twice:
             yield Finding("names", motion.clip, None, None, f"{attribute} gives {', '.join(twice)} more than once")
         for key, array in motion.arrays.items():
-            if not key.startswith(prefixes) or array.ndim < 2 or len(names) in _name_counts(attribute, array.shape[1]):
+            known = NAMES.get(key)
+            if known is None or known.of != of or key in _JOINT_VELOCITIES or array.ndim < 2:
+                continue
+            if len(names) in _name_counts(attribute, array.shape[1]):
                 continue
             message = f"has width {array.shape[1]}, but there are {len(names)} {attribute}"
             yield Finding("names", motion.clip, key, None, message)

@@ -20,7 +20,9 @@ from iltools_datasets.doctor.checks import (
 )
 from iltools_datasets.doctor.finding import Finding
 from iltools_datasets.doctor.velocities import check_velocities
-from iltools_datasets.motion.clip import VELOCITY_OF, declared_rate, see_motion
+from iltools_datasets.motion.clip import see_motion
+from iltools_datasets.motion.description import declared_rate
+from iltools_datasets.motion.kinds import VELOCITY_OF
 
 _T = TypeVar("_T", bound=Hashable)
 

@@ -20,6 +20,7 @@ from iltools_datasets.ingest.flags import TERMINATED_NAMES, source_key
 from iltools_datasets.ingest.options import ExportOptions
 from iltools_datasets.ingest.plan import ExportPlan, plan_export
 from iltools_datasets.ingest.report import BuildReport
+from iltools_datasets.motion.description import ATTRIBUTE
 from iltools_datasets.store.builder import StoreBuilder
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
@@ -46,7 +47,8 @@ def build_store(
 ) -> tuple[Path, BuildReport]:
     """Build the store of an archive and return its path and a report of what was exported and what was skipped.
 
-    A trajectory of T states becomes T - 1 transitions: state t, action t, state t + 1 under `("next", key)`.
+    A trajectory of T states becomes T - 1 transitions: state t, action t, state t + 1 under `("next", key)`. What the
+    trajectories say of rates, names and kinds goes into `store.attributes["motion"]`.
 
     Args:
         zarr_path: the archive, `<source>/<motion>/<trajectory>/<key>` or packed, arrays time-major [T, ...].
@@ -73,7 +75,8 @@ def build_store(
     truncated does, and at the end of every clip.
 
     Raises:
-        MissingKeyError, SchemaError: before anything is written; the message names trajectory and key.
+        MissingKeyError, SchemaError: before anything is written; the message names trajectory and key. Trajectories
+            that disagree in joint or body names, kinds of columns or the order of quaternions are such an error, too.
         SourceError: the archive cannot be read, a value is NaN or does not fit (trajectory, key, row), or no trajectory
             has two states. Nothing is left behind.
         StoreExistsError: there is a store at `store_path` and `overwrite` is False.
@@ -103,7 +106,7 @@ def build_store(
             overwrite=overwrite,
             concat=plan.concat,
             alias=plan.flags.alias,
-            attributes=_provenance(reader, options),
+            attributes=_provenance(reader, options, plan),
         ) as builder,
         terminal_progress("building", len(plan.trajectories), progress) as advance,
         closing(_stream(reader, plan, options)) as clips,
@@ -148,8 +151,9 @@ def _naming(path: object) -> Generator[None, None, None]:
         raise
 
 
-def _provenance(reader: ArchiveReader, options: ExportOptions) -> dict[str, Any]:
+def _provenance(reader: ArchiveReader, options: ExportOptions, plan: ExportPlan) -> dict[str, Any]:
     return {
+        ATTRIBUTE: plan.motion.as_attribute(),
         "archive": dict(reader.attributes),
         "metadata": reader.metadata,
         "obs_keys": list(options.obs_keys),

@@ -10,8 +10,10 @@ import numpy as np
 
 from iltools_datasets.errors import IltoolsError, MissingKeyError, SchemaError, SourceError
 from iltools_datasets.ingest.flags import FLAG_NAMES, FlagPlan, plan_flags, source_key
+from iltools_datasets.ingest.motion import MotionCheck
 from iltools_datasets.ingest.options import ACTION_NAMES, ExportOptions, where
 from iltools_datasets.ingest.report import SkippedTrajectory
+from iltools_datasets.motion.description import Description
 
 if TYPE_CHECKING:
     from iltools_datasets.archive.schema import Trajectory
@@ -35,7 +37,7 @@ class ExportPlan:
 
     `columns` maps a name in the archive to its column. The action and the flags are not in it: each trajectory has its
     own name for them. `mixed_concat` is the dtype of the concatenation where the observation's parts differ in dtype
-    (it then is a column of its own), else None.
+    (it then is a column of its own), else None. `motion` is what the clips say of their motion together.
     """
 
     trajectories: list[Trajectory]
@@ -46,6 +48,7 @@ class ExportPlan:
     mixed_concat: np.dtype[np.generic] | None = None
     skipped: list[SkippedTrajectory] = field(default_factory=list)
     dropped_keys: dict[str, str] = field(default_factory=dict)
+    motion: Description = field(default_factory=Description)
 
 
 def action_key(trajectory: Trajectory, options: ExportOptions) -> str | None:
@@ -80,12 +83,15 @@ def plan_export(trajectories: Iterable[Trajectory], options: ExportOptions) -> E
             continue
         kept.append(trajectory)
 
-    kept = _agreeing(kept, options, skipped)
+    motion = MotionCheck()
+    kept = _agreeing(kept, options, skipped, motion)
     if not kept:
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
         raise SourceError("no trajectory with at least two states to export" + (f" ({reasons})" if reasons else ""))
     columns = _columns(kept, options, dropped)
-    return _lay_out(kept, columns, options, skipped, dropped)
+    states = {key: column.key for key, column in columns.items() if column.kind == "state"}
+    plan = _lay_out(kept, columns, options, skipped, dropped)
+    return replace(plan, motion=motion.describe(states, kept))
 
 
 def _without_excluded(trajectory: Trajectory, options: ExportOptions, dropped: dict[str, str]) -> Trajectory:
@@ -118,8 +124,10 @@ def _signature(trajectory: Trajectory, key: str) -> tuple[np.dtype[np.generic], 
     return np.dtype(spec.dtype).newbyteorder("="), tuple(spec.shape[1:])
 
 
-def _agreeing(kept: list[Trajectory], options: ExportOptions, skipped: list[SkippedTrajectory]) -> list[Trajectory]:
-    """Return the trajectories whose required arrays agree with the first one's; the others are errors or skipped."""
+def _agreeing(
+    kept: list[Trajectory], options: ExportOptions, skipped: list[SkippedTrajectory], motion: MotionCheck
+) -> list[Trajectory]:
+    """Return the trajectories whose arrays and names agree with the first one's; the others are errors or skipped."""
     if not kept:
         return kept
     first = kept[0]
@@ -130,6 +138,7 @@ def _agreeing(kept: list[Trajectory], options: ExportOptions, skipped: list[Skip
             for key in options.obs_keys:
                 _check_signature(trajectory, key, first, key)
             _check_action(trajectory, first, first_action, options)
+            motion.add(trajectory)
         except IltoolsError as error:
             if options.strict:
                 raise

@@ -10,22 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import Trajectory
+from iltools_datasets.motion.description import declared_rate
+from iltools_datasets.motion.kinds import VELOCITY_OF, is_position_or_rotation, quaternion_columns
 
 Floats = NDArray[np.float64]
 
-VELOCITY_OF = {
-    "qpos": "qvel",
-    "joint_pos": "joint_vel",
-    "dof_positions": "dof_velocities",
-    "body_pos_w": "body_lin_vel_w",
-    "body_positions": "body_linear_velocities",
-    "body_quat_w": "body_ang_vel_w",
-    "body_rotations": "body_angular_velocities",
-}
-"""Key of a position or rotation -> key of its velocity, over all formats this package reads."""
-
-_MORE_POSITIONS = ("xpos", "site_xpos", "subtree_com", "ee_pos", "root_pos")
-_QUATERNION_NAMES = ("quat", "body_rotations")
 _FREE_JOINT = (3,)
 
 
@@ -79,11 +68,11 @@ def see_motion(trajectory: Trajectory, arrays: Mapping[str, NDArray[Any]], fps: 
     coordinates: list[Coordinates] = []
     rotations: list[Rotations] = []
     for key, array in arrays.items():
-        known = key in VELOCITY_OF or key in _MORE_POSITIONS or key in declared or _named_quaternion(key)
-        if known and array.ndim >= 2:
+        if (key in declared or is_position_or_rotation(key)) and array.ndim >= 2:
             velocity_key = VELOCITY_OF.get(key)
             velocity = arrays.get(velocity_key) if velocity_key is not None else None
-            starts = tuple(declared.get(key) or _quaternion_columns(key, array, velocity))
+            velocity_shape = None if velocity is None else velocity.shape[1:]
+            starts = quaternion_columns(key, array.shape[1:], velocity_shape, declared.get(key) or None)
             plain, turning = _split(key, array, velocity_key, velocity, starts, trajectory.attributes)
             coordinates += [plain] if plain.values.shape[1] else []
             rotations += [turning] if turning.quaternions.shape[1] else []
@@ -97,31 +86,6 @@ def see_motion(trajectory: Trajectory, arrays: Mapping[str, NDArray[Any]], fps: 
         tuple(coordinates),
         tuple(rotations),
     )
-
-
-def declared_rate(attributes: Mapping[str, Any]) -> float | None:
-    """Return the states per second that attributes declare as fps, frequency or dt, or None."""
-    for name in ("fps", "frequency"):
-        if isinstance(attributes.get(name), int | float) and attributes[name] > 0:
-            return float(attributes[name])
-    dt = attributes.get("dt")
-    return 1.0 / dt if isinstance(dt, int | float) and dt > 0 else None
-
-
-def _named_quaternion(key: str) -> bool:
-    return any(name in key for name in _QUATERNION_NAMES)
-
-
-def _quaternion_columns(key: str, array: NDArray[Any], velocity: NDArray[Any] | None) -> tuple[int, ...]:
-    """Guess where unit quaternions begin on the last axis, for archives that do not declare it.
-
-    A generalised position that is one wider than its velocity begins with a free joint: xyz and a quaternion.
-    """
-    if _named_quaternion(key) and array.shape[-1] == 4:
-        return (0,)
-    if array.ndim == 2 and velocity is not None and velocity.ndim == 2 and array.shape[1] >= 7:
-        return _FREE_JOINT if array.shape[1] == velocity.shape[1] + 1 else ()
-    return ()
 
 
 def _split(

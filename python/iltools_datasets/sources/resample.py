@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import SourceError
+from iltools_datasets.motion.kinds import Pieces, known_pieces
 from iltools_datasets.motion.kinematics import FREE_JOINT_DIFFERENCES, free_joint_velocity
 from iltools_datasets.sources.protocol import Recording
 
 FLAG_KEYS = frozenset({"terminated", "truncated", "done", "absorbing"})
-_QUATERNION = 4
 _NEARLY_PARALLEL = 1 - 1e-9
 _TIME_TOLERANCE = 1e-6
 """In source steps: a sample this close to a frame is that frame, so that rates which divide evenly copy frames."""
@@ -39,6 +39,7 @@ def resample(recording: Recording, fps: float, where: str) -> Recording:
         return recording
     states = max(len(array) for array in recording.arrays.values())
     times = sample_times(states, recording.fps, fps)
+    known = _pieces(recording)
     arrays = {}
     for key, array in recording.arrays.items():
         if key in FLAG_KEYS:
@@ -47,7 +48,7 @@ def resample(recording: Recording, fps: float, where: str) -> Recording:
             held = np.minimum(np.floor(times).astype(np.int64), len(array) - 1)
             arrays[key] = array[held if len(array) == states else held[:-1]]
         else:
-            arrays[key] = interpolate(array, times, recording.quaternions.get(key, ()))
+            arrays[key] = interpolate(array, times, known.get(key, ()))
     velocities = dict.fromkeys(recording.velocities, "interpolated linearly")
     if recording.velocities.get("qvel") == FREE_JOINT_DIFFERENCES and len(times) > 1:
         arrays["qvel"] = free_joint_velocity(arrays["qpos"], fps)
@@ -69,17 +70,34 @@ def sample_times(states: int, source_fps: float, fps: float) -> NDArray[np.float
     return np.minimum(np.where(np.abs(times - nearest) < _TIME_TOLERANCE, nearest, times), last)
 
 
-def interpolate(array: NDArray[Any], times: NDArray[np.float64], quaternions: tuple[int, ...]) -> NDArray[Any]:
-    """Return `array [T, ...]` at fractional rows `times`: linear, and slerp at the `quaternions` of its last axis."""
+def _pieces(recording: Recording) -> dict[str, Pieces]:
+    """Return what is known of the recording's keys; all other floats are plain numbers."""
+    shapes = {key: array.shape[1:] for key, array in recording.arrays.items()}
+    declared = {**recording.attributes, "quaternions": recording.quaternions}
+    return known_pieces(
+        shapes, floats={key: recording.arrays[key].dtype.kind == "f" for key in shapes}, declared=declared
+    )
+
+
+def interpolate(array: NDArray[Any], times: NDArray[np.float64], pieces: Pieces = ()) -> NDArray[Any]:
+    """Return `array [T, ...]` at fractional rows `times`: linear, slerp of quaternions, the short way for angles."""
     before = np.floor(times).astype(np.int64)
     after = np.minimum(before + 1, len(array) - 1)
     fraction = times - before
     part = fraction.reshape(-1, *(1,) * (array.ndim - 1))
     first, second = array[before].astype(np.float64), array[after].astype(np.float64)
     mixed = first + (second - first) * part
-    for column in quaternions:
-        place = (..., slice(column, column + _QUATERNION))
-        mixed[place] = slerp(first[place], second[place], part)
+    column = 0
+    for kind, width in pieces:
+        place = (..., slice(column, column + width))
+        if kind == "quaternion":
+            rotations = (*first[place].shape[:-1], -1, 4)
+            ends = first[place].reshape(rotations), second[place].reshape(rotations)
+            mixed[place] = slerp(*ends, part[..., None]).reshape(first[place].shape)
+        elif kind == "angle":
+            turn = np.remainder(second[place] - first[place] + np.pi, 2 * np.pi) - np.pi
+            mixed[place] = np.pi - np.remainder(np.pi - (first[place] + turn * part), 2 * np.pi)
+        column += width
     mixed[fraction == 0] = first[fraction == 0]
     return mixed.astype(array.dtype)
 
