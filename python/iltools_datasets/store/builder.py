@@ -52,7 +52,9 @@ class StoreBuilder:
         self.path = Path(path)
         self._concat = {key: list(parts) for key, parts in (concat or {}).items()}
         self._alias = {parts_of(new): parts_of(old) for new, old in (alias or {}).items()}
-        self._attributes = json.dumps(dict(attributes or {}))
+        self.attributes: dict[str, Any] = dict(attributes or {})
+        """What will be kept with the data; more may be added until `publish`."""
+        json.dumps(self.attributes)
         self._views_declared = False
         self._task_names: dict[int, str] = {}
         self._writer = _core.StoreWriter(str(self.path), overwrite)
@@ -146,7 +148,7 @@ class StoreBuilder:
 
     def publish(self) -> str:
         """Make the store visible and return its uuid. Raises `SchemaError` if no trajectory was added."""
-        return self._writer.publish(self._task_names, self._attributes)
+        return self._writer.publish(self._task_names, json.dumps(self.attributes))
 
     def abort(self) -> None:
         """Drop everything written so far; a store that was there before stays as it was."""

@@ -1,0 +1,8 @@
+"""LeRobot directories of every version: numbers as a store, pictures by frame. Knows neither JAX nor torch."""
+
+from iltools_datasets.lerobot.choice import EpisodeChoice
+from iltools_datasets.lerobot.episodes import EpisodeTable
+from iltools_datasets.lerobot.info import Feature, LeRobotInfo, read_info
+from iltools_datasets.lerobot.reader import LeRobotReader
+
+__all__ = ["EpisodeChoice", "EpisodeTable", "Feature", "LeRobotInfo", "LeRobotReader", "read_info"]
