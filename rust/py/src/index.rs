@@ -1,32 +1,74 @@
-//! `_core.SequentialCursors`, `_core.EpochShuffle`, `_core.UniformDraws`, `_core.window_rows`.
+//! `_core.IndexStream` and its kinds `SequentialCursors`, `EpochShuffle` and `UniformDraws`; `_core.window_rows`.
 
 use std::sync::Arc;
 
 use iltools_core::index::{self, Domain, Draw, Share};
 use numpy::{PyArray1, PyUntypedArray};
+use pyo3::PyClass;
 use pyo3::prelude::*;
 
 use crate::arrays::Indices;
 use crate::errors::IntoPyResult;
 use crate::segments::SegmentTable;
 use crate::store::Store;
-use crate::stream::Stream;
+use crate::stream::{RunsAhead, Stream};
 
 type Index<'py> = Bound<'py, PyArray1<i64>>;
 type Rows<'py> = Option<Vec<Bound<'py, PyUntypedArray>>>;
 
+/// What every index stream can do in Python: have batches made ahead of it.
+#[pyclass(subclass, frozen, module = "iltools_datasets._core")]
+pub struct IndexStream {
+    stream: Arc<dyn RunsAhead>,
+}
+
+impl IndexStream {
+    /// A stream of one of the kinds, which gets at the stream itself through `kind`.
+    fn of<S: index::IndexStream, T: PyClass<BaseType = Self>>(
+        stream: S,
+        kind: impl FnOnce(Arc<Stream<S>>) -> T,
+    ) -> PyClassInitializer<T> {
+        let stream = Arc::new(Stream::new(stream));
+        PyClassInitializer::from(Self { stream: Arc::clone(&stream) as Arc<dyn RunsAhead> }).add_subclass(kind(stream))
+    }
+}
+
+#[pymethods]
+impl IndexStream {
+    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
+        self.stream.look_ahead(store, fields, depth)
+    }
+
+    fn num_ready(&self, py: Python<'_>) -> usize {
+        self.stream.num_ready(py)
+    }
+
+    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
+        self.stream.depth(store)
+    }
+
+    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(store, index)
+    }
+}
+
 /// One cursor per env; `next` returns the transitions under the cursors and moves each by one, wrapping.
-#[pyclass(frozen, module = "iltools_datasets._core")]
+#[pyclass(frozen, extends = IndexStream, module = "iltools_datasets._core")]
 pub struct SequentialCursors {
-    stream: Stream<index::SequentialCursors>,
+    stream: Arc<Stream<index::SequentialCursors>>,
 }
 
 #[pymethods]
 impl SequentialCursors {
     #[new]
-    fn new(py: Python<'_>, table: &SegmentTable, segment: Indices<'_>, step: Indices<'_>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        table: &SegmentTable,
+        segment: Indices<'_>,
+        step: Indices<'_>,
+    ) -> PyResult<PyClassInitializer<Self>> {
         let cursors = index::SequentialCursors::new(Arc::clone(&table.table), segment.as_slice()?, step.as_slice()?);
-        Ok(Self { stream: Stream::new(cursors.into_py_result(py)?) })
+        Ok(IndexStream::of(cursors.into_py_result(py)?, |stream| Self { stream }))
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
@@ -47,45 +89,16 @@ impl SequentialCursors {
         self.stream.draw(py, Draw::Batch(0))
     }
 
-    fn peek<'py>(&self, py: Python<'py>) -> Index<'py> {
-        let rows = self.stream.with(py, |cursors| {
-            let mut rows = vec![0; cursors.len()];
-            cursors.peek(&mut rows);
-            rows
-        });
-        PyArray1::from_vec(py, rows)
-    }
-
-    fn advance(&self, py: Python<'_>, count: i64) {
-        self.stream.with(py, |cursors| cursors.advance(count));
-    }
-
     fn update(&self, py: Python<'_>, env: Indices<'_>, segment: Indices<'_>, step: Indices<'_>) -> PyResult<()> {
         let (env, segment, step) = (env.as_slice()?, segment.as_slice()?, step.as_slice()?);
         self.stream.with(py, |cursors| cursors.update(env, segment, step)).into_py_result(py)
     }
-
-    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
-        self.stream.look_ahead(store, fields, depth)
-    }
-
-    fn num_ready(&self, py: Python<'_>) -> usize {
-        self.stream.num_ready(py)
-    }
-
-    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
-        self.stream.depth(store)
-    }
-
-    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(store, index)
-    }
 }
 
 /// Every item exactly once per epoch, in an order computed per position by a keyed permutation.
-#[pyclass(frozen, module = "iltools_datasets._core")]
+#[pyclass(frozen, extends = IndexStream, module = "iltools_datasets._core")]
 pub struct EpochShuffle {
-    stream: Stream<index::EpochShuffle>,
+    stream: Arc<Stream<index::EpochShuffle>>,
 }
 
 #[pymethods]
@@ -102,7 +115,7 @@ impl EpochShuffle {
         shuffle: bool,
         rank: u32,
         world_size: u32,
-    ) -> PyResult<Self> {
+    ) -> PyResult<PyClassInitializer<Self>> {
         let made = Domain::all(total).and_then(|all| index::EpochShuffle::new(all, seed, epoch, position, shuffle));
         Self::shared(py, made, rank, world_size)
     }
@@ -119,10 +132,10 @@ impl EpochShuffle {
         position: i64,
         rank: u32,
         world_size: u32,
-    ) -> PyResult<Self> {
+    ) -> PyResult<Py<Self>> {
         let made = Domain::segments(&table.table, segment.as_slice()?)
             .and_then(|chosen| index::EpochShuffle::new(chosen, seed, epoch, position, true));
-        Self::shared(py, made, rank, world_size)
+        Py::new(py, Self::shared(py, made, rank, world_size)?)
     }
 
     #[getter]
@@ -161,22 +174,6 @@ impl EpochShuffle {
     fn restore(&self, py: Python<'_>, seed: u64, epoch: u64, position: i64) -> PyResult<()> {
         self.stream.with(py, |shuffle| shuffle.restore(seed, epoch, position)).into_py_result(py)
     }
-
-    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
-        self.stream.look_ahead(store, fields, depth)
-    }
-
-    fn num_ready(&self, py: Python<'_>) -> usize {
-        self.stream.num_ready(py)
-    }
-
-    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
-        self.stream.depth(store)
-    }
-
-    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(store, index)
-    }
 }
 
 impl EpochShuffle {
@@ -185,26 +182,31 @@ impl EpochShuffle {
         shuffle: iltools_core::Result<index::EpochShuffle>,
         rank: u32,
         world_size: u32,
-    ) -> PyResult<Self> {
+    ) -> PyResult<PyClassInitializer<Self>> {
         let share = Share::new(rank, world_size).into_py_result(py)?;
-        Ok(Self { stream: Stream::new(shuffle.into_py_result(py)?.shared(share)) })
+        Ok(IndexStream::of(shuffle.into_py_result(py)?.shared(share), |stream| Self { stream }))
     }
 }
 
 /// Independent uniform draws, with replacement; the n-th draw depends on (seed, n) alone.
-#[pyclass(frozen, module = "iltools_datasets._core")]
+#[pyclass(frozen, extends = IndexStream, module = "iltools_datasets._core")]
 pub struct UniformDraws {
-    stream: Stream<index::UniformDraws>,
+    stream: Arc<Stream<index::UniformDraws>>,
 }
 
 #[pymethods]
 impl UniformDraws {
     #[new]
     #[pyo3(signature = (total, seed, position=0, rank=0, world_size=1))]
-    fn new(py: Python<'_>, total: i64, seed: u64, position: u64, rank: u32, world_size: u32) -> PyResult<Self> {
-        let domain = Domain::all(total).into_py_result(py)?;
-        let share = Share::new(rank, world_size).into_py_result(py)?;
-        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position).shared(share)) })
+    fn new(
+        py: Python<'_>,
+        total: i64,
+        seed: u64,
+        position: u64,
+        rank: u32,
+        world_size: u32,
+    ) -> PyResult<PyClassInitializer<Self>> {
+        Self::shared(py, Domain::all(total), seed, position, rank, world_size)
     }
 
     #[staticmethod]
@@ -217,10 +219,9 @@ impl UniformDraws {
         position: u64,
         rank: u32,
         world_size: u32,
-    ) -> PyResult<Self> {
-        let domain = Domain::segments(&table.table, segment.as_slice()?).into_py_result(py)?;
-        let share = Share::new(rank, world_size).into_py_result(py)?;
-        Ok(Self { stream: Stream::new(index::UniformDraws::new(domain, seed, position).shared(share)) })
+    ) -> PyResult<Py<Self>> {
+        let chosen = Domain::segments(&table.table, segment.as_slice()?);
+        Py::new(py, Self::shared(py, chosen, seed, position, rank, world_size)?)
     }
 
     #[getter]
@@ -245,21 +246,20 @@ impl UniformDraws {
     fn restore(&self, py: Python<'_>, seed: u64, position: u64) {
         self.stream.with(py, |draws| draws.restore(seed, position));
     }
+}
 
-    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
-        self.stream.look_ahead(store, fields, depth)
-    }
-
-    fn num_ready(&self, py: Python<'_>) -> usize {
-        self.stream.num_ready(py)
-    }
-
-    fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
-        self.stream.depth(store)
-    }
-
-    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(store, index)
+impl UniformDraws {
+    fn shared(
+        py: Python<'_>,
+        domain: iltools_core::Result<Domain>,
+        seed: u64,
+        position: u64,
+        rank: u32,
+        world_size: u32,
+    ) -> PyResult<PyClassInitializer<Self>> {
+        let share = Share::new(rank, world_size).into_py_result(py)?;
+        let draws = index::UniformDraws::new(domain.into_py_result(py)?, seed, position).shared(share);
+        Ok(IndexStream::of(draws, |stream| Self { stream }))
     }
 }
 

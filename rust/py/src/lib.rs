@@ -20,7 +20,7 @@ mod _core {
     #[pymodule_export]
     use super::gather::{gather, num_threads, release_memory, set_num_threads};
     #[pymodule_export]
-    use super::index::{EpochShuffle, SequentialCursors, UniformDraws, window_rows};
+    use super::index::{EpochShuffle, IndexStream, SequentialCursors, UniformDraws, window_rows};
     #[pymodule_export]
     use super::segments::SegmentTable;
     #[pymodule_export]

@@ -1,4 +1,4 @@
-//! What the three index streams share in Python: a lock, and batches made ahead.
+//! What all index streams share in Python: a lock, and batches made ahead.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -102,9 +102,30 @@ impl<S: IndexStream> Stream<S> {
         }
         index
     }
+}
 
+/// What can be asked of a stream of any kind.
+pub trait RunsAhead: Send + Sync {
     /// Keep `depth` batches of `fields` ready; 0 stops.
-    pub fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
+    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()>;
+
+    /// How many batches of a store are kept ready here: 0 for any other store than the one that is gathered from, and in a
+    /// process that was forked from one where they are.
+    fn depth(&self, store: &Bound<'_, Store>) -> usize;
+
+    /// How many batches are ready.
+    fn num_ready(&self, py: Python<'_>) -> usize;
+
+    /// The rows of a store for a draw that was made ahead; `None` if it was not, or from another store.
+    fn rows_of<'py>(
+        &self,
+        store: &Bound<'py, Store>,
+        index: &Bound<'py, PyArray1<i64>>,
+    ) -> PyResult<Option<Vec<Bound<'py, PyUntypedArray>>>>;
+}
+
+impl<S: IndexStream> RunsAhead for Stream<S> {
+    fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
         let py = store.py();
         let ahead = if depth == 0 {
             None
@@ -123,9 +144,7 @@ impl<S: IndexStream> Stream<S> {
         Ok(())
     }
 
-    /// How many batches of a store are kept ready here: 0 for any other store than the one that is gathered from, and in a
-    /// process that was forked from one where they are.
-    pub fn depth(&self, store: &Bound<'_, Store>) -> usize {
+    fn depth(&self, store: &Bound<'_, Store>) -> usize {
         let core = store.get().core();
         self.locked(store.py(), |State { ahead, .. }| {
             ahead
@@ -135,13 +154,11 @@ impl<S: IndexStream> Stream<S> {
         })
     }
 
-    /// How many batches are ready.
-    pub fn num_ready(&self, py: Python<'_>) -> usize {
+    fn num_ready(&self, py: Python<'_>) -> usize {
         self.locked(py, |state| state.ahead.as_ref().map_or(0, |ahead| ahead.thread.num_ready()))
     }
 
-    /// The rows of a store for a draw that was made ahead; `None` if it was not, or from another store.
-    pub fn rows_of<'py>(
+    fn rows_of<'py>(
         &self,
         store: &Bound<'py, Store>,
         index: &Bound<'py, PyArray1<i64>>,

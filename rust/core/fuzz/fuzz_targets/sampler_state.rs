@@ -21,7 +21,6 @@ struct Input {
     draws: u16,
     envs: Vec<(i64, i64)>,
     updates: Vec<(i64, i64, i64)>,
-    advance: i64,
 }
 
 fuzz_target!(|input: Input| {
@@ -84,7 +83,6 @@ fuzz_target!(|input: Input| {
     if cursors.update(&envs, &segments, &steps).is_err() {
         assert_eq!((cursors.segment(), cursors.step()), before);
     }
-    cursors.advance(input.advance);
     let mut out = vec![0; cursors.len()];
     for _ in 0..3 {
         cursors.next(&mut out);
