@@ -1,0 +1,302 @@
+"""What a student will observe, built beside the environment: its terms, each with a history of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, Self
+
+from iltools_datasets._base.extras import missing_extra
+
+try:
+    import torch
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.collection") from error
+
+from iltools_datasets._base.integers import checked_integer
+from iltools_datasets.errors import ArgumentError, MissingKeyError, OutOfRangeError, SchemaError
+
+__all__ = ["StudentObsBuilder"]
+
+Order = Literal["newest_first", "oldest_first"]
+Pad = Literal["zero", "first"]
+History = Literal["current", "past"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One observation term: its name, the width of a frame, and how many frames the env's group holds of it."""
+
+    name: str
+    width: int
+    frames: int = 1
+
+
+class StudentObsBuilder:
+    """Concatenates observation terms of an environment, term by term, each with its last frames side by side.
+
+    The environment is read once, for its terms' names and widths. No term is computed, and no buffer, history or random
+    state of the environment is touched: frames are what the caller hands in, and they are copied.
+
+    One step of a loop: `student_obs = builder.get_observation(obs_dict)`, then `builder.update_history(obs_dict)`, then
+    the environment's step, then `builder.reset_history(ids of the episodes that ended)`.
+
+    Args:
+        env: has `observation_manager` and `num_envs` (itself, or its `unwrapped`), as Isaac Lab's and mjlab's envs do.
+        obs_keys: terms of the group, in the order wanted.
+        history_length: H, frames per term; 0 is the frame itself, without a history.
+        device: where frames are kept; None = the environment's device.
+        group: the observation group whose terms these are; an environment without "policy" is asked for "actor".
+        order: how a term's frames lie: "newest_first" or "oldest_first".
+        pad: what stands before an episode's first frame: "zero", or "first": that frame, as env managers do.
+        history: "current": the frame handed in and the H - 1 updated before it, which is what a student sees in
+            training. "past": the H frames updated before, without the one handed in.
+
+    Attributes:
+        obs_keys: the terms, in order.
+        obs_dims: width of one frame of each.
+        history_length: H.
+        total_dim: width of an observation, `max(H, 1) * sum(obs_dims)`.
+
+    Raises:
+        ArgumentError: no such group or term, a term twice, an unknown option; what there is, is named. (A ValueError.)
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        obs_keys: Sequence[str],
+        history_length: int = 0,
+        device: torch.device | str | None = None,
+        *,
+        group: str = "policy",
+        order: Order = "newest_first",
+        pad: Pad = "zero",
+        history: History = "current",
+    ) -> None:
+        env = env if hasattr(env, "observation_manager") else getattr(env, "unwrapped", env)
+        self.history_length = checked_integer("history_length", history_length, low=0)
+        self.order: Order = _one_of("order", order, ("newest_first", "oldest_first"))
+        self.pad: Pad = _one_of("pad", pad, ("zero", "first"))
+        self.history: History = _one_of("history", history, ("current", "past"))
+        terms = _terms_of_group(env, group)
+        self._group_terms = list(terms.values())
+        self.obs_keys = _known_once(obs_keys, terms)
+        self.obs_dims = [terms[name].width for name in self.obs_keys]
+        self.frame_dim = sum(self.obs_dims)
+        self.total_dim = self.frame_dim * max(self.history_length, 1)
+        self.num_envs = checked_integer("num_envs", env.num_envs, low=1)
+        self.device = torch.device(getattr(env, "device", "cpu") if device is None else device)
+        self._kept = self.history_length - (self.history == "current") if self.history_length else 0
+        # Each frame is written twice, H rows apart, so that the last ones always lie in one run.
+        self._frames = torch.zeros(0)
+        self._start = 0
+        self._begins = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        self._some_begin = True
+        self._was_asked = False
+
+    @classmethod
+    def like(cls, env: Any, group: str = "policy_student", device: torch.device | str | None = None) -> Self:
+        """Return the builder whose observations are, bit for bit, those that the env computes for one of its groups.
+
+        Raises `ArgumentError` if the group's terms have histories of different lengths.
+        """
+        holder = env if hasattr(env, "observation_manager") else getattr(env, "unwrapped", env)
+        terms = _terms_of_group(holder, group)
+        lengths = {term.frames for term in terms.values()}
+        if len(lengths) != 1:
+            raise ArgumentError(
+                f"group {group!r}: its terms have histories of {sorted(lengths)} frames, not of one length"
+            )
+        length = lengths.pop()
+        options: dict[str, Any] = {"group": group, "order": "oldest_first", "pad": "first"}
+        return cls(env, list(terms), 0 if length == 1 else length, device, **options)
+
+    def get_observation(self, obs_dict: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the student's observations, a new tensor [N, total_dim] of the frames' dtype.
+
+        Args:
+            obs_dict: term -> its frame [N, ...]; further terms are not looked at.
+
+        Raises:
+            MissingKeyError: a term is missing.
+            SchemaError: a frame of another width, dtype or number of envs. Nothing was changed.
+        """
+        frame = self.frame(obs_dict)
+        self._was_asked = True
+        if not self.history_length:
+            return frame
+        frames = self._last_frames(frame)
+        count, length = len(frames), self.history_length
+        newest_first = self.order == "newest_first"
+        kept = slice(length - count, length) if newest_first else slice(0, count)
+        observation = frame.new_empty((self.num_envs, self.total_dim))
+        at = column = 0
+        for dim in self.obs_dims:
+            place = observation[:, at : at + length * dim].view(self.num_envs, length, dim)
+            place[:, kept].copy_(frames[:, :, column : column + dim].transpose(0, 1))
+            if self.history == "current":
+                place[:, 0 if newest_first else -1].copy_(frame[:, column : column + dim])
+            at, column = at + length * dim, column + dim
+        return observation
+
+    def update_history(self, obs_dict: Mapping[str, torch.Tensor]) -> None:
+        """Append the frame of this step; a copy is kept.
+
+        Raises:
+            ArgumentError: with `history="current"`, before any observation was asked for: the frame that is then handed
+                in would be there twice.
+            MissingKeyError, SchemaError: as `get_observation`. Nothing was changed.
+        """
+        if self.history == "current" and self._kept and not self._was_asked:
+            raise ArgumentError(
+                "update_history came before get_observation: with history='current' the frame handed to "
+                "get_observation would be there twice; call get_observation first, or choose history='past'"
+            )
+        frame = self.frame(obs_dict)
+        if not self._kept:
+            return
+        frames = self._ring(frame)
+        if self._some_begin and self.pad == "first":
+            frames[:, self._begins] = frame[self._begins]
+        newest_first = self.order == "newest_first"
+        slot = (self._start - 1) % self._kept if newest_first else self._start
+        frames[slot].copy_(frame)
+        frames[slot + self._kept].copy_(frame)
+        self._start = slot if newest_first else (slot + 1) % self._kept
+        self._begins.zero_()
+        self._some_begin = False
+
+    def reset_history(self, env_ids: torch.Tensor | Sequence[int]) -> None:
+        """Forget the frames of these envs.
+
+        Args:
+            env_ids: ids, or a bool mask [N]; none is fine.
+
+        Raises:
+            OutOfRangeError: no such env. TypeError: neither integers nor bools.
+        """
+        chosen = self._checked_envs(env_ids)
+        if not len(chosen):
+            return
+        if len(self._frames):
+            self._frames[:, chosen] = 0
+        self._begins[chosen] = True
+        self._some_begin = True
+
+    def split(self, group_tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the terms within the env's own concatenated group, each its newest frame: `{term: [N, width]}`.
+
+        Views of `group_tensor` [N, D]; SchemaError if D is not the group's width.
+        """
+        widths = [term.width * term.frames for term in self._group_terms]
+        if group_tensor.ndim != 2 or group_tensor.shape[1] != sum(widths):
+            raise SchemaError(f"the group is [N, {sum(widths)}], found {list(group_tensor.shape)}")
+        pieces = torch.split(group_tensor, widths, dim=1)
+        # Env managers put the newest frame last.
+        return {term.name: piece[:, -term.width :] for term, piece in zip(self._group_terms, pieces, strict=True)}
+
+    def frame(self, obs_dict: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the terms of one step side by side, a new tensor [N, frame_dim]; raises as `get_observation`."""
+        pieces = []
+        for name, width in zip(self.obs_keys, self.obs_dims, strict=True):
+            if name not in obs_dict:
+                raise MissingKeyError(f"no observation term {name!r}; there are {sorted(obs_dict)}")
+            piece = obs_dict[name].detach()
+            if piece.ndim < 1 or piece.shape[0] != self.num_envs or prod(piece.shape[1:]) != width:
+                raise SchemaError(f"term {name!r}: expected [{self.num_envs}, {width}], found {list(piece.shape)}")
+            pieces.append(piece.reshape(self.num_envs, width).to(self.device))
+        frame = torch.cat(pieces, dim=1)
+        if len(self._frames) and frame.dtype != self._frames.dtype:
+            raise SchemaError(f"frames of {self._frames.dtype} so far, now one of {frame.dtype}")
+        return frame
+
+    def _ring(self, frame: torch.Tensor) -> torch.Tensor:
+        if not len(self._frames):
+            self._frames = frame.new_zeros((2 * self._kept, *frame.shape))
+        return self._frames
+
+    def _last_frames(self, frame: torch.Tensor) -> torch.Tensor:
+        """Return the frames that are kept, in the order wanted, [kept, N, frame_dim]."""
+        if not self._kept:
+            return frame.new_empty((0, *frame.shape))
+        frames = self._ring(frame)[self._start : self._start + self._kept]
+        if self._some_begin and self.pad == "first":
+            frames = torch.where(self._begins[None, :, None], frame[None], frames)
+        return frames
+
+    def _checked_envs(self, env_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
+        ids = torch.as_tensor(env_ids, device=self.device)
+        if not ids.numel():
+            return ids.new_empty(0, dtype=torch.int64)
+        if ids.dtype == torch.bool:
+            if ids.shape != (self.num_envs,):
+                raise OutOfRangeError(f"env_ids: expected a mask of {self.num_envs} envs, found {list(ids.shape)}")
+            return ids.nonzero().squeeze(1)
+        if ids.is_floating_point() or ids.is_complex():
+            raise TypeError(f"env_ids: expected integers or a bool mask, found {ids.dtype}")
+        ids = ids.reshape(-1).to(torch.int64)
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.num_envs:
+            raise OutOfRangeError(f"env_ids: expected ids within 0..{self.num_envs - 1}, found {low} to {high}")
+        return ids
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise ArgumentError(f"{name}: expected one of {list(choices)}, found {value!r}")
+    return value
+
+
+def _known_once(obs_keys: Sequence[str], terms: Mapping[str, Term]) -> list[str]:
+    names = [obs_keys] if isinstance(obs_keys, str) else list(obs_keys)
+    if not names:
+        raise ArgumentError(f"obs_keys: no term is named; there are {list(terms)}")
+    for at, name in enumerate(names):
+        if name not in terms:
+            raise ArgumentError(f"obs_keys: no term {name!r}; there are {list(terms)}")
+        if name in names[:at]:
+            raise ArgumentError(f"obs_keys: term {name!r} is named twice")
+    return names
+
+
+def _terms_of_group(env: Any, group: str) -> dict[str, Term]:
+    manager = getattr(env, "observation_manager", None)
+    if manager is None:
+        raise ArgumentError(
+            f"{type(env).__name__} has no observation_manager, so the widths of its terms are not known"
+        )
+    names = _public_or_private(manager, "active_terms", "_group_obs_term_names")
+    if group == "policy" and group not in names and "actor" in names:
+        group = "actor"
+    if group not in names:
+        raise ArgumentError(f"no observation group {group!r}; there are {sorted(names)}")
+    dims = _public_or_private(manager, "group_obs_term_dim", "_group_obs_term_dim")[group]
+    terms = {}
+    for name, dim in zip(names[group], dims, strict=True):
+        extent = prod(dim) if isinstance(dim, Sequence) else int(dim)
+        frames = max(_own_history(manager, group, name, list(names[group])), 1)
+        if extent % frames:
+            raise ArgumentError(f"group {group!r}, term {name!r}: {extent} values are not {frames} frames")
+        terms[name] = Term(name, extent // frames, frames)
+    return terms
+
+
+def _public_or_private(manager: Any, public: str, private: str) -> Any:
+    return getattr(manager, public) if hasattr(manager, public) else getattr(manager, private)
+
+
+def _own_history(manager: Any, group: str, name: str, names: list[str]) -> int:
+    """Return how many frames of a term the env's group holds: the group's setting if it has one, else the term's."""
+    settings = getattr(manager, "cfg", None)
+    group_settings = settings.get(group) if isinstance(settings, Mapping) else getattr(settings, group, None)
+    of_group = getattr(group_settings, "history_length", None)
+    if of_group is not None:
+        return int(of_group)
+    terms = getattr(group_settings, "terms", group_settings)
+    term = terms.get(name) if isinstance(terms, Mapping) else getattr(terms, name, None)
+    if term is None:
+        configs = getattr(manager, "_group_obs_term_cfgs", {}).get(group)
+        term = configs[names.index(name)] if configs else None
+    return int(getattr(term, "history_length", 0) or 0)
