@@ -107,7 +107,7 @@ class _Reader:
     """The part of a binary file that `pickletools` reads arguments with; never more than there is."""
 
     def __init__(self, content: memoryview) -> None:
-        self._content = content.cast("B")
+        self._content = content.cast("B").toreadonly()
         self._next = self.at = 0
 
     def opcode(self) -> Any:
@@ -327,11 +327,11 @@ def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> NDArray[Any]:
         raise ValueError(f"values of an array in {type(content).__name__}")
     plain = dtype.numpy()
     needed = prod(shape) * plain.itemsize
-    if needed != len(content) or plain.itemsize == 0:
+    if needed != len(content):
         raise ValueError(f"{plain} {list(shape)} takes {needed} bytes, {len(content)} are there")
     if plain == np.bool_ and np.frombuffer(content, np.uint8).max(initial=0) > 1:
         raise ValueError("bools that are neither 0 nor 1")
-    array: NDArray[Any] = np.frombuffer(content, plain).reshape(shape, order=order)
+    array: NDArray[Any] = np.ndarray(shape, plain, content, order=order)
     return array
 
 
