@@ -48,7 +48,7 @@ def encode(
         stream = None
         for number, picture in enumerate(pictures):
             if stream is None:
-                stream = container.add_stream(codec, rate=Fraction(fps))
+                stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(100_000))
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.gop_size = gop

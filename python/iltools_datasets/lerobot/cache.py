@@ -90,7 +90,7 @@ def open_store(root: Path, info: LeRobotInfo, cache: Path | None, wanted: str) -
 
     Raises SourceError if the set is wrong; then nothing is left behind.
     """
-    directory = (cache or default_cache()) / "lerobot" / _name(root)
+    directory = (cache or default_cache()) / "lerobot" / set_name(root)
     path = directory / "store"
     found = _current(path, wanted)
     if found is not None:
@@ -109,7 +109,8 @@ def open_store(root: Path, info: LeRobotInfo, cache: Path | None, wanted: str) -
         _remove_empty(directory)
 
 
-def _name(root: Path) -> str:
+def set_name(root: Path) -> str:
+    """Return the name of a set's directory in a cache: its own, and a number of where it lies."""
     real = os.path.realpath(root)
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(real).name)[:60].lstrip(".")
     return f"{plain or 'set'}-{hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()}"

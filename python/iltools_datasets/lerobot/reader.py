@@ -14,8 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from iltools_datasets.errors import MissingKeyError, SourceError, StoreChangedError
 from iltools_datasets.lerobot.build import store_names
 from iltools_datasets.lerobot.cache import fingerprint, open_store
+from iltools_datasets.lerobot.camera import Camera
+from iltools_datasets.lerobot.cameras import Cameras
 from iltools_datasets.lerobot.choice import EpisodeChoice
 from iltools_datasets.lerobot.episodes import EpisodeTable, read_episodes, read_tasks
+from iltools_datasets.lerobot.frame_cache import FrameDirectory, MemoryFrames
 from iltools_datasets.lerobot.info import Feature, LeRobotInfo, read_info
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.segments import int64
@@ -63,6 +66,8 @@ class LeRobotReader:
         self._columns = store_names(self.info.features)
         self._start = self.store.segments.start
         self._length = self.store.segments.length
+        self._cameras = Cameras(self.root, self.info, self._cached, lambda: self.episodes, self._fingerprint)
+        self._plain_cameras: dict[str, Camera] = {}
 
     def __reduce__(self) -> tuple[Callable[..., LeRobotReader], tuple[Any, ...]]:
         return _reopen, (self.root, self._cache, self._fingerprint)
@@ -119,7 +124,7 @@ class LeRobotReader:
     @property
     def notes(self) -> list[str]:
         """What is unusual about the set, a line each: what was not believed, left out, or not kept."""
-        return [*self.info.notes, *self._cached.notes]
+        return [*self.info.notes, *self._cached.notes, *self._cameras.notes]
 
     def _changed(self) -> StoreChangedError:
         return StoreChangedError(f"{self.root}: its files changed since it was opened; open it again")
@@ -220,6 +225,38 @@ class LeRobotReader:
         rows, is_pad = self.window_rows(index, offsets)
         values = self.gather(rows.reshape(-1), [key])[key]
         return values.reshape(*rows.shape, *values.shape[1:]), is_pad
+
+    def camera(
+        self,
+        key: str,
+        *,
+        size: tuple[int, int] | None = None,
+        frame_cache: int | str | Path | MemoryFrames | FrameDirectory | None = None,
+        episodes: EpisodeChoice | None = None,
+    ) -> Camera:
+        """Return a camera, whose `read(index, out=None)` gives pictures as uint8 [B, H, W, C].
+
+        Args:
+            key: a feature of dtype video or image.
+            size: (H, W) to which pictures are resized (bilinear) before anything is kept; None: as they are.
+            frame_cache: where decoded pictures are kept: bytes of memory at most, or a directory; None: nowhere. A
+                `MemoryFrames` or `FrameDirectory` is shared by all cameras it is given to.
+            episodes: whose pictures have to be there; the others are looked at when they are asked for.
+
+        Raises:
+            MissingKeyError: there is no such feature.
+            SourceError: it is no camera, or pictures of `episodes` are missing.
+        """
+        camera = self._cameras.camera(key, size, frame_cache)
+        if episodes is not None:
+            camera.check(episodes.segments.tolist())
+        return camera
+
+    def pictures(self, index: ArrayLike, key: str, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Return a camera's pictures of some frames, uint8 [B, H, W, C]; see `camera` and `Camera.read`."""
+        if key not in self._plain_cameras:
+            self._plain_cameras[key] = self.camera(key)
+        return self._plain_cameras[key].read(index, out)
 
     def offsets(self, delta_timestamps: Iterable[float], tolerance_s: float = 1e-4) -> NDArray[np.int64]:
         """Return seconds as offsets in frames, int64 [H].
