@@ -16,7 +16,7 @@ import pytest
 jax = pytest.importorskip("jax", reason="needs the jax extra")
 
 from iltools_datasets import TrajectoryStore  # noqa: E402
-from iltools_datasets.jax.placement import aligned_empty  # noqa: E402
+from iltools_datasets._base.aligned import aligned_empty  # noqa: E402
 from iltools_datasets.jax_stream import DoubleBufferStreamer  # noqa: E402
 from iltools_datasets.windows.source import WindowSource  # noqa: E402
 from jax_cases import clips_fixture, columns_fixture, store_fixture  # noqa: E402, F401

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from iltools_datasets import _core
+from iltools_datasets._base.aligned import aligned_empty
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.errors import SchemaError
 
@@ -21,8 +22,6 @@ except ImportError as error:
     raise missing_extra("jax", "putting windows on a device") from error
 
 Layout = Literal["global", "pmap"]
-
-_ALIGNMENT = 64  # bytes; what XLA asks of host memory that it uses without a copy
 
 
 class Placement:
@@ -136,15 +135,6 @@ def _num_shards(sharding: Sharding | None) -> int:
         return 1
     names = sharding.spec[0]
     return math.prod(sharding.mesh.shape[name] for name in ([names] if isinstance(names, str) else names))
-
-
-def aligned_empty(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an uninitialised array that begins at a multiple of 64 bytes."""
-    dtype = np.dtype(dtype)
-    num_bytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNMENT
-    return memory[begin : begin + num_bytes].view(dtype).reshape(shape)
 
 
 def cast(name: str, source: NDArray[Any], target: NDArray[Any]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import threading
 import time
 import weakref
@@ -27,11 +25,11 @@ except ImportError as error:
     raise missing_extra("jax", "iltools_datasets.jax_stream") from error
 
 from iltools_datasets.jax.placement import Layout, Placement
+from iltools_datasets.jax.threads import stop_at_exit, thread_settings
 
 __all__ = ["DoubleBufferStreamer", "StreamStats"]
 
 _JOIN_SECONDS = 2.0
-_JOIN_AT_EXIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +139,8 @@ class DoubleBufferStreamer:
                 raise StreamError("the source is still in the call during which the stream was stopped")
             if self._can_rewind:
                 self._taken_state = self._source.state_dict()  # type: ignore[attr-defined]
-            self._prefetcher = Prefetcher(
-                self._maker, self.depth, "iltools-windows", functools.partial(_as_in_this_thread, *_thread_settings())
-            )
-            _running.add(self._prefetcher)
+            self._prefetcher = Prefetcher(self._maker, self.depth, "iltools-windows", thread_settings().hold)
+            stop_at_exit(self._prefetcher)
             # The thread must not keep a forgotten streamer alive, nor outlive it.
             self._forgotten = weakref.finalize(self, self._prefetcher.request_stop)
             self._forgotten.atexit = False
@@ -360,26 +356,3 @@ class _WindowMaker:
 def _leaf_names(window: Any) -> list[str]:
     paths = jax.tree_util.tree_flatten_with_path(window)[0]
     return [jax.tree_util.keystr(path, simple=True, separator="/") or "window" for path, _ in paths]
-
-
-def _thread_settings() -> tuple[Any, bool]:
-    """Return JAX's settings that hold for one thread and decide where and how arrays are put."""
-    return jax.config.jax_default_device, jax.config.jax_enable_x64
-
-
-@contextlib.contextmanager
-def _as_in_this_thread(device: Any, enable_x64: bool) -> Iterator[None]:
-    with jax.default_device(device), jax.enable_x64(enable_x64):
-        yield
-
-
-_running: weakref.WeakSet[Prefetcher[_Made]] = weakref.WeakSet()
-
-
-@atexit.register  # after JAX's own, hence run before it: no thread may put while JAX shuts down
-def _stop_all() -> None:
-    prefetchers = list(_running)
-    for prefetcher in prefetchers:
-        prefetcher.request_stop()
-    for prefetcher in prefetchers:
-        prefetcher.join(_JOIN_AT_EXIT_SECONDS)
