@@ -288,11 +288,23 @@ def test_help_version_and_completion(iltools: Any) -> None:
 
 def test_starting_loads_neither_torch_nor_jax() -> None:
     code = (
-        "import sys; from iltools_datasets.cli.app import app; "
+        "import sys; from iltools_datasets.cli.app import VERBS, app_of; app_of(VERBS); "
         "print([name for name in ('torch', 'jax', 'tensordict', 'matplotlib') if name in sys.modules])"
     )
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert outcome.stdout.strip() == "[]"
+
+
+def test_a_store_is_looked_at_without_what_only_archives_need(store: Path) -> None:
+    """Starting is most of the time that `info` takes; zarr would double it."""
+    code = (
+        "import sys; from iltools_datasets.cli import main\n"
+        f"try: main(['info', {str(store)!r}])\n"
+        "except SystemExit: print([name for name in ('zarr', 'torch', 'jax') if name in sys.modules])"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "clips" in outcome.stdout
+    assert outcome.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_terminal_without_unicode_and_a_closed_pipe(store: Path) -> None:

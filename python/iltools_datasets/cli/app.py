@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from io import TextIOWrapper
 
 import typer
 
-from iltools_datasets.cli.bench import bench
-from iltools_datasets.cli.build import build
-from iltools_datasets.cli.demo import demo
-from iltools_datasets.cli.doctor import doctor
-from iltools_datasets.cli.export import export
-from iltools_datasets.cli.info import info
 from iltools_datasets.cli.output import EXIT_CANNOT, err, out, print_json
-from iltools_datasets.cli.repair import repair
-from iltools_datasets.cli.verify import verify
-from iltools_datasets.cli.view import view
 from iltools_datasets.errors import IltoolsError
 
 _HELP = (
@@ -27,11 +19,8 @@ _HELP = (
     "[cyan]demo[/] does all of that in under a minute."
 )
 
-app = typer.Typer(
-    name="iltools", help=_HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
-)
-for verb in (demo, export, doctor, build, info, view, verify, repair, bench):
-    app.command()(verb)
+VERBS = ("demo", "export", "doctor", "build", "info", "view", "verify", "repair", "bench")
+"""Each is a function in the module of that name."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -42,13 +31,23 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     pass
+
+
+def app_of(verbs: Sequence[str]) -> typer.Typer:
+    """Return the command line with some of its verbs; what the others need is not imported."""
+    app = typer.Typer(
+        name="iltools", help=_HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+    )
+    app.callback()(_options)
+    for verb in verbs:
+        app.command()(getattr(import_module(f"iltools_datasets.cli.{verb}"), verb))
+    return app
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -58,7 +57,7 @@ def run(arguments: Sequence[str] | None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no tick still gets its table
     try:
-        app(arguments)
+        app_of(arguments[:1] if arguments and arguments[0] in VERBS else VERBS)(arguments)
     except (IltoolsError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             sys.exit(EXIT_CANNOT)

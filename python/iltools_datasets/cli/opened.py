@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.errors import IltoolsError, MissingKeyError, SourceError, SourceNotFoundError, UnknownSegmentError
 from iltools_datasets.motion.description import declared_rate
 from iltools_datasets.store.keys import Key
@@ -111,6 +110,8 @@ class OpenedArchive:
     kind: Literal["archive", "store"] = "archive"
 
     def __init__(self, path: str) -> None:
+        from iltools_datasets.archive import ArchiveReader
+
         self.path = path
         self._reader = ArchiveReader(path)
         names = {task.task_id: task.name for task in self._reader.tasks}
@@ -145,7 +146,7 @@ class OpenedArchive:
 
 
 class OpenedStore:
-    """A store; a key with a `next` has a row per state, any other one per transition."""
+    """A store."""
 
     kind: Literal["archive", "store"] = "store"
 
@@ -156,11 +157,11 @@ class OpenedStore:
         self.clips = [
             ClipInfo(
                 names.get(segment.task_id, f"task {segment.task_id}"),
-                store.trajectory_name(position) or f"trajectory {segment.traj_id}",
+                name or f"trajectory {segment.traj_id}",
                 segment.length + 1,
                 None,
             )
-            for position, segment in enumerate(store.segments)
+            for segment, name in zip(store.segments, store.trajectory_names, strict=True)
         ]
         self.keys = {
             _text(key): KeyInfo(store.dtype(key).name, store.shape(key), len(self.clips)) for key in store.keys
@@ -176,24 +177,13 @@ class OpenedStore:
 
     def read(self, position: int, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return whole columns of a clip."""
-        segment = self._store.segments[position]
-        index = np.arange(segment.start, segment.start + segment.length)
-        arrays = {}
-        for name in keys:
+        names = list(keys)
+        for name in names:
             if name not in self._parts:
                 raise MissingKeyError(f"{self.path}: no key {name!r}; there are {sorted(self.keys)}")
-            key = self._parts[name]
-            rows = self._store.gather(index, [key])[key]
-            following = _next(key)
-            if following in self._store.keys:
-                rows = np.concatenate([rows, self._store.gather(index[-1:], [following])[following]])
-            arrays[name] = rows
-        return arrays
+        arrays = self._store.trajectory(position, [self._parts[name] for name in names])
+        return {name: arrays[self._parts[name]] for name in names}
 
 
 def _text(key: Key) -> str:
     return key if isinstance(key, str) else "/".join(key)
-
-
-def _next(key: Key) -> Key:
-    return ("next", key) if isinstance(key, str) else ("next", *key)

@@ -104,9 +104,11 @@ def _plan(store: TrajectoryStore, names: list[Key], placement: Placement) -> tup
     columns: list[_Column] = []
     fields: list[Field] = []
     states: dict[Key, int] = {}
-    for key in sorted(names, key=_is_next):
-        before = _without_next(key)
-        if before in states and _follows(store, before, key):
+    before_of = {store.successor(key): key for key in names}
+    for key in sorted(names, key=before_of.__contains__):
+        before = before_of.get(key)
+        # Of a foreign directory nobody knows whether its rows are those of the states that follow.
+        if before in states and (store.uuid or _follows(store, before, key)):
             column = columns[states[before]]
             shape = (_padded(_num_states(store), placement), *column.shape[1:])
             columns[states[before]] = _Column(before, key, shape, column.dtype)
@@ -119,16 +121,6 @@ def _plan(store: TrajectoryStore, names: list[Key], placement: Placement) -> tup
         columns.append(_Column(key, None, shape, placement.device_dtype(_host_dtype(store, key))))
     order = {key: number for number, key in enumerate(names)}
     return columns, sorted(fields, key=lambda field: order[field.key])
-
-
-def _is_next(key: Key) -> bool:
-    return isinstance(key, tuple) and key[0] == "next"
-
-
-def _without_next(key: Key) -> Key:
-    if isinstance(key, str) or key[0] != "next":
-        return ()
-    return key[1] if len(key) == 2 else key[1:]
 
 
 def _host_dtype(store: TrajectoryStore, key: Key) -> np.dtype[Any]:
@@ -150,8 +142,6 @@ def _chunks(store: TrajectoryStore, key: Key) -> Iterator[NDArray[np.int64]]:
 
 def _follows(store: TrajectoryStore, key: Key, next_key: Key) -> bool:
     """Whether `next` of a transition is the key's own value in the one after it, bit for bit, in all trajectories."""
-    if store.shape(key) != store.shape(next_key) or store.dtype(key) != store.dtype(next_key):
-        return False
     is_last = np.zeros(len(store), dtype=bool)
     is_last[store.segments.start + store.segments.length - 1] = True
     for index in _chunks(store, key):

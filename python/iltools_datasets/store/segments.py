@@ -119,12 +119,7 @@ class Segments(Sequence[Segment]):
         count = len(self)
         if not -count <= position < count:
             raise OutOfRangeError(f"segment {position} of {count}")
-        return Segment(
-            int(self.task_id[position]),
-            int(self.traj_id[position]),
-            int(self.start[position]),
-            int(self.length[position]),
-        )
+        return Segment(*self.table.row(position % count))
 
     def __iter__(self) -> Iterator[Segment]:
         columns = (self.task_id.tolist(), self.traj_id.tolist(), self.start.tolist(), self.length.tolist())

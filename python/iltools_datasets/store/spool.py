@@ -62,7 +62,7 @@ class StoreSpool:
     def copy_to(self, target: StoreBuilder, stored_once: set[Parts]) -> None:
         """Add its trajectories to the target one by one, now with only the keys in `stored_once` as states."""
         store = TrajectoryStore.open(self._path)
-        names, task_names = store.core.trajectory_names, store.task_names
+        names, task_names = store.trajectory_names, store.task_names
         for position, segment in enumerate(store.segments):
             rows = store.gather(np.arange(segment.start, segment.start + segment.length))
             arrays = {(key,) if isinstance(key, str) else key: array for key, array in rows.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ class TrajectoryStore:
     """An open store: immutable, memory-mapped, a snapshot of the build that was current when it was opened.
 
     `len(store)` is the number of transitions. A handle pickles as (path, uuid, backend), never as data.
+
+    Attributes:
+        keys: what can be read.
+        layout: what each of `keys` is: the stored `column` that it is part of; whether its `rows` are those of
+            transitions ("transition"), of the states they lead from ("state") or of the states they lead to
+            ("next_state"); `offset` and `width` in bytes within a row of the column; `dtype` and `shape` of a row.
+        segments: where each trajectory lies.
     """
 
     def __init__(self, core: _core.Store, *, num_threads: int | None = None) -> None:
         self.core = core
         self.num_threads = num_threads
-        self.keys: list[Key] = [public(parts) for parts in core.keys]
-        self._field = {key: number for number, key in enumerate(self.keys)}
+        self.layout: list[_core.Field] = core.layout
+        self.keys: list[Key] = [public(field.key) for field in self.layout]
+        self._numbers = {key: number for number, key in enumerate(self.keys)}
         self.segments = Segments(core.segments)
         self._reopen: tuple[Callable[..., TrajectoryStore], tuple[Any, ...]] = (
             _reopen,
@@ -143,29 +152,48 @@ class TrajectoryStore:
         manifest = self.path / "manifest.json"
         return sum(file.stat().st_size for file in files) + (manifest.stat().st_size if manifest.exists() else 0)
 
+    @cached_property
+    def trajectory_names(self) -> tuple[str | None, ...]:
+        """The name each trajectory was added with, by its position in `segments`."""
+        return tuple(self.core.trajectory_names)
+
     def trajectory_name(self, segment: int) -> str | None:
         """Return the name the trajectory at this position was added with."""
-        return self.core.trajectory_names[segment]
+        return self.trajectory_names[segment]
 
     def dtype(self, key: Key) -> np.dtype[Any]:
         """Return the dtype that `gather` returns for a key; bfloat16 comes as its bits, uint16 (see `is_bfloat16`)."""
-        name = self.core.dtypes[self._number(key)]
+        name = self.layout[self._number(key)].dtype
         return np.dtype("uint16" if name == "bfloat16" else name)
 
     def is_bfloat16(self, key: Key) -> bool:
         """Return whether a key's uint16 values are bfloat16 bits."""
-        return self.core.dtypes[self._number(key)] == "bfloat16"
+        return self.layout[self._number(key)].dtype == "bfloat16"
 
     def shape(self, key: Key) -> tuple[int, ...]:
         """Return the shape of one row of a key."""
-        return self.core.shapes[self._number(key)]
+        return self.layout[self._number(key)].shape
+
+    def successor(self, key: Key) -> Key | None:
+        """Return the key of a state's next state, `("next", key)`; None for a key that belongs to transitions.
+
+        The trajectory's rows of a key with a successor are one more than its transitions: the last is its successor's.
+        In a foreign directory, where each key is stored on its own, any key with a `next` like it is taken for a state.
+        """
+        here = self.layout[self._number(key)]
+        number = self._numbers.get(("next", *here.key))
+        if number is None:
+            return None
+        there = self.layout[number]
+        follows = here.rows == "state" or (not self.uuid and (here.dtype, here.shape) == (there.dtype, there.shape))
+        return self.keys[number] if follows else None
 
     def field_ids(self, keys: Sequence[Key] | None = None) -> list[int]:
         """Return the positions by which `core.gather` addresses keys; all of them for None."""
         return list(range(len(self.keys))) if keys is None else [self._number(key) for key in keys]
 
     def _number(self, key: Key) -> int:
-        number = self._field.get(public(parts_of(key)))
+        number = self._numbers.get(public(parts_of(key)))
         if number is None:
             raise MissingKeyError(f"{self.path}: no key {key!r}; there are {self.keys}")
         return number
@@ -198,6 +226,35 @@ class TrajectoryStore:
         if key not in out:
             raise MissingKeyError(f"out: no array for key {key!r}")
         return out[key]
+
+    def trajectory(self, position: int, keys: Sequence[Key] | None = None) -> dict[Key, NDArray[Any]]:
+        """Copy a whole trajectory of T states out.
+
+        Args:
+            position: of the trajectory in `segments`.
+            keys: what to copy; None = everything that is not another's `successor`.
+
+        Returns:
+            `{key: [T, ...]}` for keys that have a `successor`, `[T - 1, ...]` for those of transitions.
+
+        Raises:
+            OutOfRangeError: there is no such trajectory.
+            MissingKeyError: there is no such key.
+        """
+        segment = self.segments[position]
+        following = {key: self.successor(key) for key in (self.keys if keys is None else keys)}
+        if keys is None:
+            following = {key: after for key, after in following.items() if key not in following.values()}
+        index = np.arange(segment.start, segment.start + segment.length)
+        count = segment.length
+        arrays = {
+            key: np.empty((count + (after is not None), *self.shape(key)), self.dtype(key))
+            for key, after in following.items()
+        }
+        self.gather(index, list(arrays), out={key: array[:count] for key, array in arrays.items()})
+        ends = [(self._number(after), arrays[key][count:]) for key, after in following.items() if after is not None]
+        self.core.gather([number for number, _ in ends], index[-1:], [rows for _, rows in ends], self.num_threads)
+        return arrays
 
     def windows(
         self,

@@ -59,15 +59,14 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         super().__init__(self._storage)
 
     def _open(self, store: TrajectoryStore) -> None:
-        core = store.core
         self.store = store
         self.uuid = store.uuid
         """Identity of the store's build; empty for a directory that this package did not write."""
         self.fields = store.field_ids()
         self._count = len(store)
-        self._bfloat16 = [number for number, name in enumerate(core.dtypes) if name == "bfloat16"]
-        self._layout = TensorDictLayout(core.keys)
-        columns = [self._column(number, shape) for number, shape in enumerate(core.shapes)]
+        self._bfloat16 = [number for number, field in enumerate(store.layout) if field.dtype == "bfloat16"]
+        self._layout = TensorDictLayout([field.key for field in store.layout])
+        columns = [self._column(number, field.shape) for number, field in enumerate(store.layout)]
         self._rows_like = [(column.shape[1:], column.dtype) for column in columns]
         self._storage = self._layout.build(columns, torch.Size([self._count]), CPU).lock_()
 

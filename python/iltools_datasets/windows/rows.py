@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,8 +13,6 @@ from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 Index = NDArray[np.int64]
-
-_FLAGS = ("terminated", "truncated", "done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,12 @@ class TrajectoryRows(Protocol):
         buffered_bytes: bytes of all buffers.
     """
 
-    names: list[TrajectoryName]
     keys: list[Key]
     num_states: Index
     expected_stride: int | None
+
+    @property
+    def names(self) -> list[TrajectoryName]: ...
 
     @property
     def buffered_bytes(self) -> int: ...
@@ -70,31 +71,27 @@ class StoreRows:
         self._start, self._length = segments.start, segments.length
         self.num_states: Index = self._length + 1
         self.keys: list[Key] = list(store.keys)
-        tasks, names = store.task_names, store.core.trajectory_names
-        self.names = []
-        for segment, name in zip(segments, names, strict=True):
+
+    @cached_property
+    def names(self) -> list[TrajectoryName]:
+        tasks, names = self._store.task_names, []
+        for segment, name in zip(self._store.segments, self._store.trajectory_names, strict=True):
             source, _, motion = tasks.get(segment.task_id, f"task{segment.task_id}").partition("/")
-            self.names.append(TrajectoryName(source, motion, name or f"traj{segment.traj_id}"))
+            names.append(TrajectoryName(source, motion, name or f"traj{segment.traj_id}"))
+        return names
 
     @property
     def buffered_bytes(self) -> int:
         return 0
 
-    def _next_of(self, key: Key) -> Key | None:
-        """Return the key of the following state; None for what belongs to transitions, as flags do."""
-        parts = (key,) if isinstance(key, str) else key
-        following = ("next", *parts)
-        return following if parts[-1] not in _FLAGS and following in self.keys else None
-
     def row_counts(self, key: Key, trajectory: Index) -> Index:
-        self._store.field_ids([key])
-        return self.num_states[trajectory] if self._next_of(key) else self._length[trajectory]
+        return (self.num_states if self._store.successor(key) else self._length)[trajectory]
 
     def read(self, key: Key, trajectory: Index, step: Index) -> NDArray[Any]:
         last = (step == self._length[trajectory][:, None]).ravel()
         index = (self._start[trajectory][:, None] + step).ravel() - last
         rows = self._store.gather(index, [key])[key]
-        following = self._next_of(key)
+        following = self._store.successor(key)
         if following is not None and last.any():
             rows[last] = self._store.gather(index[last], [following])[following]
         return rows.reshape(*step.shape, *rows.shape[1:])

@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::part::{Origin, Part, RowOf};
 use crate::row_copy::{AHEAD, Rows};
 use crate::segment::SegmentTable;
 use crate::{Error, Result, parallel, streaming};
@@ -27,103 +27,6 @@ const STREAM_BYTES: usize = 8 << 20;
 const BLOCK_BYTES: usize = 4 << 20;
 /// Time between two looks at the interrupt flag. By time, not by bytes: rows may come from a disk.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// Where the rows of a column lie.
-#[derive(Debug, Clone, Copy)]
-pub enum Origin<'a> {
-    /// In memory that stays mapped for `'a`. It may change under us (a shared map), so it is never seen as a slice.
-    Memory(*const u8, PhantomData<&'a [u8]>),
-    /// In a file, read row by row.
-    File(&'a File, &'a Path),
-}
-
-// SAFETY: the memory behind the pointer is only read, and `'a` keeps it mapped, on whichever thread.
-unsafe impl Send for Origin<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Origin<'_> {}
-
-/// A column: `rows` rows that lie `stride` bytes apart.
-#[derive(Debug, Clone, Copy)]
-pub struct Column<'a> {
-    origin: Origin<'a>,
-    stride: usize,
-    rows: usize,
-}
-
-impl<'a> Column<'a> {
-    /// A column in memory.
-    ///
-    /// # Safety
-    /// `stride * rows` bytes from `memory` stay readable for `'a`.
-    pub unsafe fn in_memory(memory: *const u8, stride: usize, rows: usize) -> Self {
-        Self { origin: Origin::Memory(memory, PhantomData), stride, rows }
-    }
-
-    /// A column that fills a file from its beginning.
-    pub fn in_file(file: &'a File, path: &'a Path, stride: usize, rows: usize) -> Self {
-        Self { origin: Origin::File(file, path), stride, rows }
-    }
-}
-
-/// Which row of a column an index names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowOf {
-    /// The row of that number.
-    Index,
-    /// The state that the transition of that number leads from.
-    State,
-    /// The state that it leads to.
-    NextState,
-}
-
-/// One output array: for each index, `width` bytes from `offset` within the row it names.
-#[derive(Debug)]
-pub struct Part<'a> {
-    column: Column<'a>,
-    row_of: RowOf,
-    offset: usize,
-    width: usize,
-    out: *mut u8,
-    out_len: usize,
-    lifetime: PhantomData<&'a mut [u8]>,
-}
-
-// SAFETY: a part is the only holder of its output for `'a`, and threads write disjoint ranges of it.
-unsafe impl Send for Part<'_> {}
-// SAFETY: as above; through a shared reference only disjoint ranges are written (see `copy_block`).
-unsafe impl Sync for Part<'_> {}
-
-impl<'a> Part<'a> {
-    /// Copy bytes `offset..offset + width` of each row to `out`, densely.
-    ///
-    /// # Safety
-    /// `out_len` bytes from `out` stay writable for `'a`, and nothing else reads or writes them meanwhile.
-    pub unsafe fn new(
-        column: Column<'a>,
-        row_of: RowOf,
-        offset: usize,
-        width: usize,
-        out: *mut u8,
-        out_len: usize,
-    ) -> Self {
-        Self { column, row_of, offset, width, out, out_len, lifetime: PhantomData }
-    }
-
-    /// The bytes that are copied, counted from the beginning of the row that the index names.
-    fn bytes(&self) -> Range<usize> {
-        let start = self.offset + usize::from(self.row_of == RowOf::NextState) * self.column.stride;
-        start..start + self.width
-    }
-
-    /// Whether an index names the same row of the same memory here and there.
-    fn names_the_rows_of(&self, other: &Self) -> bool {
-        let same_memory = match (self.column.origin, other.column.origin) {
-            (Origin::Memory(here, _), Origin::Memory(there, _)) => here == there,
-            _ => false,
-        };
-        same_memory && (self.row_of == RowOf::Index) == (other.row_of == RowOf::Index)
-    }
-}
 
 /// Copy all parts. Nothing is written if anything is out of bounds.
 ///
@@ -347,6 +250,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::part::Column;
 
     fn column(data: &[u8], stride: usize) -> Column<'_> {
         // SAFETY: the slice outlives the column.

@@ -1,8 +1,8 @@
 //! The part of `iltools_datasets` that is measured: the store on disk, index generation and the gather.
 //!
 //! Nothing here knows Python. `unsafe` lives where memory is handled: `store/map.rs` (mapping files), `slab.rs` (aligned output
-//! memory), `gather.rs`, `row_copy.rs` and `streaming.rs` (copying rows) and the two functions of `store/reader.rs` that hand
-//! addresses to them; and in `parallel.rs`, where helpers borrow the caller's work, and around one system call.
+//! memory), `part.rs`, `gather.rs`, `row_copy.rs` and `streaming.rs` (copying rows) and the two functions of `store/reader.rs`
+//! that hand addresses to them; and in `parallel.rs`, where helpers borrow the caller's work, and around one system call.
 #![deny(unsafe_code)]
 
 pub mod error;
@@ -10,6 +10,7 @@ pub mod gather;
 pub mod index;
 pub mod lookahead;
 pub mod parallel;
+pub mod part;
 mod row_copy;
 pub mod segment;
 pub mod slab;

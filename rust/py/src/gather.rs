@@ -1,7 +1,8 @@
 //! `_core.gather` over any row-major numpy columns, and what all gathers share: checked outputs.
 
-use iltools_core::gather::{Column, Part, RowOf, gather as gather_parts};
+use iltools_core::gather::gather as gather_parts;
 use iltools_core::parallel;
+use iltools_core::part::{Column, Part, RowOf};
 use iltools_core::slab::{self, Buffer};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};

@@ -24,7 +24,7 @@ mod _core {
     #[pymodule_export]
     use super::segments::SegmentTable;
     #[pymodule_export]
-    use super::store::{Store, verify};
+    use super::store::{Field, Store, verify};
     #[pymodule_export]
     use super::writer::{StoreWriter, repair};
     use pyo3::prelude::*;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use iltools_core::segment;
 use numpy::{PyArray1, ToPyArray};
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 
 use crate::arrays::Indices;
@@ -34,6 +35,15 @@ impl SegmentTable {
 
     fn __len__(&self) -> usize {
         self.table.len()
+    }
+
+    fn row(&self, position: usize) -> PyResult<(i64, i64, i64, i64)> {
+        let table = &self.table;
+        if position >= table.len() {
+            return Err(PyIndexError::new_err(format!("segment {position} of {}", table.len())));
+        }
+        let of = |column: &[i64]| column[position];
+        Ok((of(table.task_id()), of(table.traj_id()), of(table.start()), of(table.length())))
     }
 
     #[getter]

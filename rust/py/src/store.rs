@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use iltools_core::index::{Boundary, window_rows};
+use iltools_core::part::RowOf;
 use iltools_core::slab::Buffer;
 use iltools_core::store::{self, Backend, ColumnSpec, DType, Kind};
 use numpy::{PyArray1, PyArrayDescr, PyUntypedArray};
@@ -18,7 +19,19 @@ use crate::errors::interrupted;
 use crate::gather::{Outputs, Shared, Wanted};
 use crate::segments::SegmentTable;
 
-/// An open store; what can be gathered is addressed by its position in `keys`.
+/// Something that can be gathered: which bytes of which rows of which column.
+#[pyclass(frozen, get_all, module = "iltools_datasets._core")]
+pub struct Field {
+    key: Py<PyTuple>,
+    column: Py<PyTuple>,
+    rows: &'static str,
+    offset: usize,
+    width: usize,
+    dtype: &'static str,
+    shape: Py<PyTuple>,
+}
+
+/// An open store; what can be gathered is addressed by its position in `layout`.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct Store {
     store: Arc<store::Store>,
@@ -139,18 +152,23 @@ impl Store {
     }
 
     #[getter]
-    fn keys<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.store.fields().iter().map(|field| PyTuple::new(py, &field.key)).collect()
-    }
-
-    #[getter]
-    fn dtypes(&self) -> Vec<&'static str> {
-        self.store.fields().iter().map(|field| field.dtype.name()).collect()
-    }
-
-    #[getter]
-    fn shapes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.store.fields().iter().map(|field| PyTuple::new(py, &field.shape)).collect()
+    fn layout(&self, py: Python<'_>) -> PyResult<Vec<Field>> {
+        let described = |(number, field): (usize, &store::Field)| {
+            Ok(Field {
+                key: PyTuple::new(py, &field.key)?.unbind(),
+                column: PyTuple::new(py, self.store.column_of(field))?.unbind(),
+                rows: match field.rows {
+                    RowOf::Index => "transition",
+                    RowOf::State => "state",
+                    RowOf::NextState => "next_state",
+                },
+                offset: field.offset,
+                width: self.store.field_bytes(number),
+                dtype: field.dtype.name(),
+                shape: PyTuple::new(py, &field.shape)?.unbind(),
+            })
+        };
+        self.store.fields().iter().enumerate().map(described).collect()
     }
 
     #[getter]

@@ -2,6 +2,7 @@
 
 use super::column::{ColumnSpec, DType, Key, Kind, check_key, show};
 use super::manifest::ViewEntry;
+use crate::part::RowOf;
 use crate::{Error, Result};
 
 /// Something that can be gathered: (part of) the rows of a column, of the same step or of the next.
@@ -11,8 +12,8 @@ pub struct Field {
     pub key: Key,
     /// Position of the column it is read from.
     pub column: usize,
-    /// Whether it is read one state further.
-    pub next: bool,
+    /// Which of the column's rows belong to a transition: its own, or those of the states it leads from or to.
+    pub rows: RowOf,
     /// First byte within the column's row.
     pub offset: usize,
     /// Element type.
@@ -26,11 +27,22 @@ fn next_of(key: &[String]) -> Key {
     std::iter::once("next".to_owned()).chain(key.iter().cloned()).collect()
 }
 
+fn rows_of(kind: Kind) -> RowOf {
+    match kind {
+        Kind::State => RowOf::State,
+        Kind::Transition => RowOf::Index,
+    }
+}
+
 /// Everything that can be gathered from some columns and views, `("next", key)` of state columns included.
 pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Field>> {
     let mut fields: Vec<Field> = Vec::new();
-    let mut add = |field: Field, kind: Kind| {
-        let next = (kind == Kind::State).then(|| Field { key: next_of(&field.key), next: true, ..field.clone() });
+    let mut add = |field: Field| {
+        let next = (field.rows == RowOf::State).then(|| Field {
+            key: next_of(&field.key),
+            rows: RowOf::NextState,
+            ..field.clone()
+        });
         for field in [Some(field), next].into_iter().flatten() {
             if fields.iter().any(|other| other.key == field.key) {
                 return Err(Error::Schema(format!("key {} is there twice", show(&field.key))));
@@ -41,7 +53,7 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Fi
     };
     for (column, spec) in specs.iter().enumerate() {
         let (key, dtype, shape) = (spec.key.clone(), spec.dtype, spec.shape.clone());
-        add(Field { key, column, next: false, offset: 0, dtype, shape }, spec.kind)?;
+        add(Field { key, column, rows: rows_of(spec.kind), offset: 0, dtype, shape })?;
     }
     for view in views {
         check_key(&view.key)?;
@@ -62,7 +74,7 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Fi
             )));
         }
         let (key, dtype, shape) = (view.key.clone(), spec.dtype, view.shape.clone());
-        add(Field { key, column, next: false, offset: view.offset * dtype.size(), dtype, shape }, spec.kind)?;
+        add(Field { key, column, rows: rows_of(spec.kind), offset: view.offset * dtype.size(), dtype, shape })?;
     }
     Ok(fields)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::gather::Column;
+use crate::part::Column;
 use crate::slab::Buffer;
 use crate::{Error, Result};
 

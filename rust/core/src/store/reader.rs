@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::column::{ColumnSpec, Kind, column_path, show};
+use super::column::{ColumnSpec, Key, Kind, column_path, show};
 use super::fields::{Field, fields};
 use super::manifest::{Manifest, Names};
 use super::map::{Backend, ColumnBytes, open_exactly, refuse_linked_directories};
 use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
-use crate::gather::{Part, RowOf, gather, least_and_greatest};
+use crate::gather::{gather, least_and_greatest};
+use crate::part::Part;
 use crate::segment::SegmentTable;
 use crate::slab::Buffer;
 use crate::{Error, Result};
@@ -188,6 +189,11 @@ impl Store {
         &self.attributes
     }
 
+    /// Key of the column that a field is read from.
+    pub fn column_of(&self, field: &Field) -> &Key {
+        &self.specs[field.column].key
+    }
+
     /// Bytes of one gathered row of a field.
     pub fn field_bytes(&self, field: usize) -> usize {
         let field = &self.fields[field];
@@ -223,14 +229,9 @@ impl Store {
             .zip(outputs)
             .map(|(&number, &(out, bytes))| {
                 let field = &self.fields[number];
-                let row_of = match (self.specs[field.column].kind, field.next) {
-                    (Kind::Transition, _) => RowOf::Index,
-                    (Kind::State, false) => RowOf::State,
-                    (Kind::State, true) => RowOf::NextState,
-                };
                 let column = self.columns[field.column].column();
                 // SAFETY: promised by the caller.
-                unsafe { Part::new(column, row_of, field.offset, self.field_bytes(number), out, bytes) }
+                unsafe { Part::new(column, field.rows, field.offset, self.field_bytes(number), out, bytes) }
             })
             .collect();
         gather(&parts, index, Some(&self.segments), threads, interrupted)

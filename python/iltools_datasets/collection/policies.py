@@ -1,0 +1,262 @@
+"""Experts as one thing to call: what they do, and the distribution they did it from."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from iltools_datasets._base.extras import missing_extra
+
+try:
+    import torch
+except ImportError as error:
+    raise missing_extra("torch", "iltools_datasets.collection") from error
+
+import pickle
+
+import numpy as np
+
+from iltools_datasets.collection.envs import Step
+from iltools_datasets.errors import ArgumentError, MissingKeyError, SourceError, SourceNotFoundError
+
+__all__ = ["Decision", "Policy", "as_policy", "load_checkpoint", "load_exported", "named_object"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do in each env.
+
+    Attributes:
+        actions: [N, ...].
+        mean: of the distribution the actions come from, like `actions`; None where the policy gives none.
+        sigma: its standard deviation; None likewise.
+    """
+
+    actions: torch.Tensor
+    mean: torch.Tensor | None = None
+    sigma: torch.Tensor | None = None
+
+
+class Policy(Protocol):
+    """Decides for N envs, and is told which episodes ended."""
+
+    def __call__(self, step: Step) -> Decision:
+        """Decide."""
+
+    def reset(self, ended: torch.Tensor) -> None:
+        """Forget what belongs to episodes that ended, bool [N]; only a policy with a memory needs it."""
+
+
+def as_policy(policy: Any, *, stochastic: bool = False) -> Policy:
+    """Return anything that decides as a `Policy`.
+
+    Args:
+        policy: rsl_rl's model or actor-critic, or any callable of what the environment gives as observation that
+            returns the actions, or (actions, mean, sigma).
+        stochastic: let rsl_rl's models draw from their distribution; otherwise its mean is what is done.
+
+    Raises:
+        ArgumentError: it cannot be called.
+    """
+    if hasattr(policy, "update_distribution") and hasattr(policy, "act_inference"):
+        return _ActorCritic(policy, stochastic)
+    if hasattr(policy, "output_distribution_params") or _takes(policy, "stochastic_output"):
+        return _DistributionModel(policy, stochastic)
+    if not callable(policy):
+        raise ArgumentError(f"policy: expected a callable, found {type(policy).__name__}")
+    return _Callable(policy)
+
+
+class _Callable:
+    """A function of what the env gives: actions alone, or (actions, mean, sigma)."""
+
+    def __init__(self, policy: Callable[[Any], Any]) -> None:
+        self._policy = policy
+
+    def __call__(self, step: Step) -> Decision:
+        with torch.no_grad():
+            found = self._policy(step.given)
+        if isinstance(found, tuple):
+            if len(found) != 3:
+                raise ArgumentError(f"policy: expected actions or (actions, mean, sigma), found {len(found)} values")
+            actions, mean, sigma = (None if part is None else _tensor(part) for part in found)
+            if actions is None:
+                raise ArgumentError("policy: expected actions, found None")
+            return Decision(actions, mean, sigma)
+        return Decision(_tensor(found))
+
+    def reset(self, ended: torch.Tensor) -> None:
+        reset = getattr(self._policy, "reset", None)
+        if callable(reset):
+            reset(ended)
+
+
+class _ActorCritic:
+    """rsl_rl 2 and 3: the distribution is updated by a call of its own."""
+
+    def __init__(self, policy: Any, stochastic: bool) -> None:
+        self._policy, self._stochastic = policy, stochastic
+
+    def __call__(self, step: Step) -> Decision:
+        with torch.no_grad():
+            observations = step.given
+            if hasattr(self._policy, "get_actor_obs"):  # 3: groups are chosen, and normalised, by the policy
+                observations = self._policy.get_actor_obs(observations)
+                if hasattr(self._policy, "actor_obs_normalizer"):
+                    observations = self._policy.actor_obs_normalizer(observations)
+            self._policy.update_distribution(observations)
+            mean, sigma = self._policy.action_mean, self._policy.action_std
+            actions = self._policy.distribution.sample() if self._stochastic else mean
+        return Decision(actions, mean, sigma.expand_as(mean))
+
+    def reset(self, ended: torch.Tensor) -> None:
+        self._policy.reset(ended)
+
+
+class _DistributionModel:
+    """rsl_rl 4 and later: one call that draws, after which mean and deviation are those of this call.
+
+    After a deterministic call they would be missing, or of an earlier step.
+    """
+
+    def __init__(self, model: Any, stochastic: bool) -> None:
+        self._model, self._stochastic = model, stochastic
+
+    def __call__(self, step: Step) -> Decision:
+        with torch.no_grad():
+            if getattr(self._model, "distribution", None) is None:
+                return Decision(self._model(step.given))
+            # Whether it draws or not, the generator moves as if it did; a run is the same run again with its seed.
+            drawn = self._model(step.given, stochastic_output=True)
+            mean, sigma = self._model.output_mean, self._model.output_std
+        return Decision(drawn if self._stochastic else mean, mean, sigma.expand_as(mean))
+
+    def reset(self, ended: torch.Tensor) -> None:
+        self._model.reset(ended)
+
+
+def load_checkpoint(path: Path, runner: Any, *, stochastic: bool = False) -> Policy:
+    """Return the policy of an rsl_rl checkpoint.
+
+    Args:
+        path: a file of `OnPolicyRunner.save`. Its tensors are read with `weights_only=True`: nothing in it is run.
+        runner: the runner whose configuration the checkpoint was trained with, made for the env; it gets the weights.
+        stochastic: as in `as_policy`.
+
+    Raises:
+        SourceNotFoundError, SourceError: no file; not a checkpoint, or of another network.
+    """
+    state = _read_weights(path)
+    algorithm = runner.alg
+    try:
+        if "actor_state_dict" in state:
+            algorithm.load(state, {"actor": True}, True)
+            model = algorithm.get_policy() if hasattr(algorithm, "get_policy") else algorithm.actor
+        elif "model_state_dict" in state:
+            model = getattr(algorithm, "policy", None) or algorithm.actor_critic
+            model.load_state_dict(state["model_state_dict"])
+        else:
+            raise SourceError(f"{path}: no weights of an rsl_rl policy; there are {sorted(map(str, state))}")
+    except (RuntimeError, KeyError) as error:
+        raise SourceError(f"{path}: not the weights of this policy: {str(error).splitlines()[0]}") from error
+    model.eval()
+    return as_policy(model, stochastic=stochastic)
+
+
+def load_exported(path: Path, group: str, device: torch.device | str = "cpu") -> Policy:
+    """Return an exported policy, which takes the observations [N, width] of one group and gives the actions alone.
+
+    Args:
+        path: a TorchScript module, or a model that ends in `.onnx` (needs onnxruntime).
+        group: the observation group it takes.
+        device: where a TorchScript module runs.
+
+    Raises:
+        SourceNotFoundError, SourceError: no file; not such a file.
+    """
+    if not path.is_file():
+        raise SourceNotFoundError(f"{path}: no such file")
+    if path.suffix.lower() == ".onnx":
+        return _OfGroup(_onnx(path), group)
+    try:
+        module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise SourceError(f"{path}: not a TorchScript module: {str(error).splitlines()[0]}") from error
+    module.eval()
+    return _OfGroup(module, group, getattr(module, "reset", None))
+
+
+class _OfGroup:
+    def __init__(self, call: Callable[[torch.Tensor], torch.Tensor], group: str, reset: Any = None) -> None:
+        self._call, self._group, self._reset = call, group, reset
+
+    def __call__(self, step: Step) -> Decision:
+        if self._group not in step.groups:
+            raise MissingKeyError(f"no observation group {self._group!r}; there are {sorted(step.groups)}")
+        with torch.no_grad():
+            return Decision(self._call(step.groups[self._group]))
+
+    def reset(self, ended: torch.Tensor) -> None:
+        # An export's reset takes no envs, so it can only be told where all end together.
+        if callable(self._reset) and bool(ended.all()):
+            self._reset()
+
+
+def _onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnx", "a policy in an .onnx file") from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, one per reason
+        raise SourceError(f"{path}: not a model: {error}") from error
+    name = session.get_inputs()[0].name
+
+    def call(observations: torch.Tensor) -> torch.Tensor:
+        found = session.run(None, {name: observations.cpu().numpy().astype(np.float32)})[0]
+        return torch.from_numpy(found).to(observations.device)
+
+    return call
+
+
+def named_object(name: str) -> Any:
+    """Return `module:attribute`, importing the module: it is code that the caller named."""
+    module, found, attribute = name.partition(":")
+    if not found or not module or not attribute:
+        raise ArgumentError(f"{name!r}: expected module:function")
+    try:
+        target: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError) as error:
+        raise ArgumentError(f"{name!r}: {error}") from error
+    return target
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SourceNotFoundError(f"{path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise SourceError(f"{path}: not a checkpoint of tensors: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict):
+        raise SourceError(f"{path}: expected a dictionary of weights, found {type(state).__name__}")
+    return state
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))
+
+
+def _takes(policy: Any, parameter: str) -> bool:
+    call = policy.forward if isinstance(policy, torch.nn.Module) else policy
+    try:
+        return parameter in inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,182 @@
+"""Experts of every kind: what they did is what their distribution says, and their files run nothing but themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from iltools_datasets.errors import ArgumentError, MissingKeyError, SourceError, SourceNotFoundError
+
+torch = pytest.importorskip("torch", reason="needs the torch extra")
+
+from iltools_datasets.collection.envs import Step  # noqa: E402
+from iltools_datasets.collection.policies import (  # noqa: E402
+    as_policy,
+    load_checkpoint,
+    load_exported,
+    named_object,
+)
+
+NUM_ENVS = 6
+
+
+def step_of(width: int = 4) -> Step:
+    seen = torch.linspace(-1, 1, NUM_ENVS * width).reshape(NUM_ENVS, width)
+    none = torch.zeros(NUM_ENVS, dtype=torch.bool)
+    return Step({"policy": seen}, {"policy": seen}, none, none)
+
+
+class ActorCritic(torch.nn.Module):  # type: ignore[misc]
+    """rsl_rl 2's: `update_distribution`, then `action_mean` and `action_std`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor, self.std = torch.nn.Linear(4, 2), torch.nn.Parameter(torch.tensor([0.5, 2.0]))
+        self.distribution: Any = None
+        self.told: Any = None
+
+    def update_distribution(self, observations: Any) -> None:
+        self.distribution = torch.distributions.Normal(self.actor(observations["policy"]), self.std)
+
+    @property
+    def action_mean(self) -> Any:
+        return self.distribution.mean
+
+    @property
+    def action_std(self) -> Any:
+        return self.distribution.stddev
+
+    def act_inference(self, observations: Any) -> Any:
+        return self.actor(observations["policy"])
+
+    def reset(self, dones: Any = None) -> None:
+        self.told = dones
+
+
+class Model(torch.nn.Module):  # type: ignore[misc]
+    """rsl_rl 4's and 5's: mean and deviation are there after a stochastic call, and stale after any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp, self.std = torch.nn.Linear(4, 2), torch.nn.Parameter(torch.tensor([0.5, 2.0]))
+        self.distribution: Any = object()
+        self.output_mean = self.output_std = None
+
+    def forward(self, observations: Any, stochastic_output: bool = False) -> Any:
+        mean = self.mlp(observations["policy"])
+        if not stochastic_output:
+            return mean
+        self.output_mean, self.output_std = mean, self.std.expand_as(mean)
+        return torch.normal(self.output_mean, self.output_std)
+
+    def reset(self, dones: Any = None) -> None:
+        self.told = dones
+
+
+@pytest.mark.parametrize("kind", [ActorCritic, Model])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_mean_and_deviation_are_of_this_step(kind: Any, stochastic: bool) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    policy = as_policy(model, stochastic=stochastic)
+    for _ in range(3):
+        step = step_of()
+        step.groups["policy"].add_(torch.rand(()))
+        found = policy(step)
+        expected = (model.actor if kind is ActorCritic else model.mlp)(step.groups["policy"]).detach()
+        assert torch.equal(found.mean, expected)
+        assert torch.equal(found.sigma, model.std.detach().expand(NUM_ENVS, 2))
+        assert torch.equal(found.actions, expected) != stochastic
+        assert not found.actions.requires_grad
+    ended = torch.arange(NUM_ENVS) < 2
+    policy.reset(ended)
+    assert torch.equal(model.told, ended)
+
+
+def test_any_callable() -> None:
+    given = []
+    alone = as_policy(lambda observations: given.append(observations) or observations["policy"][:, :2])
+    step = step_of()
+    found = alone(step)
+    assert given == [step.given]
+    assert (found.mean, found.sigma) == (None, None)
+    whole = as_policy(lambda observations: (observations["policy"][:, 0].numpy(), observations["policy"][:, :1], 0.5))
+    found = whole(step)
+    assert found.actions.tolist() == found.mean[:, 0].tolist()
+    assert float(found.sigma) == 0.5
+    with pytest.raises(ArgumentError, match="found 2 values"):
+        as_policy(lambda observations: (1, 2))(step)
+    with pytest.raises(ArgumentError, match="expected a callable, found int"):
+        as_policy(3)
+
+
+def test_checkpoints_give_their_weights_to_the_runner(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    for kind, key in ((ActorCritic, "model_state_dict"), (Model, "actor_state_dict")):
+        trained, fresh = kind(), kind()
+        torch.save({key: trained.state_dict(), "iter": 3, "infos": None}, tmp_path / "model.pt")
+
+        def load(state: Any, parts: Any, strict: bool, fresh: Any = fresh) -> bool:
+            assert parts == {"actor": True}
+            fresh.load_state_dict(state["actor_state_dict"], strict=strict)
+            return False
+
+        runner = SimpleNamespace(alg=SimpleNamespace(policy=fresh, actor=fresh, load=load))
+        policy = load_checkpoint(tmp_path / "model.pt", runner)
+        assert torch.equal(policy(step_of()).mean, as_policy(trained)(step_of()).mean)
+
+
+class _Code:
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self._marker}",)
+
+
+@pytest.mark.faults
+def test_wrong_checkpoints(tmp_path: Path) -> None:
+    runner = SimpleNamespace(alg=SimpleNamespace(policy=ActorCritic()))
+    path = tmp_path / "model.pt"
+    for content, message in (
+        ({"model_state_dict": {}, "hook": _Code(tmp_path / "ran")}, "not a checkpoint of tensors"),
+        ({"weights": torch.zeros(1)}, r"no weights of an rsl_rl policy; there are \['weights'\]"),
+        ({"model_state_dict": torch.nn.Linear(3, 2).state_dict()}, "not the weights of this policy"),
+        ([1], "expected a dictionary of weights, found list"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(SourceError, match=message):
+            load_checkpoint(path, runner)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(SourceNotFoundError):
+        load_checkpoint(tmp_path / "none.pt", runner)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_exported_policies(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    torch.jit.trace(network, torch.zeros(1, 4)).save(str(tmp_path / "policy.pt"))
+    policy = load_exported(tmp_path / "policy.pt", "policy")
+    step = step_of()
+    found = policy(step)
+    assert torch.equal(found.actions, network(step.groups["policy"]).detach())
+    assert (found.mean, found.sigma) == (None, None)
+    with pytest.raises(MissingKeyError, match=r"no observation group 'student'; there are \['policy'\]"):
+        load_exported(tmp_path / "policy.pt", "student")(step)
+    (tmp_path / "other.pt").write_bytes(b"no module")
+    with pytest.raises(SourceError, match=r"other\.pt: not a TorchScript module"):
+        load_exported(tmp_path / "other.pt", "policy")
+    with pytest.raises(SourceNotFoundError):
+        load_exported(tmp_path / "none.onnx", "policy")
+
+
+def test_named_objects() -> None:
+    assert named_object("os.path:join") is os.path.join
+    assert named_object("collections:OrderedDict.fromkeys")
+    for name in ("os", "os:", ":join", "no_such_module:f", "os:no_such_name"):
+        with pytest.raises(ArgumentError):
+            named_object(name)
