@@ -2,7 +2,19 @@
 
 from iltools_datasets.lerobot.choice import EpisodeChoice
 from iltools_datasets.lerobot.episodes import EpisodeTable
+from iltools_datasets.lerobot.find import find
+from iltools_datasets.lerobot.frame_cache import FrameDirectory, MemoryFrames
 from iltools_datasets.lerobot.info import Feature, LeRobotInfo, read_info
 from iltools_datasets.lerobot.reader import LeRobotReader
 
-__all__ = ["EpisodeChoice", "EpisodeTable", "Feature", "LeRobotInfo", "LeRobotReader", "read_info"]
+__all__ = [
+    "EpisodeChoice",
+    "EpisodeTable",
+    "Feature",
+    "FrameDirectory",
+    "LeRobotInfo",
+    "LeRobotReader",
+    "MemoryFrames",
+    "find",
+    "read_info",
+]

@@ -18,8 +18,10 @@ from iltools_datasets.lerobot.camera import Camera
 from iltools_datasets.lerobot.cameras import Cameras
 from iltools_datasets.lerobot.choice import EpisodeChoice
 from iltools_datasets.lerobot.episodes import EpisodeTable, read_episodes, read_tasks
+from iltools_datasets.lerobot.find import find
 from iltools_datasets.lerobot.frame_cache import FrameDirectory, MemoryFrames
 from iltools_datasets.lerobot.info import Feature, LeRobotInfo, read_info
+from iltools_datasets.lerobot.stats import Rows, Statistics, read_statistics
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.segments import int64
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -68,6 +70,22 @@ class LeRobotReader:
         self._length = self.store.segments.length
         self._cameras = Cameras(self.root, self.info, self._cached, lambda: self.episodes, self._fingerprint)
         self._plain_cameras: dict[str, Camera] = {}
+
+    @classmethod
+    def find(
+        cls,
+        repo_id: str,
+        root: str | Path | None = None,
+        revision: str | None = None,
+        *,
+        cache: str | Path | None = None,
+        episodes: Iterable[int] | None = None,
+        cameras: Iterable[str] | None = None,
+        download: bool = True,
+    ) -> LeRobotReader:
+        """Open a set by its name; see `lerobot.find` for where it is looked for and what is downloaded, if at all."""
+        place = find(repo_id, root, revision, episodes=episodes, cameras=cameras, download=download)
+        return cls(place, cache=cache)
 
     def __reduce__(self) -> tuple[Callable[..., LeRobotReader], tuple[Any, ...]]:
         return _reopen, (self.root, self._cache, self._fingerprint)
@@ -120,6 +138,23 @@ class LeRobotReader:
     def tasks(self) -> Mapping[int, str]:
         """The task in words of each `task_index`."""
         return read_tasks(self.root, self.info)
+
+    @cached_property
+    def stats(self) -> Mapping[str, Mapping[str, NDArray[Any]]]:
+        """What the files state of all episodes; see `statistics`."""
+        return self.statistics().of
+
+    def statistics(self, episodes: EpisodeChoice | None = None) -> Statistics:
+        """Return what the files state of some episodes, merged, and notes on what was left out; None means all.
+
+        Nothing is computed from the rows: they are only compared. Raises SourceError for files that cannot be read.
+        """
+        chosen = (self.choice() if episodes is None else episodes).segments
+        order = np.argsort(chosen)
+        tasks = self.gather(np.arange(self.num_frames), ["task_index"])["task_index"][:, 0]
+        least, greatest = (np.asarray(of.reduceat(tasks, self._start)) for of in (np.minimum, np.maximum))
+        rows = Rows(self._length[chosen[order]], np.stack([least, greatest], axis=1)[chosen[order]])
+        return read_statistics(self.root, self.info, self.episodes, chosen[order], rows)
 
     @property
     def notes(self) -> list[str]:
