@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from iltools_datasets._base.integers import checked_integer, checked_integers
+from iltools_datasets._base.integers import checked_env_ids, checked_ids, checked_integer, checked_integers
 from iltools_datasets._base.saved_state import SavedState
-from iltools_datasets.errors import ArgumentError, IltoolsError, NotAnIntegerError, SchemaError, StateError
+from iltools_datasets.errors import (
+    ArgumentError,
+    IltoolsError,
+    NotAnIntegerError,
+    OutOfRangeError,
+    SchemaError,
+    StateError,
+)
 
 NO_INTEGERS = [True, np.True_, np.array(True), 1.0, np.float32(1), "1", b"1", None, [1], np.array([1, 2]), 1 + 0j]
 
@@ -102,3 +109,34 @@ def test_a_saved_state_takes_numpy_s_integers_and_complains_with_its_own_error()
     for name, count in (("steps", 2), ("seed", 1), ("absent", 1)):
         with pytest.raises(StateError, match=f"^state of k: {name}: expected {count} integers"):
             saved.integers(name, count)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=9))
+def test_envs_are_named_by_ids_or_by_a_mask(mask: list[bool]) -> None:
+    expected = np.flatnonzero(mask).tolist()
+    for form in (mask, tuple(mask), np.array(mask), expected, np.array(expected, np.int32)):
+        found = checked_env_ids(form, len(mask))
+        assert (found.dtype, found.tolist()) == (np.int64, expected)
+    for longer in ([*mask, True], np.array([*mask, True])):
+        with pytest.raises(ArgumentError, match="expected a mask"):
+            checked_env_ids(longer, len(mask))
+
+
+@given(st.integers(-3, 12), st.integers(-3, 12), st.integers(1, 3), st.integers(1, 10))
+def test_ids_outside_are_named(start: int, stop: int, step: int, count: int) -> None:
+    ids = range(start, stop, step)
+    outside = [number for number in ids if not 0 <= number < count]
+    for form in (ids, list(ids), np.array(ids, dtype=np.int16)):
+        if not outside:
+            assert checked_ids("env", form, count).tolist() == list(ids)
+            continue
+        with pytest.raises(OutOfRangeError, match=rf"^env {outside[0]} is outside \[0, {count}\)$"):
+            checked_ids("env", form, count)
+
+
+@pytest.mark.parametrize("values", [[0, True], {True: 1, False: 2}, [1.9], np.array([0.0]), "0", 0], ids=repr)
+def test_what_names_no_env(values: object) -> None:
+    with pytest.raises(TypeError):
+        checked_ids("env", values, 4)
+    with pytest.raises(ArgumentError):
+        checked_ids("env", np.zeros((2, 2), dtype=np.int64), 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from iltools_datasets import StoreBuilder, TrajectoryStore
+from iltools_datasets.archive import ArchiveWriter
+from iltools_datasets.archive.rows import RowReader
 from iltools_datasets.errors import (
     MissingKeyError,
     OutOfRangeError,
@@ -34,6 +37,15 @@ def rows_of(clip: np.ndarray, steps: np.ndarray, boundary: str) -> np.ndarray:
     """The definition: rows of one trajectory at steps, wherever they lie."""
     count = len(clip)
     return clip[steps % count] if boundary == "wrap" else clip[np.clip(steps, 0, count - 1)]
+
+
+@pytest.fixture(name="archive", scope="session")
+def archive_fixture(clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("windows") / "clips.zarr"
+    with ArchiveWriter(path) as writer:
+        for k, clip in enumerate(clips):
+            writer.add("lab", f"m{k // 2}", f"t{k % 2}", clip)
+    return path
 
 
 @pytest.mark.usefixtures("store")
@@ -241,10 +253,13 @@ class TestState:
 class TestDataset:
     """Over a `VectorizedTrajectoryDataset`, whose steps are states."""
 
-    @pytest.fixture
-    def dataset(self, store: TrajectoryStore) -> Callable[..., VectorizedTrajectoryDataset]:
+    @pytest.fixture(params=["store", "archive"])
+    def dataset(
+        self, store: TrajectoryStore, archive: Path, request: pytest.FixtureRequest
+    ) -> Callable[..., VectorizedTrajectoryDataset]:
         def make(num_envs: int, allow_wrap: bool = True) -> VectorizedTrajectoryDataset:
-            return VectorizedTrajectoryDataset(store, num_envs, {"allow_wrap": allow_wrap, "buffer_size": 128})
+            place = store if request.param == "store" else archive
+            return VectorizedTrajectoryDataset(place, num_envs, {"allow_wrap": allow_wrap, "buffer_size": 128})
 
         return make
 
@@ -284,12 +299,69 @@ class TestDataset:
         with pytest.raises(OutOfRangeError, match="env 0: steps 30 to 59 leave trajectory 1 of 40"):
             source()
 
-    def test_its_arrays_are_copied_unless_it_leases_them(
-        self, dataset: Callable[..., VectorizedTrajectoryDataset]
+    @pytest.mark.parametrize("boundary", ["wrap", "clamp", "mask"])
+    def test_its_arrays_are_leased_and_its_own_envs_stay(
+        self, dataset: Callable[..., VectorizedTrajectoryDataset], boundary: Any
     ) -> None:
         data = dataset(2)
-        said = getattr(data, "leases_buffers", False)
-        assert WindowSource(data, ["qpos"], 3).leases_buffers is said
+        data.update_references({0: 4, 1: 5}, {0: 3, 1: 1})
+        source = WindowSource(data, ["qpos", "action"], 3, boundary=boundary)
+        assert source.leases_buffers is True
+        windows = [source() for _ in range(20)]
+        copies = [window["qpos"].copy() for window in windows]
+        for _ in range(20):
+            source()
+        for window, copy in zip(windows, copies, strict=True):
+            np.testing.assert_array_equal(window["qpos"], copy)
+        assert (data.env_traj_ids.tolist(), data.env_steps.tolist()) == ([4, 5], [3, 1])
+
+    @pytest.mark.parametrize(("boundary", "offsets"), [("wrap", [-2, 0, 5]), ("clamp", [0, 1, 9])])
+    def test_the_next_window_is_read_ahead(
+        self, archive: Path, monkeypatch: pytest.MonkeyPatch, boundary: Any, offsets: list[int]
+    ) -> None:
+        """Far steps, so that the next window lies in other blocks of the buffer than this one."""
+        with VectorizedTrajectoryDataset(archive, 2, {"buffer_size": 64, "allow_wrap": True}) as data:
+            source = WindowSource(data, ["qpos"], None, [4, 4], [0, 20], offsets=offsets, boundary=boundary, advance=33)
+            source()
+            data.close()  # waits for what is under way
+            monkeypatch.setattr(RowReader, "read", lambda *_: pytest.fail("read although it was read ahead"))
+            assert source()["qpos"].shape == (2, 3, 5)
+
+    def test_no_python_object_per_env_is_made(self, dataset: Callable[..., VectorizedTrajectoryDataset]) -> None:
+        """Counted as calls, Python's and C's: as many for a thousand envs as for four."""
+        calls = []
+        for num_envs in (4, 1000):
+            source = WindowSource(dataset(num_envs), ["qpos", "action"], 3, [4] * num_envs)
+            source()
+            count = 0
+
+            def counted(_frame: object, _event: str, _argument: object) -> None:
+                nonlocal count
+                count += 1
+
+            sys.setprofile(counted)
+            try:
+                source()
+            finally:
+                sys.setprofile(None)
+            calls.append(count)
+        assert calls[0] == calls[1]
+
+    def test_what_stands_nowhere_is_refused(self, dataset: Callable[..., VectorizedTrajectoryDataset]) -> None:
+        """The arrays of a data set's places are public: anybody may have written into them."""
+        for name, value, error in (
+            ("env_steps", -1, OutOfRangeError),
+            ("env_steps", 2**63 - 1, OutOfRangeError),
+            ("env_traj_ids", -1, UnknownSegmentError),
+            ("env_traj_ids", 6, UnknownSegmentError),
+        ):
+            data = dataset(3)
+            getattr(data, name)[1] = value
+            with pytest.raises(error):
+                WindowSource(data, ["qpos"], 3)
+            with pytest.raises(error):
+                data.fetch_window([0, 1], "qpos", 2)
+            assert data.fetch_window([0, 2], "qpos", 2).shape == (2, 2, 5)
 
     def test_states_and_mistakes(self, dataset: Callable[..., VectorizedTrajectoryDataset]) -> None:
         source = WindowSource(dataset(2), ["qpos"], 3, {0: 4, 1: 5})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.errors import ArgumentError, IltoolsError, NotAnIntegerError
+from iltools_datasets.errors import ArgumentError, IltoolsError, NotAnIntegerError, OutOfRangeError
 
 INT64_MAX = 2**63 - 1
 
@@ -59,7 +59,7 @@ def checked_integers(
         array = np.asarray(values)
         if not np.issubdtype(array.dtype, np.integer):
             raise other(f"{name}: expected integers{_bounds(low, high)}, found {array.dtype}")
-        if array.size:
+        if array.size and (low is not None or high is not None or array.dtype == np.uint64):
             for extreme in (array.min(), array.max()):
                 checked_integer(name, extreme, low, high, outside=outside, other=other)
         return array.astype(np.int64)
@@ -74,6 +74,47 @@ def checked_integers(
         for extreme in (min(numbers), max(numbers)):
             checked_integer(name, extreme, low, high, outside=outside, other=other)
     return np.array(numbers, dtype=np.int64)
+
+
+def checked_env_ids(values: Any, num_envs: int) -> NDArray[np.int64]:
+    """Return which envs are meant, int64 [n]: their ids, or a bool mask [num_envs] that is true for them.
+
+    Raises as `checked_ids` does, and `ArgumentError` for a mask of another length.
+    """
+    if not isinstance(values, np.ndarray | range | str | bytes) and isinstance(values, Iterable):
+        values = values if hasattr(values, "__array__") else list(values)
+        if values and all(isinstance(value, bool | np.bool_) for value in values):
+            values = np.array(values)
+    if hasattr(values, "__array__") and (mask := np.asarray(values)).dtype == np.bool_:
+        if mask.shape != (num_envs,):
+            raise ArgumentError(f"env: expected a mask [{num_envs}], found {list(mask.shape)}")
+        return np.flatnonzero(mask).astype(np.int64)
+    return checked_ids("env", values, num_envs)
+
+
+def checked_ids(name: str, values: Any, count: int) -> NDArray[np.int64]:
+    """Return ids within 0..count-1, int64 [n].
+
+    Raises:
+        OutOfRangeError: an id is outside.
+        NotAnIntegerError: floats, or whatever else is no integer.
+        ArgumentError: an array of more than one dimension.
+    """
+    if isinstance(values, range) and (not values or (0 <= values[0] < count and 0 <= values[-1] < count)):
+        return np.arange(values.start, values.stop, values.step, dtype=np.int64)
+    ids = checked_integers(name, values, outside=OutOfRangeError)
+    if ids.ndim != 1:
+        raise ArgumentError(f"{name}: expected ids [n], found an array {list(ids.shape)}")
+    if (bad := first_outside(ids, count)) is not None:
+        raise OutOfRangeError(f"{name} {int(ids[bad])} is outside [0, {count})")
+    return ids
+
+
+def first_outside(values: NDArray[np.int64], count: int) -> int | None:
+    """Return the position of the first value [n] outside [0, count), or None; one pass where all are inside."""
+    if not values.size or int(values.view(np.uint64).max()) < count:  # a negative one is a huge one there
+        return None
+    return int(np.argmax((values < 0) | (values >= count)))
 
 
 def _as_integer(value: Any) -> int | None:

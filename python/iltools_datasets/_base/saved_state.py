@@ -67,9 +67,9 @@ class SavedState:
             return None
         return self.text(name)
 
-    def integers(self, name: str, count: int) -> NDArray[np.int64]:
-        """Return `count` integers that are not negative, int64 [count]."""
+    def integers(self, name: str, count: int, low: int | None = 0, high: int | None = None) -> NDArray[np.int64]:
+        """Return `count` integers within low..=high, int64 [count]."""
         value = self._content.get(name)
         if not isinstance(value, list | np.ndarray) or np.shape(value) != (count,):
             raise self.refuse(name, f"{count} integers")
-        return checked_integers(self._named(name), value, low=0, outside=StateError, other=StateError)
+        return checked_integers(self._named(name), value, low, high, outside=StateError, other=StateError)

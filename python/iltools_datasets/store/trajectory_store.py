@@ -180,7 +180,13 @@ class TrajectoryStore:
         The trajectory's rows of a key with a successor are one more than its transitions: the last is its successor's.
         In a foreign directory, where each key is stored on its own, any key with a `next` like it is taken for a state.
         """
-        here = self.layout[self._number(key)]
+        return self._successors[self._number(key)]
+
+    @cached_property
+    def _successors(self) -> list[Key | None]:
+        return [self._following(field) for field in self.layout]
+
+    def _following(self, here: _core.Field) -> Key | None:
         number = self._numbers.get(("next", *here.key))
         if number is None:
             return None
@@ -193,7 +199,7 @@ class TrajectoryStore:
         return list(range(len(self.keys))) if keys is None else [self._number(key) for key in keys]
 
     def _number(self, key: Key) -> int:
-        number = self._numbers.get(public(parts_of(key)))
+        number = self._numbers.get(key if isinstance(key, str) else public(parts_of(key)))
         if number is None:
             raise MissingKeyError(f"{self.path}: no key {key!r}; there are {self.keys}")
         return number

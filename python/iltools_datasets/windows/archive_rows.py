@@ -21,18 +21,20 @@ _MAX_BLOCK_ROWS = 256
 
 
 class ArchiveRows:
-    """Rows of an archive, through at most `buffer_rows` buffered rows per key.
+    """Rows of an archive, through at most `num_envs * rows_per_env` buffered rows per key.
 
     Rows are kept in blocks that all readers share, so a chunk is decoded once for all of them; the blocks expected next
     are read by a background thread.
     """
 
-    def __init__(self, reader: ArchiveReader, buffer_rows: int, block_rows: int) -> None:
+    def __init__(self, reader: ArchiveReader, num_envs: int, rows_per_env: int) -> None:
         self._reader = reader
         self._trajectories = reader.trajectories
-        self._block_rows = min(block_rows, _MAX_BLOCK_ROWS)
+        # A quarter, so that a window that straddles blocks still fits an env's share.
+        self._block_rows = min(max(rows_per_env // 4, 1), _MAX_BLOCK_ROWS)
         self.expected_stride: int | None = self._block_rows
-        self._capacity = max(buffer_rows // self._block_rows, 1)
+        self.rows_ahead = rows_per_env
+        self._capacity = max(num_envs * rows_per_env // self._block_rows, 1)
         self.num_states: Index = np.array([clip.num_states for clip in self._trajectories], dtype=np.int64)
         blocks = -(-self.num_states // self._block_rows)
         self._first_block: Index = np.cumsum(blocks) - blocks

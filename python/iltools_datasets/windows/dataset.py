@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets._base.integers import checked_integer, checked_integers
+from iltools_datasets._base.integers import (
+    checked_env_ids,
+    checked_ids,
+    checked_integer,
+    checked_integers,
+    first_outside,
+)
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.errors import OutOfRangeError, UnknownSegmentError
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.windows.archive_rows import ArchiveRows
-from iltools_datasets.windows.rows import StoreRows, TrajectoryRows
+from iltools_datasets.windows.rows import MOST_STEPS, Index, StoreRows, TrajectoryRows, expect_window, step_within
 
 __all__ = ["VectorizedTrajectoryDataset"]
-
-Index = NDArray[np.int64]
 
 
 class VectorizedTrajectoryDataset:
@@ -55,11 +59,11 @@ class VectorizedTrajectoryDataset:
         self.buffer_size = checked_integer("buffer_size", _setting(cfg, "buffer_size", 128), low=1)
         self.allow_wrap = bool(_setting(cfg, "allow_wrap", False))
         self._place = zarr_path
-        self._rows = _open(zarr_path, self.num_envs, self.buffer_size)
+        self.rows = _open(zarr_path, self.num_envs, self.buffer_size)
         self.env_traj_ids: Index = np.zeros(self.num_envs, dtype=np.int64)
         self.env_steps: Index = np.zeros(self.num_envs, dtype=np.int64)
-        self.traj_lengths: list[int] = self._rows.num_states.tolist()
-        self.all_keys: list[Key] = list(self._rows.keys)
+        self.traj_lengths: list[int] = self.rows.num_states.tolist()
+        self.all_keys: list[Key] = list(self.rows.keys)
 
     # What there is
 
@@ -71,21 +75,21 @@ class VectorizedTrajectoryDataset:
     @property
     def available_dataset_sources(self) -> list[str]:
         """Names of the sources."""
-        return list(dict.fromkeys(name.dataset_source for name in self._rows.names))
+        return list(dict.fromkeys(name.dataset_source for name in self.rows.names))
 
     @property
     def available_motions(self) -> list[str]:
         """Names of the motions of all sources."""
-        return list(dict.fromkeys(name.motion for name in self._rows.names))
+        return list(dict.fromkeys(name.motion for name in self.rows.names))
 
     @property
     def available_trajectories(self) -> list[str]:
         """Name of each trajectory, by its number."""
-        return [name.name for name in self._rows.names]
+        return [name.name for name in self.rows.names]
 
     def available_motions_in(self, dataset_source: str) -> list[str]:
         """Names of the motions of one source; `UnknownSegmentError` (a KeyError) if there is no such source."""
-        motions = dict.fromkeys(name.motion for name in self._rows.names if name.dataset_source == dataset_source)
+        motions = dict.fromkeys(name.motion for name in self.rows.names if name.dataset_source == dataset_source)
         if not motions:
             raise UnknownSegmentError(
                 f"no dataset source {dataset_source!r}, there are {self.available_dataset_sources}"
@@ -95,7 +99,7 @@ class VectorizedTrajectoryDataset:
     def available_trajectories_in(self, dataset_source: str, motion: str) -> list[str]:
         """Names of the trajectories of one motion; `UnknownSegmentError` (a KeyError) if there is no such motion."""
         wanted = (dataset_source, motion)
-        names = [name.name for name in self._rows.names if (name.dataset_source, name.motion) == wanted]
+        names = [name.name for name in self.rows.names if (name.dataset_source, name.motion) == wanted]
         if not names:
             raise UnknownSegmentError(f"no motion {motion!r} in source {dataset_source!r}")
         return names
@@ -103,7 +107,7 @@ class VectorizedTrajectoryDataset:
     @property
     def buffered_bytes(self) -> int:
         """Bytes of the buffers of the keys fetched so far: at most `num_envs * buffer_size` rows of each."""
-        return self._rows.buffered_bytes
+        return self.rows.buffered_bytes
 
     # Where the envs stand
 
@@ -123,28 +127,36 @@ class VectorizedTrajectoryDataset:
         """
         traj_env, traj = self._changes(env_to_traj or {})
         step_env, step = self._changes(env_to_step or {})
-        unknown = (traj < 0) | (traj >= self.num_trajectories)
-        if unknown.any():
-            raise UnknownSegmentError(
-                f"env {int(traj_env[unknown][0])}: no trajectory {int(traj[unknown][0])} of {self.num_trajectories}"
-            )
-        if (step < 0).any():
-            raise OutOfRangeError(f"env {int(step_env[step < 0][0])}: step {int(step[step < 0][0])} is negative")
+        self._refuse_unknown(traj_env, traj)
+        self._refuse_impossible(step_env, step)
         self.env_traj_ids[traj_env] = traj
         self.env_steps[step_env] = step
 
     def _changes(self, changes: Mapping[int, int]) -> tuple[Index, Index]:
-        env, value = (
-            checked_integers("env", changes.keys()),
-            checked_integers("what env_to_... names", changes.values()),
-        )
-        self._check_envs(env)
-        return env, value
+        value = checked_integers("place of an env", changes.values(), outside=OutOfRangeError)
+        return checked_ids("env", changes.keys(), self.num_envs), value
 
-    def _check_envs(self, env: Index) -> None:
-        outside = (env < 0) | (env >= self.num_envs)
-        if outside.any():
-            raise OutOfRangeError(f"env {int(env[outside][0])} is outside [0, {self.num_envs})")
+    def places(self, idx: Iterable[int]) -> tuple[Index, Index, Index]:
+        """Return number, trajectory and step of each env in `idx`, int64 [len(idx)] each.
+
+        `env_traj_ids` and `env_steps` are public arrays that anybody may have written into: raises as
+        `update_references` does where an env stands at what is not there.
+        """
+        env = checked_env_ids(idx, self.num_envs)
+        traj = checked_integers("env_traj_ids", np.asarray(self.env_traj_ids)[env])
+        step = checked_integers("env_steps", np.asarray(self.env_steps)[env])
+        self._refuse_unknown(env, traj)
+        self._refuse_impossible(env, step)
+        return env, traj, step
+
+    def _refuse_unknown(self, env: Index, traj: Index) -> None:
+        if (bad := first_outside(traj, self.num_trajectories)) is not None:
+            raise UnknownSegmentError(f"env {int(env[bad])}: no trajectory {int(traj[bad])} of {self.num_trajectories}")
+
+    def _refuse_impossible(self, env: Index, step: Index) -> None:
+        if (bad := first_outside(step, MOST_STEPS)) is not None:
+            problem = "is negative" if step[bad] < 0 else f"is beyond {MOST_STEPS}"
+            raise OutOfRangeError(f"env {int(env[bad])}: step {int(step[bad])} {problem}")
 
     # Rows
 
@@ -166,53 +178,34 @@ class VectorizedTrajectoryDataset:
         return self._fetch(idx, key, wanted)
 
     def _fetch(self, idx: Iterable[int], key: Key, window: int) -> NDArray[Any]:
-        env = np.fromiter(idx, dtype=np.int64) if not isinstance(idx, np.ndarray) else idx.astype(np.int64, copy=False)
-        self._check_envs(env)
-        traj, first = self.env_traj_ids[env], self.env_steps[env]
-        count = self._rows.row_counts(key, traj)
+        env, traj, first = self.places(idx)
         step = first[:, None] + np.arange(window)
-        past_end = first + window > count
+        count = self.rows.row_counts(key, traj)
+        past_end = step[:, -1] >= count
         if past_end.any():
-            step = self._wrapped(env, traj, step, count, past_end)
-        rows = self._rows.read(key, traj, step)
-        if (stride := self._rows.expected_stride) is not None:
-            self._expect_next(key, traj, first, count, window, stride)
+            if not self.allow_wrap:
+                worst = int(np.flatnonzero(past_end)[0])
+                raise OutOfRangeError(
+                    f"env {int(env[worst])} on trajectory {self.rows.names[int(traj[worst])]}: steps "
+                    f"{int(first[worst])} to {int(step[worst, -1])} of {int(count[worst])} rows; "
+                    "set allow_wrap to continue at its start"
+                )
+            step = step_within(self.rows, key, traj, step % self.rows.num_states[traj][:, None])
+        rows = self.rows.read(key, traj, step)
+        expect_window(self.rows, key, traj, first + window, window, self.allow_wrap)
         return rows
-
-    def _wrapped(self, env: Index, traj: Index, step: Index, count: Index, past_end: NDArray[np.bool_]) -> Index:
-        worst = int(np.flatnonzero(past_end)[0])
-        name = self._rows.names[int(traj[worst])]
-        where = f"env {int(env[worst])} on trajectory {name.dataset_source}/{name.motion}/{name.name}"
-        if not self.allow_wrap:
-            raise OutOfRangeError(
-                f"{where}: steps {int(step[worst, 0])} to {int(step[worst, -1])} of {int(count[worst])} rows; "
-                "set allow_wrap to continue at its start"
-            )
-        if (count == 0).any():
-            raise OutOfRangeError(f"{where}: has no rows of this key")
-        wrapped: Index = np.minimum(step % self._rows.num_states[traj][:, None], count[:, None] - 1)
-        return wrapped
-
-    def _expect_next(self, key: Key, traj: Index, first: Index, count: Index, window: int, stride: int) -> None:
-        """Have the next window read in the background and, while at it, what fits the buffer after it."""
-        near = np.append(np.arange(0, window - 1, stride), window - 1)
-        far = np.arange(window - 1 + stride, self.buffer_size - window, stride)
-        ahead = (first + window)[:, None] + np.append(near, far)
-        if self.allow_wrap:
-            ahead %= self._rows.num_states[traj][:, None]
-        self._rows.expect(key, traj, np.minimum(ahead, count[:, None] - 1), len(near))
 
     def close(self) -> None:
         """Stop the background thread. Fetching again starts it anew."""
-        self._rows.close()
+        self.rows.close()
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process opens the data anew: neither buffers nor threads travel.
-        return {name: value for name, value in self.__dict__.items() if name != "_rows"}
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._rows = _open(self._place, self.num_envs, self.buffer_size)
+        self.rows = _open(self._place, self.num_envs, self.buffer_size)
 
     def __enter__(self) -> VectorizedTrajectoryDataset:
         return self
@@ -226,8 +219,7 @@ def _open(place: str | os.PathLike[str] | TrajectoryStore, num_envs: int, buffer
         return StoreRows(place)
     if "://" not in os.fspath(place) and (Path(place) / "manifest.json").is_file():
         return StoreRows(TrajectoryStore.open(Path(place)))
-    # A quarter, so that a window that straddles blocks still fits an env's share.
-    return ArchiveRows(ArchiveReader(place), num_envs * buffer_size, max(buffer_size // 4, 1))
+    return ArchiveRows(ArchiveReader(place), num_envs, buffer_size)
 
 
 def _setting(cfg: Any, name: str, default: Any) -> Any:

@@ -9,10 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 Index = NDArray[np.int64]
+
+MOST_STEPS = 2**62
+"""Where an env may stand at most: a window from there on can still be counted in int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,9 @@ class TrajectoryName:
     motion: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.dataset_source}/{self.motion}/{self.name}"
+
 
 class TrajectoryRows(Protocol):
     """What a data set of trajectories needs to know of its rows.
@@ -32,12 +39,14 @@ class TrajectoryRows(Protocol):
         keys: every key that some trajectory has.
         num_states: int64 [num_trajectories].
         expected_stride: how far apart the steps given to `expect` may be; None if it need not be called.
+        rows_ahead: how many rows per env may be expected at once.
         buffered_bytes: bytes of all buffers.
     """
 
     keys: list[Key]
     num_states: Index
     expected_stride: int | None
+    rows_ahead: int
 
     @property
     def names(self) -> list[TrajectoryName]: ...
@@ -61,12 +70,39 @@ class TrajectoryRows(Protocol):
         """Stop working ahead."""
 
 
+def step_within(rows: TrajectoryRows, key: Key, trajectory: Index, state: Index) -> Index:
+    """Return the rows of a key at states [n, w]: for the last state of a key of transitions, its last row again.
+
+    Raises `OutOfRangeError` where there is none, in a clip of one state.
+    """
+    count = rows.row_counts(key, trajectory)
+    if (count == 0).any():
+        name = rows.names[int(trajectory[count == 0][0])]
+        raise OutOfRangeError(f"trajectory {name}: has no rows of {key!r}")
+    step: Index = np.minimum(state, count[:, None] - 1)
+    return step
+
+
+def expect_window(rows: TrajectoryRows, key: Key, trajectory: Index, first: Index, span: int, wraps: bool) -> None:
+    """Have windows over `span` steps from `first` [n] read in the background and, while at it, what may follow them."""
+    stride = rows.expected_stride
+    if stride is None:
+        return
+    near = np.append(np.arange(0, span - 1, stride), span - 1)
+    far = np.arange(span - 1 + stride, rows.rows_ahead - span, stride)
+    step = first[:, None] + np.append(near, far)
+    step = step % rows.num_states[trajectory][:, None] if wraps else np.maximum(step, 0)
+    count = rows.row_counts(key, trajectory)[:, None]
+    rows.expect(key, trajectory, np.minimum(step, count - 1), len(near))
+
+
 class StoreRows:
     """Rows of a store. A state key has T rows, the last one being the `next` of the last transition."""
 
     def __init__(self, store: TrajectoryStore) -> None:
         self._store = store
         self.expected_stride: int | None = None
+        self.rows_ahead = 0
         segments = store.segments
         self._start, self._length = segments.start, segments.length
         self.num_states: Index = self._length + 1
@@ -88,11 +124,12 @@ class StoreRows:
         return (self.num_states if self._store.successor(key) else self._length)[trajectory]
 
     def read(self, key: Key, trajectory: Index, step: Index) -> NDArray[Any]:
-        last = (step == self._length[trajectory][:, None]).ravel()
-        index = (self._start[trajectory][:, None] + step).ravel() - last
+        index = (self._start[trajectory][:, None] + step).ravel()
+        last = np.flatnonzero(step == self._length[trajectory][:, None])
+        index[last] -= 1
         rows = self._store.gather(index, [key])[key]
-        following = self._store.successor(key)
-        if following is not None and last.any():
+        following = self._store.successor(key) if last.size else None
+        if following is not None:
             rows[last] = self._store.gather(index[last], [following])[following]
         return rows.reshape(*step.shape, *rows.shape[1:])
 

@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets._base.integers import checked_integer, checked_integers
-from iltools_datasets.errors import OutOfRangeError, SchemaError, StateError, StoreChangedError
+from iltools_datasets._base.integers import checked_ids, checked_integer, checked_integers
+from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets.errors import OutOfRangeError, SchemaError, StoreChangedError
 from iltools_datasets.store.keys import Boundary, Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
-from iltools_datasets.windows.readers import DatasetReader, Index, StoreReader, WindowDataset, WindowReader
+from iltools_datasets.windows.dataset import VectorizedTrajectoryDataset
+from iltools_datasets.windows.readers import RowsReader, StoreReader, WindowReader
+from iltools_datasets.windows.rows import MOST_STEPS, Index
 
 __all__ = ["WindowSource"]
 
 Trajectory = int | tuple[int, int]
 
 _STATE_KIND, _STATE_VERSION = "WindowSource", 1
+_MOST_OFFSET = 2**31 - 1  # also where JAX counts, and added up the steps of an env stay far below 2^63
 
 
 class WindowSource:
@@ -27,7 +31,7 @@ class WindowSource:
 
     Args:
         store_or_dataset: a `TrajectoryStore`, whose steps are transitions, or a `VectorizedTrajectoryDataset`, whose
-            steps are states. A data set is moved about from then on.
+            steps are states; its own envs stay where they are.
         keys: what to read; None = everything. A key of several names comes nested: `window["next"]["observation"]`.
         window: number of consecutive steps per window.
         env_to_traj: `{env: trajectory}` for envs 0, 1, ..., or a sequence with one per env. A trajectory is a position
@@ -48,13 +52,16 @@ class WindowSource:
         OutOfRangeError, UnknownSegmentError: no such trajectory, a negative step, or, with `boundary="error"`, a
             trajectory shorter than the window.
 
-    Arrays out of a store begin at multiples of 64 bytes and are never written again while anybody holds them
-    (`leases_buffers`), so a device that shares the host's memory takes them without a copy.
+    Arrays are never written again while anybody holds them (`leases_buffers`), and those out of a store begin at
+    multiples of 64 bytes, so a device that shares the host's memory takes them without a copy.
     """
+
+    leases_buffers = True
+    """The arrays returned are never written again while anybody holds them."""
 
     def __init__(
         self,
-        store_or_dataset: TrajectoryStore | WindowDataset,
+        store_or_dataset: TrajectoryStore | VectorizedTrajectoryDataset,
         keys: Sequence[Key] | None = None,
         window: int | None = None,
         env_to_traj: Mapping[int, Trajectory] | Sequence[Trajectory] | None = None,
@@ -71,7 +78,7 @@ class WindowSource:
         self._boundary = boundary
         self._advance = len(self._offsets) if offsets is None else 1
         if advance is not None:
-            self._advance = checked_integer("advance", advance, low=0, outside=SchemaError)
+            self._advance = checked_integer("advance", advance, low=0, high=_MOST_OFFSET, outside=SchemaError)
         # What would leave a trajectory is refused before anything is read, so the readers need not know "error".
         within: Boundary = "wrap" if boundary == "error" else boundary
         self._reader: WindowReader
@@ -82,23 +89,17 @@ class WindowSource:
             num_envs = len(env_to_traj)
             traj, step = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
         else:
-            self._reader = DatasetReader(store_or_dataset, keys, self._offsets, within)
+            self._reader = RowsReader(store_or_dataset.rows, keys, self._offsets, within)
             num_envs = store_or_dataset.num_envs
             if env_to_traj is not None and len(env_to_traj) != num_envs:
                 raise SchemaError(f"env_to_traj names {len(env_to_traj)} envs; the data set has {num_envs}")
-            traj = np.array(store_or_dataset.env_traj_ids, dtype=np.int64)
-            step = np.array(store_or_dataset.env_steps, dtype=np.int64)
+            _, traj, step = store_or_dataset.places(range(num_envs))
         if num_envs == 0:
             raise SchemaError("env_to_traj names no envs")
         self.num_envs: int = num_envs
         """Number of envs, the first extent of every array."""
         self._lock = threading.Lock()
         self._traj, self._step = self._changed(traj, step, _by_env(env_to_traj), _by_env(env_to_step))
-
-    @property
-    def leases_buffers(self) -> bool:
-        """Whether the arrays returned are never written again while anybody holds them."""
-        return self._reader.leases_buffers
 
     @property
     def offsets(self) -> Index:
@@ -129,7 +130,7 @@ class WindowSource:
         with self._lock:
             if self._boundary == "error":
                 self._refuse_outside()
-            window = self._reader.read(self._traj, self._step)
+            window = self._reader.read(self._traj, self._step, self._advance)
             self._step = self._within(self._traj, self._step + self._advance)
             return window
 
@@ -174,24 +175,17 @@ class WindowSource:
         Raises `StoreChangedError` for a state of other data, `StateError` for one of another source (envs, offsets,
         boundary, advance) or with impossible values. Nothing has changed then.
         """
-        missing = {"kind", "version", "data", "offsets", "boundary", "advance", "traj", "step"} - set(state)
-        if missing:
-            raise StateError(f"the state of a {_STATE_KIND} lacks {sorted(missing)}")
-        for name, here in (("kind", _STATE_KIND), ("version", _STATE_VERSION)):
-            if state[name] != here:
-                raise StateError(f"state: {name}: expected {here!r}, found {state[name]!r}")
-        if state["data"] != self._reader.identity:
-            raise StoreChangedError(
-                f"the state is of other data: expected {self._reader.identity!r}, found {state['data']!r}"
-            )
-        for name, same in (("boundary", self._boundary), ("advance", self._advance)):
-            if state[name] != same:
-                raise StateError(f"state: {name}: expected {same!r}, found {state[name]!r}")
-        if not np.array_equal(state["offsets"], self._offsets):
-            raise StateError(f"state: offsets: expected {self._offsets.tolist()}, found {state['offsets']!r}")
-        traj, step = (_saved_places(name, state[name], self.num_envs) for name in ("traj", "step"))
-        if (traj >= len(self._reader.lengths)).any():
-            raise StateError(f"state: traj: {int(traj.max())} is outside [0, {len(self._reader.lengths)})")
+        saved = SavedState(state, _STATE_KIND, _STATE_VERSION)
+        if (data := saved.text("data")) != self._reader.identity:
+            raise StoreChangedError(f"the state is of other data: expected {self._reader.identity!r}, found {data!r}")
+        if saved.text("boundary") != self._boundary:
+            raise saved.refuse("boundary", repr(self._boundary))
+        if saved.integer("advance") != self._advance:
+            raise saved.refuse("advance", str(self._advance))
+        if not np.array_equal(saved.integers("offsets", len(self._offsets), low=None), self._offsets):
+            raise saved.refuse("offsets", str(self._offsets.tolist()))
+        traj = saved.integers("traj", self.num_envs, high=len(self._reader.lengths) - 1)
+        step = saved.integers("step", self.num_envs, high=MOST_STEPS)
         with self._lock:
             self._refuse_short(traj)
             self._traj, self._step = traj, self._within(traj, step)
@@ -201,21 +195,14 @@ class WindowSource:
     ) -> tuple[Index, Index]:
         """Return trajectories and steps with the changes made, in new arrays."""
         traj, step = traj.copy(), step.copy()
-        for env, trajectory in to_traj.items():
-            is_pair = isinstance(trajectory, tuple)
-            place = trajectory if is_pair else checked_integer(f"env {env}: trajectory", trajectory)
-            traj[self._env(env)] = self._reader.find(place)
-        for env, number in to_step.items():
-            if (place := checked_integer(f"env {env}: step", number, outside=OutOfRangeError)) < 0:
-                raise OutOfRangeError(f"env {env}: step {number} is negative")
-            step[self._env(env)] = place
+        numbers = [self._reader.find(*place) if isinstance(place, tuple) else place for place in to_traj.values()]
+        traj[checked_ids("env", to_traj, self.num_envs)] = checked_ids("trajectory", numbers, len(self._reader.lengths))
+        steps = checked_integers("step", to_step.values(), high=MOST_STEPS, outside=OutOfRangeError)
+        if (steps < 0).any():
+            raise OutOfRangeError(f"env {list(to_step)[int(np.argmin(steps))]}: step {int(steps.min())} is negative")
+        step[checked_ids("env", to_step, self.num_envs)] = steps
         self._refuse_short(traj)
         return traj, self._within(traj, step)
-
-    def _env(self, env: int) -> int:
-        if not 0 <= (number := checked_integer("env", env, outside=OutOfRangeError)) < self.num_envs:
-            raise OutOfRangeError(f"env {env} is outside [0, {self.num_envs})")
-        return number
 
     def _within(self, traj: Index, step: Index) -> Index:
         return step % self._reader.lengths[traj] if self._boundary == "wrap" else step
@@ -247,8 +234,9 @@ def checked_offsets(window: int | None, offsets: Sequence[int] | None) -> Index:
     if (window is None) == (offsets is None):
         raise SchemaError("give a window or offsets, one of them")
     if window is not None:
-        return np.arange(checked_integer("window", window, low=1, outside=SchemaError), dtype=np.int64)
-    steps = checked_integers("offsets", offsets)
+        width = checked_integer("window", window, low=1, outside=SchemaError)
+        return np.arange(checked_integer("window", width, high=_MOST_OFFSET, outside=SchemaError), dtype=np.int64)
+    steps = checked_integers("offsets", offsets, low=-_MOST_OFFSET, high=_MOST_OFFSET, outside=SchemaError)
     if steps.ndim != 1 or not steps.size or (np.diff(steps) <= 0).any():
         raise SchemaError(f"offsets must increase, found {steps.tolist()}")
     return steps
@@ -258,10 +246,3 @@ def _by_env(values: Mapping[int, Any] | Iterable[Any] | None) -> Mapping[int, An
     if values is None:
         return {}
     return values if isinstance(values, Mapping) else dict(enumerate(values))
-
-
-def _saved_places(name: str, values: Any, num_envs: int) -> Index:
-    places = np.asarray(values)
-    if places.shape != (num_envs,) or not np.issubdtype(places.dtype, np.integer) or (places < 0).any():
-        raise StateError(f"state: {name}: expected {num_envs} integers from 0 on, found {values!r}")
-    return places.astype(np.int64)
