@@ -28,7 +28,7 @@ from iltools_datasets.ingest.report import BuildReport
 from iltools_datasets.ranks import ONLY_RANK, Rank, checked_rank
 from iltools_datasets.replay.builder import ExpertMemmapBuilder
 from iltools_datasets.replay.manager_state import load_manager_state, save_manager_state
-from iltools_datasets.store.env_cursors import Assignment, EnvCursors
+from iltools_datasets.store.env_cursors import Assignment, EnvCursors, FollowsEnvs
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.segments import EnvAssignment, Segments
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -75,7 +75,7 @@ class ExpertReplaySpec:
     pin_memory: bool = False
 
 
-class ExpertReplayManager:
+class ExpertReplayManager(FollowsEnvs):
     """A `TensorDictReplayBuffer` over a store, and the assignment of envs to trajectories.
 
     Made from trajectories in memory (`ExpertReplayManager(spec)`), from a directory that was built before (`load`) or
@@ -196,7 +196,7 @@ class ExpertReplayManager:
     # Assignments
 
     @property
-    def assignment(self) -> list[EnvAssignment] | None:
+    def assignment(self) -> list[EnvAssignment] | None:  # type: ignore[override]
         """The trajectory and the next step of each env, as a snapshot; None if nothing is assigned."""
         return None if self._cursors is None else self._cursors.assignment
 
@@ -210,22 +210,6 @@ class ExpertReplayManager:
         sampler = SequentialPerEnvSampler(self.segments, cursors)
         self._cursors = cursors
         self._use(sampler, len(cursors))
-
-    def update_env_assignment(self, env_index: int, task_id: int, traj_id: int, step: int = 0) -> None:
-        """Put one env on another trajectory; see `update_assignments`."""
-        self.update_assignments({env_index: (task_id, traj_id, step)})
-
-    def update_assignments(self, changes: Mapping[int, Assignment]) -> None:
-        """Put some envs on other trajectories: all of them, or, on any error, none.
-
-        Args:
-            changes: env index -> `(task_id, traj_id)`, `(task_id, traj_id, step)` or `EnvAssignment`.
-
-        Raises:
-            UnknownSegmentError: no trajectory has these ids (a KeyError).
-            OutOfRangeError: no such env, or a negative step (an IndexError).
-        """
-        self._needed_cursors().update(changes)
 
     def clear_assignment(self) -> None:
         """Forget the assignment; a sampler that follows it gives way to uniform batches over everything."""
@@ -302,13 +286,15 @@ class ExpertReplayManager:
         return {key: array.reshape(-1, window_size, *array.shape[1:]) for key, array in arrays.items()}
 
     def _window_rows(self, window_size: int, wrap: bool) -> NDArray[np.int64]:
-        cursors = self._needed_cursors()
+        cursors = self.cursors
         rows, _ = _core.window_rows(
             self.segments.table, cursors.segment, cursors.step, window_size, "wrap" if wrap else "error"
         )
         return rows
 
-    def _needed_cursors(self) -> EnvCursors:
+    @property
+    def cursors(self) -> EnvCursors:  # type: ignore[override]
+        """Where the envs are; `OutOfRangeError` if nothing is assigned."""
         if self._cursors is None:
             raise OutOfRangeError("there are no envs: call set_assignment first")
         return self._cursors

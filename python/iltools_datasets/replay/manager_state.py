@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import StateError, StoreChangedError
 from iltools_datasets.ranks import Rank
-from iltools_datasets.store.env_cursors import EnvCursors
+from iltools_datasets.store.env_cursors import EnvCursors, saved_places
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.torchrl.samplers.segments import (
     AssignedUniformSampler,
@@ -84,11 +83,4 @@ def _saved_cursors(saved: SavedState, store: TrajectoryStore) -> EnvCursors | No
     num_envs = saved.optional_integer("num_envs", low=1, high=2**31)
     if num_envs is None:
         return None
-    segments = store.segments
-    segment, step = saved.integers("segment", num_envs), saved.integers("step", num_envs)
-    if (segment >= len(segments)).any():
-        raise saved.refuse("segment", f"positions within 0..{len(segments)}")
-    if (step >= segments.length[segment]).any():
-        raise saved.refuse("step", "steps within their trajectories")
-    rows = np.stack([segments.task_id[segment], segments.traj_id[segment], step], axis=1)
-    return EnvCursors(segments, [(task, traj, at) for task, traj, at in rows.tolist()])
+    return EnvCursors.at(store.segments, *saved_places(saved, store.segments, num_envs))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets import _core
+from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
 
 Assignment = EnvAssignment | tuple[int, int] | tuple[int, int, int]
@@ -73,6 +74,13 @@ class EnvCursors:
         self.native.update(np.arange(len(self), dtype=np.int64), segment, step)
         self.revision += 1
 
+    @classmethod
+    def at(cls, segments: Segments, segment: NDArray[np.int64], step: NDArray[np.int64]) -> EnvCursors:
+        """Return cursors at segment positions and steps, int64 [num_envs] each."""
+        cursors = cls.__new__(cls)
+        cursors.__setstate__((segments, segment, step, 0))
+        return cursors
+
     def __getstate__(self) -> tuple[Segments, NDArray[np.int64], NDArray[np.int64], int]:
         return self.segments, self.segment, self.step, self.revision
 
@@ -82,6 +90,43 @@ class EnvCursors:
 
     def __repr__(self) -> str:
         return f"EnvCursors({len(self)} envs on {self.segments!r})"
+
+
+class FollowsEnvs:
+    """What follows an assignment of envs to trajectories, and lets it be changed."""
+
+    cursors: EnvCursors
+    """Where the envs are; several may share it."""
+
+    @property
+    def assignment(self) -> list[EnvAssignment]:
+        """The trajectory and the next step of each env, as a snapshot."""
+        return self.cursors.assignment
+
+    def update_env_assignment(self, env_index: int, task_id: int, traj_id: int, step: int = 0) -> None:
+        """Put one env on another trajectory; see `update_assignments`."""
+        self.update_assignments({env_index: (task_id, traj_id, step)})
+
+    def update_assignments(self, changes: Mapping[int, Assignment]) -> None:
+        """Put some envs on other trajectories: all of them, or, on any error, none.
+
+        Args:
+            changes: env index -> `(task_id, traj_id)`, `(task_id, traj_id, step)` or `EnvAssignment`.
+
+        Raises:
+            UnknownSegmentError: no trajectory has these ids (a KeyError).
+            OutOfRangeError: no such env, or a negative step (an IndexError).
+        """
+        self.cursors.update(changes)
+
+
+def saved_places(saved: SavedState, segments: Segments, num_envs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return segment position and step of a state's envs, int64 [num_envs] each; `StateError` if there are no such."""
+    segment = saved.integers("segment", num_envs, high=len(segments) - 1)
+    step = saved.integers("step", num_envs)
+    if (step >= segments.length[segment]).any():
+        raise saved.refuse("step", "steps within their trajectories")
+    return segment, step
 
 
 def _columns(assignment: Iterable[Assignment]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -6,7 +6,7 @@ Their batches are exact and they never run out. All work without a storage, `sam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState
-from iltools_datasets.store.env_cursors import Assignment, EnvCursors
-from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
+from iltools_datasets.store.env_cursors import Assignment, EnvCursors, FollowsEnvs, saved_places
+from iltools_datasets.store.segments import Segment, Segments
 from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
 
 Stream = _core.EpochShuffle | _core.UniformDraws
@@ -116,7 +116,7 @@ class EpochUniformSampler(SeededSampler):
         return self._make(chosen, seed, epoch, position)
 
 
-class AssignedUniformSampler(EpochUniformSampler):
+class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
     """`EpochUniformSampler` over the union of the trajectories that envs are assigned to.
 
     The shuffle begins anew when its epoch ends or when the set of assigned trajectories has changed, not when only a
@@ -149,19 +149,6 @@ class AssignedUniformSampler(EpochUniformSampler):
         self._revision = self.cursors.revision
         self._assigned = self._chosen()
 
-    @property
-    def assignment(self) -> list[EnvAssignment]:
-        """A snapshot of the assignment."""
-        return self.cursors.assignment
-
-    def update_assignments(self, changes: Mapping[int, Assignment]) -> None:
-        """Put some envs elsewhere, all or none; see `EnvCursors.update`."""
-        self.cursors.update(changes)
-
-    def update_env_assignment(self, env_index: int, task_id: int, traj_id: int, step: int = 0) -> None:
-        """Put one env elsewhere; see `EnvCursors.update`."""
-        self.cursors.update({env_index: (task_id, traj_id, step)})
-
     def _chosen(self) -> NDArray[np.int64]:
         return np.unique(self.cursors.segment) if len(self.cursors) else super()._chosen()
 
@@ -187,7 +174,7 @@ class AssignedUniformSampler(EpochUniformSampler):
 
     def _restore(self, saved: SavedState) -> None:
         check_segments(saved, self._segments_fingerprint())
-        segment, step = saved_places(saved, self.cursors)
+        segment, step = _own_places(saved, self.cursors)
         chosen = np.unique(segment) if len(segment) else super()._chosen()
         self._stream = self._saved_stream(saved, chosen)
         self._seed = self._stream.seed
@@ -195,7 +182,7 @@ class AssignedUniformSampler(EpochUniformSampler):
         self._revision, self._assigned = self.cursors.revision, chosen
 
 
-class SequentialPerEnvSampler(SeededSampler):
+class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
     """One transition per env, then every env moves on by one, wrapping at the end of its trajectory.
 
     Args:
@@ -213,19 +200,6 @@ class SequentialPerEnvSampler(SeededSampler):
         if not len(self.cursors):
             raise ValueError("an assignment of at least one env is needed")
         self._fingerprint: str | None = None
-
-    @property
-    def assignment(self) -> list[EnvAssignment]:
-        """A snapshot of the assignment, with the steps of the next batch."""
-        return self.cursors.assignment
-
-    def update_assignments(self, changes: Mapping[int, Assignment]) -> None:
-        """Put some envs elsewhere, all or none; see `EnvCursors.update`."""
-        self.cursors.update(changes)
-
-    def update_env_assignment(self, env_index: int, task_id: int, traj_id: int, step: int = 0) -> None:
-        """Put one env elsewhere; see `EnvCursors.update`."""
-        self.cursors.update({env_index: (task_id, traj_id, step)})
 
     def sample(
         self, storage: Storage | None = None, batch_size: int | None = None
@@ -257,7 +231,7 @@ class SequentialPerEnvSampler(SeededSampler):
 
     def _restore(self, saved: SavedState) -> None:
         check_segments(saved, self._state()["segments"])
-        segment, step = saved_places(saved, self.cursors)
+        segment, step = _own_places(saved, self.cursors)
         self.cursors.place(segment, step)
 
 
@@ -284,13 +258,7 @@ def check_segments(saved: SavedState, expected: str) -> None:
         raise saved.refuse("segments", f"the segments with fingerprint {expected}")
 
 
-def saved_places(saved: SavedState, cursors: EnvCursors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the segment positions and steps of a state's envs, int64 [num_envs] each, after checking them."""
+def _own_places(saved: SavedState, cursors: EnvCursors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if saved.integer("num_envs") != len(cursors):
         raise saved.refuse("num_envs", f"{len(cursors)} envs")
-    segment, step = saved.integers("segment", len(cursors)), saved.integers("step", len(cursors))
-    if (segment >= len(cursors.segments)).any():
-        raise saved.refuse("segment", f"positions within 0..{len(cursors.segments)}")
-    if (step >= cursors.segments.length[segment]).any():
-        raise saved.refuse("step", "steps within their trajectories")
-    return segment, step
+    return saved_places(saved, cursors.segments, len(cursors))
