@@ -42,7 +42,7 @@ def test_what_is_inside(archive):
     ]
     assert dataset.metadata is None
     seen = []
-    for trajectory, arrays in dataset.iter_trajectories():
+    for trajectory, arrays in dataset.reader.stream():
         _, motion, name = trajectory.path.split("/")
         expected = clip(motion, int(name[-1]))
         assert arrays.keys() == expected.keys()
@@ -50,7 +50,17 @@ def test_what_is_inside(archive):
             np.testing.assert_array_equal(arrays[key], values)
         seen.append(trajectory)
     assert seen == dataset.trajectories
-    assert [set(arrays) for _, arrays in dataset.iter_trajectories(["qvel"])] == [{"qvel"}] * 4
+    listed = [(t.dataset_source, t.motion, t.trajectory, t.length) for t in dataset.iter_trajectories()]
+    assert listed == [
+        ("lib", motion, f"traj{number}", length) for motion, of in LENGTHS.items() for number, length in enumerate(of)
+    ]
+
+
+def test_listing_reads_no_array(archive, monkeypatch):
+    dataset = OfflineDataset.from_zarr_root(archive.parent)
+    monkeypatch.setattr(dataset.reader, "stream", None)
+    monkeypatch.setattr(dataset.reader, "read", None)
+    assert list(dataset.iter_trajectories()) == dataset.trajectories
 
 
 def test_where_archive_and_description_are_found(archive):
@@ -58,10 +68,11 @@ def test_where_archive_and_description_are_found(archive):
     (archive.parent / "meta.json").write_text(json.dumps(description))
     for root, name in ((archive.parent, None), (archive, None), (archive.parent, "trajectories.zarr")):
         dataset = OfflineDataset.from_zarr_root(root, zarr_name=name)
-        assert dataset.metadata == description
+        assert (dataset.metadata.name, dataset.metadata.dt, dataset.metadata.num_trajectories) == ("made up", 0.02, 0)
         assert dataset.num_trajectories == 4
-    (archive.parent / "other.json").write_text('{"name": "other"}')
-    assert OfflineDataset.from_zarr_root(archive, metadata_filename="other.json").metadata == {"name": "other"}
+    (archive.parent / "other.json").write_text('{"name": "other", "robot": "g1", "metadata": {"a": 1}}')
+    other = OfflineDataset.from_zarr_root(archive, metadata_filename="other.json").metadata
+    assert (other.name, other.metadata) == ("other", {"robot": "g1", "a": 1})
 
 
 def test_what_is_not_there(archive):

@@ -189,6 +189,12 @@ def test_nothing_is_inferred_when_not_wanted(tmp_path: Path) -> None:
     assert flags_of(export(tmp_path, motion_clips(), infer_terminated_if_missing=False)) == {}
 
 
+def test_truncated_is_there_when_asked_for(tmp_path: Path) -> None:
+    store = export(tmp_path, motion_clips(lengths=(5, 9)), include_truncated=True)
+    ends = [3, 11, 15, 23]
+    assert flags_of(store) == {"terminated": ends, "truncated": [], "done": ends}
+
+
 def test_flags_can_be_left_out(tmp_path: Path) -> None:
     clips = {name: {**clip, "done": np.zeros(len(clip["qpos"]), bool)} for name, clip in motion_clips().items()}
     store = export(tmp_path, clips, include_terminated=False, include_truncated=False)

@@ -1,6 +1,7 @@
 """TrajoptLoader and LocoMuJoCoLoader: sequences of trajectories, and their archives."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_metadata(flat, tmp_path):
         *("dt", "joint_names", "body_names", "site_names", "metadata"),
     }
     assert written["trajectory_lengths"] == [7, 5, 9]
-    assert OfflineDataset.from_zarr_root(tmp_path / "out").metadata == written
+    assert asdict(OfflineDataset.from_zarr_root(tmp_path / "out").metadata) == written
     save_clip(flat / "traj3.npz", 4, dt=np.array(0.02))
     assert TrajoptLoader(flat).metadata.dt is None
 
@@ -123,16 +124,32 @@ def test_bad_directories(tmp_path):
     assert not (tmp_path / "out" / "meta.json").exists()
 
 
+def test_states_alone_are_enough(tmp_path):
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        np.savez(tmp_path / f"traj{number}.npz", qpos=rng.random((5, 4)), qvel=rng.random((5, 3)))
+    loader = TrajoptLoader(data_path=tmp_path)
+    assert (len(loader), loader[0].actions) == (2, None)
+    reader = ArchiveReader(loader.save(tmp_path / "out"))
+    assert [set(trajectory.keys) for trajectory in reader.trajectories] == [{"qpos", "qvel"}] * 2
+
+
 @pytest.mark.torch
 def test_as_dataset(flat):
     torch = pytest.importorskip("torch", reason="needs the torch extra")
+    from iltools_datasets.trajopt.loader import TrajoptTrajectoryDataset
+
     dataset = TrajoptLoader(flat).as_dataset(device="cpu")
     assert isinstance(dataset, torch.utils.data.Dataset)
     assert len(dataset) == 3
+    assert isinstance(dataset, TrajoptTrajectoryDataset)
+    assert dataset.metadata.num_trajectories == 3
     item = dataset[1]
+    assert item.keys() == {"observations", "actions", "rewards", "infos", "dt"}
+    assert item["observations"].keys() == {"qpos", "qvel"}
+    assert item["dt"].item() == np.float32(0.01)
     with np.load(flat / "traj2.npz") as oracle:
-        assert item.keys() == {"qpos", "qvel", "action", "rewards"}
-        for key, tensor in item.items():
+        for key, tensor in (*item["observations"].items(), ("action", item["actions"]), ("rewards", item["rewards"])):
             np.testing.assert_array_equal(tensor.numpy(), oracle[key])
     with pytest.raises(IndexError):
         dataset[3]

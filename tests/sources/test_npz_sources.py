@@ -176,7 +176,6 @@ def test_trajopt(tmp_path, action, action_rows, true_length):
     ("changes", "message"),
     [
         ({"actions": np.zeros((20, 3))}, "both 'action' and 'actions'"),
-        ({"action": None}, "neither 'action' nor 'actions'"),
         ({"qvel": None}, "no member 'qvel'"),
         ({"qvel": np.zeros((19, 7))}, "'qvel' has 19 rows, expected 20"),
         ({"action": np.zeros((21, 3))}, "'action' has 21 rows, expected 20 or 19"),

@@ -71,6 +71,26 @@ class Trajectory:
     keys: Mapping[str, ArraySpec]
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def dataset_source(self) -> str:
+        """First part of its path."""
+        return self.path.split("/")[0]
+
+    @property
+    def motion(self) -> str:
+        """Second part of its path."""
+        return self.path.split("/")[1]
+
+    @property
+    def trajectory(self) -> str:
+        """Its name, the last part of its path."""
+        return self.name
+
+    @property
+    def length(self) -> int:
+        """T, the number of states."""
+        return self.num_states
+
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that puts `traj2` before `traj10`; names that differ in leading zeros only keep a fixed order."""

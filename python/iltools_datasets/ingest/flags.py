@@ -23,7 +23,11 @@ FLAG_NAMES = TERMINATED_NAMES + TRUNCATED_NAMES
 
 @dataclass(frozen=True, slots=True)
 class FlagPlan:
-    """Which flags are exported, and whether terminated is only inferred (then done needs no column of its own)."""
+    """Which flags are exported.
+
+    `inferred`: no trajectory has either flag; terminated is then the clip's end, nothing is truncated, and done needs
+    no column of its own.
+    """
 
     terminated: bool
     truncated: bool
@@ -43,7 +47,7 @@ class FlagPlan:
 
     @property
     def _done_is_terminated(self) -> bool:
-        return self.terminated and self.inferred and not self.truncated
+        return self.terminated and self.inferred
 
     def sources(self, trajectory: Trajectory) -> list[str]:
         """Return the arrays of the trajectory that the flags are taken from."""
@@ -65,8 +69,8 @@ class FlagPlan:
             columns["next", "terminated"] = ended if key is None else _per_transition(trajectory, key, arrays[key])
         if self.truncated:
             key = source_key(trajectory, TRUNCATED_NAMES)
-            assert key is not None
-            columns["next", "truncated"] = _per_transition(trajectory, key, arrays[key])
+            never = np.zeros_like(ended)
+            columns["next", "truncated"] = never if key is None else _per_transition(trajectory, key, arrays[key])
         if columns and not self._done_is_terminated:
             columns["next", "done"] = np.logical_or.reduce([*columns.values(), ended])
         return columns
@@ -82,11 +86,17 @@ def plan_flags(trajectories: Sequence[Trajectory], options: ExportOptions, dropp
     terminated = options.include_terminated and (
         options.infer_terminated_if_missing or _all_have(TERMINATED_NAMES, trajectories, options, dropped)
     )
-    truncated = options.include_truncated and _all_have(TRUNCATED_NAMES, trajectories, options, dropped)
-    given = any(source_key(trajectory, TERMINATED_NAMES) for trajectory in trajectories)
+    nobody_is_truncated = not any(source_key(trajectory, TRUNCATED_NAMES) for trajectory in trajectories)
+    if nobody_is_truncated:
+        truncated = options.include_truncated is True
+    else:
+        truncated = options.include_truncated is not False and _all_have(
+            TRUNCATED_NAMES, trajectories, options, dropped
+        )
+    given = not nobody_is_truncated or any(source_key(clip, TERMINATED_NAMES) for clip in trajectories)
     for names, used, wanted in (
         (TERMINATED_NAMES, terminated, options.include_terminated),
-        (TRUNCATED_NAMES, truncated, options.include_truncated),
+        (TRUNCATED_NAMES, truncated, options.include_truncated is not False),
     ):
         for key in names:
             holders = [trajectory for trajectory in trajectories if key in trajectory.keys]

@@ -35,7 +35,7 @@ def build_store(
     act_key: str | None = None,
     concat_obs_to_key: str | None = "observation",
     include_terminated: bool = True,
-    include_truncated: bool = True,
+    include_truncated: bool | None = None,
     original_obs_td_key: str = "lmj_observation",
     strict: bool = True,
     infer_terminated_if_missing: bool = True,
@@ -59,7 +59,8 @@ def build_store(
             neither in the whole archive zeros of width 1 (float32) stand in.
         concat_obs_to_key: name of the concatenated observation; None leaves it out.
         include_terminated: export terminated, from the array `terminated` or `done`.
-        include_truncated: export truncated, from the array `truncated` or `absorbing`.
+        include_truncated: export truncated, from the array `truncated` or `absorbing`. None = where there is one;
+            True = also where no clip has one, false then; False = not.
         original_obs_td_key: name in the store of an array that the archive calls `obs`.
         strict: a trajectory that lacks an array or whose dtype or width differs is an error; otherwise it is skipped
             (required arrays) or the key is left out (further arrays), and the report says so.

@@ -21,7 +21,7 @@ class ExportOptions:
     act_key: str | None = None
     concat_obs_to_key: str | None = "observation"
     include_terminated: bool = True
-    include_truncated: bool = True
+    include_truncated: bool | None = None
     original_obs_td_key: str = "lmj_observation"
     strict: bool = True
     infer_terminated_if_missing: bool = True

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from iltools_datasets.archive.reader import ArchiveReader, read_metadata
 from iltools_datasets.archive.schema import Trajectory
 from iltools_datasets.errors import SourceNotFoundError
+from iltools_datasets.sources.summary import DatasetMetadata
 
 if TYPE_CHECKING:
     from iltools_datasets.replay.manager import ExpertReplayManager
@@ -27,12 +26,14 @@ class OfflineDataset:
 
     Attributes:
         reader: the open archive.
-        metadata: the description in `meta.json` (or in the archive's root attributes), None if there is none.
+        metadata: the description in `meta.json` (or in the archive's root attributes), None if there is none. What of
+            it has no attribute of its own is in its `metadata`.
     """
 
     def __init__(self, reader: ArchiveReader, metadata: dict[str, Any] | None = None) -> None:
         self.reader = reader
-        self.metadata = reader.metadata if metadata is None else metadata
+        described = reader.metadata if metadata is None else metadata
+        self.metadata = None if described is None else DatasetMetadata.of(described)
 
     @classmethod
     def from_zarr_root(
@@ -65,7 +66,7 @@ class OfflineDataset:
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """Every trajectory's ids, names, length, keys and attributes, by task and natural-sorted within it."""
+        """Every trajectory's ids, names, length in states, keys and attributes, by task, natural-sorted within it."""
         return self.reader.trajectories
 
     @property
@@ -78,11 +79,9 @@ class OfflineDataset:
         """Number of states over all trajectories; a trajectory of T states gives T - 1 transitions."""
         return sum(trajectory.num_states for trajectory in self.reader.trajectories)
 
-    def iter_trajectories(
-        self, keys: Sequence[str] | None = None
-    ) -> Iterator[tuple[Trajectory, dict[str, NDArray[Any]]]]:
-        """Yield (trajectory, its arrays `[T, ...]`) in order, one in memory at a time plus what is read ahead."""
-        return self.reader.stream(keys=keys)
+    def iter_trajectories(self) -> Iterator[Trajectory]:
+        """Yield what `trajectories` lists, without reading an array; `reader.stream()` yields the arrays with it."""
+        return iter(self.reader.trajectories)
 
     def build_replay_manager(
         self, scratch_dir: str | os.PathLike[str], obs_keys: Sequence[str], **options: Any

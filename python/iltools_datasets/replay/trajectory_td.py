@@ -51,9 +51,9 @@ def build_trajectory_td(
 
 
 def build_trajectory_td_from_components(
-    observation: Parts,
+    obs_parts: Parts,
     action: torch.Tensor,
-    next_observation: Parts,
+    next_obs_parts: Parts,
     *,
     concat_obs_to_key: str = "observation",
     terminated: torch.Tensor | None = None,
@@ -63,22 +63,22 @@ def build_trajectory_td_from_components(
     """Pack a trajectory whose observation comes in parts, such as positions and velocities, into a TensorDict of [T].
 
     Args:
-        observation: the parts [T, ...], by name or as a sequence. They are concatenated under `concat_obs_to_key`;
+        obs_parts: the parts [T, ...], by name or as a sequence. They are concatenated under `concat_obs_to_key`;
             parts given by name are also there under their names.
         action: [T, ...].
-        next_observation: the same parts one step later.
+        next_obs_parts: the same parts one step later.
         concat_obs_to_key: name of the concatenation, [T, sum of widths].
         terminated, truncated, extra: as in `build_trajectory_td`.
 
     Raises `SchemaError` naming the part if the two sides differ in names, shapes or dtypes.
     """
-    before, after = _named(observation), _named(next_observation)
+    before, after = _named(obs_parts), _named(next_obs_parts)
     if before.keys() != after.keys():
-        raise SchemaError(f"observation has parts {sorted(before)}, next_observation has {sorted(after)}")
+        raise SchemaError(f"obs_parts has {sorted(before)}, next_obs_parts has {sorted(after)}")
     entries: dict[str | tuple[str, ...], torch.Tensor] = {}
     for name, part in before.items():
         _check_pair(name, part, after[name])
-        if isinstance(observation, Mapping):
+        if isinstance(obs_parts, Mapping):
             if name == concat_obs_to_key and len(before) > 1:
                 raise SchemaError(f"a part is called {name!r}, which is the name of the concatenation")
             entries[name] = part

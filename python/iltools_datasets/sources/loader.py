@@ -18,7 +18,7 @@ from iltools_datasets.sources.protocol import Recording, Source, SourceFile
 from iltools_datasets.sources.summary import DatasetMetadata, Summary
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+    from iltools_datasets.sources.torch_dataset import TrajectoryDicts
 
 __all__ = ["DatasetMetadata", "SourceLoader", "Trajectory", "to_trajectory", "write_metadata"]
 
@@ -135,26 +135,26 @@ class SourceLoader(Sequence[Trajectory]):
         self.report = report
         return str(path)
 
-    def as_dataset(self, device: str = "cpu") -> Dataset[dict[str, Any]]:
-        """Return a torch data set whose items are dicts of tensors, one per trajectory: every array by its key.
+    def as_dataset(self, device: str = "cpu") -> TrajectoryDicts:
+        """Return a torch data set of one dict per trajectory; see `sources.torch_dataset.TrajectoryDicts`.
 
         Raises MissingExtraError without torch.
         """
-        try:
-            from iltools_datasets.sources.torch_dataset import TrajectoryDicts
-        except ImportError as error:
-            raise missing_extra("torch", "as_dataset") from error
-        return TrajectoryDicts(self, device)
-
-    def arrays(self, index: int) -> Mapping[str, NDArray[Any]]:
-        """Return every array of a trajectory by its key."""
-        file, position = self._places[range(len(self))[index]]
-        return self._recordings(file)[position].arrays
+        return trajectory_dataset_type()(self, device)
 
     def _recordings(self, file: SourceFile) -> list[Recording]:
         if self._open is None or self._open[0] != file:
             self._open = file, list(self.source.read(file))
         return self._open[1]
+
+
+def trajectory_dataset_type() -> type[TrajectoryDicts]:
+    """Return the type of `SourceLoader.as_dataset`; MissingExtraError without torch."""
+    try:
+        from iltools_datasets.sources.torch_dataset import TrajectoryDicts
+    except ImportError as error:
+        raise missing_extra("torch", "as_dataset") from error
+    return TrajectoryDicts
 
 
 def to_trajectory(recording: Recording) -> Trajectory:

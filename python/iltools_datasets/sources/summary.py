@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,15 @@ class DatasetMetadata:
     body_names: list[str] | None = None
     site_names: list[str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> DatasetMetadata:
+        """Return a description that was read from a file: its values as they are, names unknown here in `metadata`."""
+        known = {name: value for name, value in described.items() if name in cls.__dataclass_fields__}
+        more = known.pop("metadata", None)
+        unknown = {name: value for name, value in described.items() if name not in cls.__dataclass_fields__}
+        unknown.update(more if isinstance(more, Mapping) else {} if more is None else {"metadata": more})
+        return cls(**{"name": "", "source": "", **known}, metadata=unknown)
 
 
 class Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +70,9 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
         spec: motor columns and `subsample`; of T states `ceil(T / subsample)` are kept, the first among them.
         ee_pos: `[..., T, 5, 3]`, positions of the end effectors in the world frame (m), or None.
 
+    A root quaternion of zeros, as files have it in placeholder frames, is taken for the identity, with a warning (none
+    under JAX).
+
     All are numpy arrays, or all are JAX arrays; so are the results, new arrays that keep the dtypes. With JAX it can be
     jitted (`spec` static or closed over). MuJoCo itself keeps a free joint's quaternion as wxyz and its angular
     velocity in the body frame: such data has to be converted first.
@@ -90,8 +94,8 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
         The last two are there only if `ee_pos` is given: nothing is made up.
 
     Raises:
-        SchemaError: shapes, dtypes or kinds of arrays that do not fit; numpy only: a root quaternion that is zero or
-            not finite (under JAX, where values cannot be looked at, its results are NaN).
+        SchemaError: shapes, dtypes or kinds of arrays that do not fit; numpy only: a root quaternion that is not finite
+            (under JAX, where values cannot be looked at, its results are NaN).
         OutOfRangeError: a motor column beyond the width of its array (an IndexError).
     """
     _check_arrays(qpos, qvel, ee_pos)
@@ -101,6 +105,8 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
     position, quaternion = qpos[..., _ROOT_POS], qpos[..., _ROOT_QUAT]
     if isinstance(quaternion, np.ndarray):
         _check_rotations(quaternion, spec.subsample)
+    placeholder = xp.all(quaternion == 0, axis=-1, keepdims=True)
+    quaternion = xp.where(placeholder, xp.asarray([0, 0, 0, 1], dtype=quaternion.dtype), quaternion)
     orientation = euler_angles(quaternion)
     refs = {
         "ref_len": xp.full(qpos.shape[:-2], qpos.shape[-2], dtype=xp.int32),
@@ -204,10 +210,18 @@ def _check_arrays(qpos: Array, qvel: Array, ee_pos: Array) -> None:
 
 
 def _check_rotations(quaternion: NDArray[Any], subsample: int) -> None:
-    norm = np.linalg.vector_norm(quaternion, axis=-1)
-    bad = ~(np.isfinite(norm) & (norm > 0))
+    def first(states: NDArray[np.bool_]) -> list[int]:
+        *lead, step = (int(i) for i in np.argwhere(states)[0])
+        return [*lead, step * subsample]
+
+    bad = ~np.isfinite(quaternion).all(axis=-1)
     if bad.any():
-        *lead, step = (int(i) for i in np.argwhere(bad)[0])
-        found = quaternion[(*lead, step)].tolist()
-        where = [*lead, step * subsample]
-        raise SchemaError(f"qpos: expected a root quaternion other than zero in columns 3:7 of {where}, found {found}")
+        found = quaternion[tuple(np.argwhere(bad)[0])].tolist()
+        raise SchemaError(f"qpos: expected a root quaternion in columns 3:7 of {first(bad)}, found {found}")
+    zero: NDArray[np.bool_] = np.asarray((quaternion == 0).all(axis=-1))
+    if zero.any():
+        warnings.warn(
+            f"qpos: {int(zero.sum())} states have a root quaternion of zeros in columns 3:7, the first is "
+            f"{first(zero)}; taken for the identity",
+            stacklevel=3,
+        )

@@ -18,7 +18,7 @@ _EE_POINTS = 5
 
 
 class TrajoptSource(Source):
-    """`qpos [T, nq]`, `qvel [T, nv]`, `action` or `actions`, optional `ee_pos [T, 5, 3]`, `rewards`, `dt`.
+    """`qpos [T, nq]`, `qvel [T, nv]`, optional `action` or `actions`, `ee_pos [T, 5, 3]`, `rewards`, `dt`.
 
     Values and dtypes are kept; `actions` is called `action` in the archive. A flat `ee_pos [T, 15]` becomes
     `[T, 5, 3]`. Of a padded file only the first `true_length` states are read. Quaternions inside `qpos` stay as they
@@ -34,7 +34,7 @@ class TrajoptSource(Source):
     """
 
     format = "trajopt"
-    summary = "trajectory optimisation npz: qpos, qvel, action(s), optional ee_pos"
+    summary = "trajectory optimisation npz: qpos, qvel, optional action(s), ee_pos"
     suffixes = (".npz",)
 
     def __init__(
@@ -54,7 +54,7 @@ class TrajoptSource(Source):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         names = member_names(path)
-        return {"qpos", "qvel"} <= names and any(key in names for key in ACTION_KEYS) and "split_points" not in names
+        return {"qpos", "qvel"} <= names and "split_points" not in names
 
     def files(self) -> list[SourceFile]:
         if self.path.is_file():
@@ -84,15 +84,12 @@ class TrajoptSource(Source):
     def _recording(self, npz: Npz) -> Recording:
         npz.require(("qpos", "qvel"))
         actions = [key for key in ACTION_KEYS if key in npz.arrays]
-        if len(actions) != 1:
-            raise SourceError(
-                f"{npz.path}: has both 'action' and 'actions'"
-                if actions
-                else f"{npz.path}: has neither 'action' nor 'actions'"
-            )
+        if len(actions) > 1:
+            raise SourceError(f"{npz.path}: has both 'action' and 'actions'")
         total, states = _matrix_rows(npz, "qpos"), true_length(npz)
         arrays = read_states(npz)
-        arrays["action"] = _read_steps(npz, actions[0], total, states)
+        if actions:
+            arrays["action"] = _read_steps(npz, actions[0], total, states)
         if "rewards" in npz.arrays:
             arrays["rewards"] = _read_steps(npz, "rewards", total, states)
         dt = npz.rate("dt") if "dt" in npz.arrays else None
