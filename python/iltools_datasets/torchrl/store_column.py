@@ -16,6 +16,7 @@ Read = Callable[[NDArray[np.int64]], torch.Tensor]
 aten = torch.ops.aten
 
 _READ_ONLY = "a store is read-only: clone the column before writing to it"
+_NO_MEMORY = "a column of a store is read on use and has no memory of its own: clone it first, and keep the clone"
 
 
 class StoreColumn(torch.Tensor):
@@ -31,6 +32,8 @@ class StoreColumn(torch.Tensor):
     @staticmethod
     def __new__(cls, read: Read, shape: tuple[int, ...], dtype: torch.dtype) -> Self:
         column: Self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
+        # Whatever asks in C for the address, past everything below, gets this error instead of null.
+        torch._C._set_storage_access_error_msg(column, _NO_MEMORY)
         column._read = read
         return column
 
@@ -41,6 +44,18 @@ class StoreColumn(torch.Tensor):
     def load(self) -> torch.Tensor:
         """Return the whole column as a plain tensor."""
         return self.rows(np.arange(self.shape[0], dtype=np.int64))
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], StoreColumn):
+            past_dispatch = _PAST_DISPATCH.get(func)
+            if past_dispatch is not None:
+                return past_dispatch(func, *args, **kwargs)
+            if _writes_in_place(func):
+                raise ReadOnlyError(_READ_ONLY)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
@@ -61,17 +76,6 @@ class StoreColumn(torch.Tensor):
         # Torch would write into the copy of the rows that it picks first, and nobody would notice.
         raise ReadOnlyError(_READ_ONLY)
 
-    # What torch refuses to do for a tensor without memory of its own.
-
-    def numpy(self, *, force: bool = False) -> NDArray[Any]:
-        return self.load().numpy(force=force)
-
-    def tolist(self) -> Any:
-        return self.load().tolist()
-
-    def is_shared(self) -> bool:
-        return False
-
     def __deepcopy__(self, memo: Any) -> torch.Tensor:
         return self.load()
 
@@ -80,6 +84,50 @@ class StoreColumn(torch.Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"StoreColumn(shape={tuple(self.shape)}, dtype={self.dtype})"
+
+
+# What reads or hands over memory without asking `__torch_dispatch__`: a column has none.
+
+
+def _on_a_copy(func: Any, column: StoreColumn, *args: Any, **kwargs: Any) -> Any:
+    """Do it with the whole column, read into memory that belongs to the result."""
+    return func(column.load(), *args, **kwargs)
+
+
+def _refuse_address(func: Any, column: StoreColumn) -> NoReturn:
+    raise ReadOnlyError(_NO_MEMORY)
+
+
+def _writes_in_place(func: Any) -> bool:
+    # Some operations (`fill_diagonal_`) are taken apart before the dispatch, which then sees a write to a copy.
+    name: str = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and name not in _CHANGE_NO_VALUES
+
+
+_CHANGE_NO_VALUES = {"detach_", "rename_", "requires_grad_"}
+
+
+def _is_not_shared(func: Any, column: StoreColumn) -> bool:
+    return False
+
+
+_PAST_DISPATCH: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys(
+        (
+            torch.Tensor.__array__,
+            torch.Tensor.__dlpack__,
+            torch.Tensor._typed_storage,
+            torch.Tensor.numpy,
+            torch.Tensor.share_memory_,
+            torch.Tensor.storage,
+            torch.Tensor.tolist,
+            torch.Tensor.untyped_storage,
+        ),
+        _on_a_copy,
+    ),
+    torch.Tensor.data_ptr: _refuse_address,
+    torch.Tensor.is_shared: _is_not_shared,
+}
 
 
 def _reshaped(column: StoreColumn, shape: tuple[int, ...]) -> StoreColumn:
