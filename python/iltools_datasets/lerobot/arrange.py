@@ -17,8 +17,9 @@ from iltools_datasets.lerobot.episodes import EpisodeTable, listed
 from iltools_datasets.lerobot.parquet import open_parquet
 from iltools_datasets.lerobot.tables import DataFile, DataFileReader, Rows, TooManyRowsError, read_ids
 
-_COUNTED_ROWS = 1 << 26
-"""Rows whose ids are read to say which are wrong; of more only the files are counted."""
+_SPARE_ROWS = 1 << 20
+"""Up to so many rows more than four times those listed are looked at one by one to say which are wrong; of yet more it
+is only said how many there are."""
 
 
 class OutOfOrderError(Exception):
@@ -102,7 +103,7 @@ def check_rows(files: list[DataFile], table: EpisodeTable, holds: Mapping[str, s
     seen = np.zeros(table.num_frames, np.bool_)
     starts = np.concatenate([[0], np.cumsum(table.length)])
     for file in files:
-        episode, frame = read_ids(file, holds.get(file.relative, ""), _COUNTED_ROWS)
+        episode, frame = read_ids(file, holds.get(file.relative, ""), _most_rows(table))
         position = np.minimum(np.searchsorted(table.index, episode), len(table) - 1)
         unlisted = table.index[position] != episode
         if unlisted.any():
@@ -148,12 +149,16 @@ def _check_totals(files: list[DataFile], table: EpisodeTable, holds: Mapping[str
     for file in files:
         with open_parquet(file.path, holds.get(file.relative, "")) as opened:
             rows.append(opened.metadata.num_rows)
-    if sum(rows) > max(_COUNTED_ROWS, 2 * table.num_frames):
+    if sum(rows) > _most_rows(table):
         largest = int(np.argmax(rows))
         raise SourceError(
             f"{files[largest].path}: {rows[largest]:,} rows, {sum(rows):,} in all data files; the episode table lists "
             f"{table.num_frames:,} frames"
         )
+
+
+def _most_rows(table: EpisodeTable) -> int:
+    return 4 * table.num_frames + _SPARE_ROWS
 
 
 def rows_sorted(files: list[DataFile], table: EpisodeTable, reader: DataFileReader, scratch: Path) -> Iterator[Episode]:

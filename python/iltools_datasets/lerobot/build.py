@@ -90,7 +90,7 @@ def _append(
                 entries.append((number, int(frames.min()), len(frames)))
     builder.attributes["lerobot"] = {
         **builder.attributes.get("lerobot", {}),
-        "notes": [*reader.notes, *seen.notes()],
+        "notes": [*table.notes, *reader.notes, *seen.notes()],
         "nan": nan,
     }
 

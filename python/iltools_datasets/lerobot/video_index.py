@@ -129,30 +129,33 @@ def index_video(path: Path, known: FileStamp | None = None) -> VideoIndex:
         raise StoreChangedError(f"{path}: changed since the data set was opened; open it again")
     container, stream = open_video(path)
     with container, naming_video(path):
-        return _index(path, container, stream, stamp)
-
-
-def _index(path: Path, container: InputContainer, stream: VideoStream, stamp: FileStamp) -> VideoIndex:
-    codec = _codec(stream)
-    if stream.time_base is None:
-        raise SourceError(f"{path}: its video has no time base")
-    table = _from_container(stream) if codec in _NEVER_REORDERED else None
-    if table is not None and not _agrees(container, stream, table):
-        table = None
+        if stream.time_base is None:
+            raise SourceError(f"{path}: its video has no time base")
+        codec, context = _codec(stream), stream.codec_context
+        size, time_base = (context.height, context.width), Fraction(stream.time_base)
+        table = _from_container(stream) if codec in _NEVER_REORDERED else _from_packets(path, container, stream)
+        if table is not None and codec in _NEVER_REORDERED and not _agrees(container, stream, table):
+            table = None
     if table is None:
-        table = _from_packets(path, container, stream)
-    times, keys = table
+        container, stream = open_video(path)
+        with container, naming_video(path):
+            table = _from_packets(path, container, stream)
+    return VideoIndex(*_in_order(path, *table), time_base, size, codec, stamp)
+
+
+def _in_order(
+    path: Path, times: NDArray[np.int64], keys: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return times and keyframes of pictures as they are shown; packets come as they are decoded."""
     if not len(times):
-        raise SourceError(f"{path}: its video has no pictures")
+        raise SourceError(f"{path}: holds no picture that can be found; is it cut?")
     order = np.argsort(times, kind="stable")
     times, keys = times[order], keys[order]
     if (np.diff(times) <= 0).any():
         raise SourceError(f"{path}: two of its pictures have the same time")
     if not keys[0]:
         raise SourceError(f"{path}: its first picture is no keyframe, so it cannot be decoded")
-    keyframe = np.maximum.accumulate(np.where(keys, np.arange(len(keys)), 0))
-    context = stream.codec_context
-    return VideoIndex(times, keyframe, Fraction(stream.time_base), (context.height, context.width), codec, stamp)
+    return times, np.maximum.accumulate(np.where(keys, np.arange(len(keys)), 0))
 
 
 def _from_container(stream: VideoStream) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
@@ -182,7 +185,6 @@ def _agrees(container: InputContainer, stream: VideoStream, table: tuple[NDArray
 def _from_packets(
     path: Path, container: InputContainer, stream: VideoStream
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    container.seek(0, stream=stream)
     times: list[int] = []
     keys: list[bool] = []
     for packet in container.demux(stream):
