@@ -114,7 +114,7 @@ def test_counter_clips_name_their_episode_and_frame(v30: LeRobotReader) -> None:
         assert [read_counter(picture) for picture in camera.read(block)] == list(zip(episode, frame, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_picture_of_the_set(v21: LeRobotReader, v30: LeRobotReader) -> None:
     camera = v30.camera(CAMERA)
     for number in v30.episode_numbers.tolist():
@@ -161,6 +161,6 @@ def test_decoders_and_cache_stay_within_their_bounds(v30: LeRobotReader) -> None
     many_pictures(v30, 480, 20 << 20)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_random_pictures(v30: LeRobotReader) -> None:
     many_pictures(v30, 10_000, 64 << 20)
