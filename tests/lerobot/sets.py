@@ -221,6 +221,7 @@ def make_set(
     per_file: int = 2,
     seed: int = 0,
     picture_rate: int = 1,
+    columns: dict[int, dict[str, np.ndarray]] | None = None,
 ) -> LeRobotSet:
     """Write a set.
 
@@ -229,10 +230,11 @@ def make_set(
         cameras: feature -> "video" or "image"; every picture spells its episode and frame.
         per_file: v3: episodes per data file; video files hold one more.
         picture_rate: pictures per row in videos.
+        columns: the numbers, by episode and feature; None: random ones.
     """
     lengths = dict(lengths) if isinstance(lengths, Mapping) else dict(enumerate(lengths))
     rate = Fraction(str(fps))
-    made = LeRobotSet(root, version, rate, numbers(lengths, rate, seed), dict(cameras or {}))
+    made = LeRobotSet(root, version, rate, columns or numbers(lengths, rate, seed), dict(cameras or {}))
     features: dict[str, Any] = {
         key: {"dtype": values.dtype.name, "shape": list(values.shape[1:]), "names": None}
         for key, values in next(iter(made.columns.values())).items()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iltools_datasets.data.data_loader import JaxDataLoader
     from iltools_datasets.data.dataset import BatchDataset, Dataset
+    from iltools_datasets.data.lerobot_config import LeRobotDatasetConfig
+    from iltools_datasets.data.lerobot_dataset import LeRobotDatasetAdapter
     from iltools_datasets.data.normalize import (
         NormStats,
         compute_norm_stats,
@@ -33,6 +35,8 @@ _HOMES = {
     "Dataset": "dataset",
     "JaxDataLoader": "data_loader",
     "LambdaTransform": "transforms",
+    "LeRobotDatasetAdapter": "lerobot_dataset",
+    "LeRobotDatasetConfig": "lerobot_config",
     "NormStats": "normalize",
     "Normalize": "transforms",
     "Pad": "transforms",
@@ -56,6 +60,8 @@ __all__ = [
     "Dataset",
     "JaxDataLoader",
     "LambdaTransform",
+    "LeRobotDatasetAdapter",
+    "LeRobotDatasetConfig",
     "NormStats",
     "Normalize",
     "Pad",

@@ -116,7 +116,8 @@ def needed_files(
 ) -> list[str]:
     """Return the relative paths of the data files of all episodes and of the videos of some, as the tables say."""
     chosen = np.arange(len(table)) if episodes is None else np.flatnonzero(np.isin(table.index, list(episodes)))
-    keys = [key for key in (info.camera_keys if cameras is None else cameras) if info.features[key].kind == "video"]
+    asked = set(info.camera_keys if cameras is None else cameras)
+    keys = [key for key in info.camera_keys if key in asked and info.features[key].kind == "video"]
     files: dict[str, None] = {}
     if not info.many_episodes_per_file:
         numbers = [
