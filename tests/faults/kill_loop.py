@@ -17,7 +17,9 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +41,10 @@ def clip(generation: int, number: int) -> dict[str, np.ndarray]:
     }
 
 
-def build(path: Path, generation: int, *, overwrite: bool) -> None:
-    """Build the store of a generation."""
-    with StoreBuilder(path, overwrite=overwrite, attributes={"generation": generation}) as builder:
+def build(path: Path, generation: int, *, overwrite: bool, adopted: bool = False) -> None:
+    """Build the store of a generation, in its place or in a spool that is adopted."""
+    with StoreBuilder(path, overwrite=overwrite, attributes={"generation": generation}) as target:
+        builder = StoreBuilder(path / f"data-{uuid.uuid4()}") if adopted else target
         for number in range(4):
             arrays = clip(generation, number)
             builder.add(
@@ -50,6 +53,9 @@ def build(path: Path, generation: int, *, overwrite: bool) -> None:
                 {"observation": arrays["observation"]},
                 {"action": arrays["action"], ("next", "done"): arrays["done"]},
             )
+        if adopted:
+            builder.publish()
+            target.adopt(builder.path)
 
 
 def generation_of(path: Path) -> int | None:
@@ -80,14 +86,14 @@ def assert_one_build(path: Path) -> None:
     assert {entry.name for entry in path.iterdir()} == {"manifest.json", ".lock", store.data_dir.name}
 
 
-def killed_at(path: Path, generation: int, at: int, mode: Mode, *, overwrite: bool) -> str | None:
+def killed_at(path: Path, generation: int, at: int, mode: Mode, **kind: bool) -> str | None:
     """Build in a child that is killed at its `at`-th call; return the call's name, None if there is none so far on."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_end)
         arm(path, at, mode, report_fd=write_end)
-        build(path, generation, overwrite=overwrite)
+        build(path, generation, **kind)
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end) as report:
@@ -97,11 +103,11 @@ def killed_at(path: Path, generation: int, at: int, mode: Mode, *, overwrite: bo
     return re.sub(r"data-[0-9a-f-]{36}", "data-*", name) if name else None
 
 
-def killed_after(path: Path, generation: int, seconds: float, *, overwrite: bool) -> str:
+def killed_after(path: Path, generation: int, seconds: float, **kind: bool) -> str:
     """Build in a child that is killed at a moment of its own."""
     child = os.fork()
     if child == 0:
-        build(path, generation, overwrite=overwrite)
+        build(path, generation, **kind)
         os._exit(0)
     handle = os.pidfd_open(child)
     finished = select.select([handle], [], [], seconds)[0]
@@ -111,8 +117,13 @@ def killed_after(path: Path, generation: int, seconds: float, *, overwrite: bool
     return "random: after the build" if finished else "random: during the build"
 
 
-def run(kills: int, seed: int, directory: Path) -> Counter[tuple[str, str]]:
-    """Kill that many builds; return how often each point left the old store, the new one, or none."""
+def run(
+    kills: int, seed: int, directory: Path, *, adopted: bool = False, modes: Sequence[Mode] = _KILLS
+) -> Counter[tuple[str, str]]:
+    """Kill that many builds; return how often each point left the old store, the new one, or none.
+
+    First those of one kind (`adopted` or not) over an older store, then where there is none, then the other kind.
+    """
     chooser = random.Random(seed)
     found: Counter[tuple[str, str]] = Counter()
     path = directory / "store"
@@ -128,14 +139,17 @@ def run(kills: int, seed: int, directory: Path) -> Counter[tuple[str, str]]:
             shutil.rmtree(path)
         if is_random:
             moment = chooser.random() * 1.2 * usual_seconds
-            name = killed_after(path, generation + 1, moment, overwrite=True)
+            name = killed_after(path, generation + 1, moment, overwrite=True, adopted=adopted)
         else:
-            name = killed_at(path, generation + 1, at, _KILLS[mode], overwrite=overwrite)
-            mode = (mode + 1) % len(_KILLS)
+            name = killed_at(path, generation + 1, at, modes[mode], overwrite=overwrite, adopted=adopted)
+            kind = "first " * (not overwrite) + "adopted " * adopted
+            name = name and kind + name
+            mode = (mode + 1) % len(modes)
             at += mode == 0
             if name is None:
                 # That build had no more calls and went through: again from the first, with the other kind of build.
                 at, mode, overwrite = 1, 0, not overwrite
+                adopted = adopted != overwrite
         there = generation_of(path)
         assert there in (old, generation + 1), f"{name}: found {there}, expected {old} or {generation + 1}"
         if name is not None:
@@ -166,9 +180,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         found = run(arguments.kills, arguments.seed, Path(directory) / "place")
     names = dict.fromkeys(name for name, _ in found)
-    print(f"{'killed at':55} {'old':>5} {'new':>5} {'none':>5}")
+    print(f"{'killed at':70} {'old':>5} {'new':>5} {'none':>5}")
     for name in names:
-        print(f"{name:55} {found[name, 'old']:5} {found[name, 'new']:5} {found[name, 'none']:5}")
+        print(f"{name:70} {found[name, 'old']:5} {found[name, 'new']:5} {found[name, 'none']:5}")
     total = sum(found.values())
     seconds = time.monotonic() - begin
     print(f"{total} kills, {len(names)} points, {seconds:.0f} s: never anything but the old or the new store")

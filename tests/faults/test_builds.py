@@ -28,12 +28,22 @@ def preload(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.faults("killed build")
-def test_builds_killed_at_every_call(preload: dict[str, str], tmp_path: Path) -> None:
-    """As many kills as one rebuild and one first build have calls, before, after and half-way, and some random ones."""
-    code = "import sys; from pathlib import Path; from kill_loop import run; print(len(run(460, 1, Path(sys.argv[1]))))"
-    process = run_python(code, tmp_path / "place", **preload)
+@pytest.mark.parametrize(("adopted", "kills", "points"), [(False, 150, 100), (True, 205, 125)])
+def test_builds_killed_at_every_call(
+    preload: dict[str, str], tmp_path: Path, adopted: bool, kills: int, points: int
+) -> None:
+    """As many kills as one rebuild and one first build have calls, half-way or after, and some random ones.
+
+    A kill before a call leaves what one after the call before it leaves; `make kill-loop` has all three.
+    """
+    code = (
+        "import sys; from pathlib import Path; from fault_tools import Mode; from kill_loop import run\n"
+        "kills, adopted = int(sys.argv[2]), sys.argv[3] == 'True'\n"
+        "print(len(run(kills, 1, Path(sys.argv[1]), adopted=adopted, modes=[Mode.KILL_TORN])))"
+    )
+    process = run_python(code, tmp_path / "place", kills, adopted, **preload)
     assert process.returncode == 0, process.stderr
-    assert int(process.stdout) > 55, "fewer points than the build is known to have"
+    assert int(process.stdout) > points, "fewer points than the build is known to have"
 
 
 @pytest.mark.faults("killed build")

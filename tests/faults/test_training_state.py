@@ -75,6 +75,21 @@ def test_checkpoints_killed_at_every_call(path: Path, tmp_path: Path, what: str)
     assert int(process.stdout.splitlines()[-1]) >= 4
 
 
+@pytest.mark.faults("killed build")
+@pytest.mark.parametrize(("what", "calls"), [("same layout", 60), ("new layout", 150)])
+def test_spools_killed_at_every_call(tmp_path: Path, what: str, calls: int) -> None:
+    process = subprocess.run(
+        [sys.executable, Path(__file__).with_name("killed_spool.py"), tmp_path / "store", what],
+        capture_output=True,
+        text=True,
+        timeout=2 * WATCHDOG_SECONDS,
+        check=False,
+        env={**os.environ, "LD_PRELOAD": str(compile_failing_calls(tmp_path)), "PYTHONPATH": str(TESTS)},
+    )
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) >= calls
+
+
 MUTATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "five envs, one assignment": lambda state: state.update(segment=[0]),
     "one step too few": lambda state: state.update(step=state["step"][:-1]),

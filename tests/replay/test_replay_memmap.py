@@ -149,45 +149,6 @@ def test_a_forgotten_builder_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-KILLED = """
-import os, signal, sys, torch
-from iltools_datasets.replay_memmap import ExpertMemmapBuilder, build_trajectory_td
-from iltools_datasets.store.spool import StoreSpool
-x = torch.randn(4, 2)
-builder = ExpertMemmapBuilder(sys.argv[1], max_size=100, overwrite=True)
-builder.add_trajectory(0, 0, build_trajectory_td(x[:-1], x[:-1], x[1:]))
-if sys.argv[2] == "spooling":
-    builder.add_trajectory(0, 1, build_trajectory_td(x, x, x))
-    os.kill(os.getpid(), signal.SIGKILL)
-def rename(self, target):
-    if target.name.startswith("manifest") == (sys.argv[2] == "manifest"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.rename(self, target)
-type(builder.scratch_dir).rename = type(builder.scratch_dir).replace = rename
-builder.finalize()
-"""
-
-
-@pytest.mark.parametrize("moment", ["spooling", "data", "manifest"])
-@pytest.mark.parametrize("there_before", [False, True])
-def test_a_killed_build_leaves_the_old_store_or_none(tmp_path: Path, moment: str, there_before: bool) -> None:
-    scratch_dir = tmp_path / "store"
-    if there_before:
-        with ExpertMemmapBuilder(scratch_dir, 10) as builder:
-            builder.add_trajectory(0, 0, rollout(0, 7))
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(scratch_dir), moment], capture_output=True, check=False)
-    assert killed.returncode == -9
-    if there_before:
-        assert_holds(load(scratch_dir)[0], [rollout(0, 7)])
-    else:
-        with pytest.raises(StoreNotFoundError):
-            load(scratch_dir)
-    with ExpertMemmapBuilder(scratch_dir, 10, overwrite=True) as builder:
-        builder.add_trajectory(0, 0, rollout(1, 3))
-    assert_holds(load(scratch_dir)[0], [rollout(1, 3)])
-    assert len(list(scratch_dir.glob("data-*"))) == 1
-
-
 def test_two_builders_cannot_share_a_directory(tmp_path: Path) -> None:
     builder = ExpertMemmapBuilder(tmp_path / "store", max_size=10)
     with pytest.raises(StoreBusyError):

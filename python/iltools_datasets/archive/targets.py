@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -19,12 +18,11 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
+from iltools_datasets._base.files import Maker, sync_directory, sync_tree
 from iltools_datasets.archive.place import read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
 ROOT_METADATA = "zarr.json"
-_SYNC_ALL_ABOVE = 256
-"""Files above which one sync of the whole system is cheaper than one of each (a tenth of a millisecond per file)."""
 _UPLOADS = 16
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -53,7 +51,7 @@ class DirectoryTarget:
     """
 
     def __init__(self, path: Path, overwrite: bool) -> None:
-        self._path, self._overwrite = path, overwrite
+        self._path, self._overwrite, self._maker = path, overwrite, Maker()
         self._refuse_existing()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
@@ -66,6 +64,7 @@ class DirectoryTarget:
         self._made: set[str] = set()
 
     def put(self, key: str, data: bytes) -> None:
+        self._maker.require(self._path)
         parent = key.rpartition("/")[0]
         if parent not in self._made:
             (self._root / parent).mkdir(parents=True, exist_ok=True)
@@ -80,19 +79,25 @@ class DirectoryTarget:
 
     def publish(self, root_metadata: bytes) -> None:
         self.put(ROOT_METADATA, root_metadata)
-        self._flush()
+        sync_tree(self._root)
         self._refuse_existing()
         if self._path.exists():
             swap(self._root, self._path)
-            _fsync(self._path.parent)
-            shutil.rmtree(self._root, ignore_errors=True)
+            sync_directory(self._path.parent)
+            self._maker.remove_tree(self._root)
         else:
             self._root.rename(self._path)
-            _fsync(self._path.parent)
-        os.close(self._lock)
+            sync_directory(self._path.parent)
+        self._unlock()
 
     def discard(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        self._maker.remove_tree(self._root)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        # Processes that were forked meanwhile hold the same open file: closing it here would not release the lock.
+        if self._maker.is_here:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
         os.close(self._lock)
 
     def _refuse_existing(self) -> None:
@@ -114,14 +119,6 @@ class DirectoryTarget:
                 finally:
                     os.close(descriptor)
 
-    def _flush(self) -> None:
-        files = list(_walk(self._root))
-        if len(files) > _SYNC_ALL_ABOVE and sys.platform == "linux":
-            os.sync()  # Linux returns only when everything has been written
-            return
-        for path in files:
-            _fsync(path)
-
 
 class StoreTarget:
     """A zarr store, for instance a bucket: no renames there, so the root's metadata, written last, publishes it.
@@ -130,7 +127,7 @@ class StoreTarget:
     """
 
     def __init__(self, store: Store, overwrite: bool) -> None:
-        self._store = store
+        self._store, self._maker = store, Maker()
         if read_bytes(store, ROOT_METADATA) is not None:
             if not overwrite:
                 raise ArchiveExistsError(f"{store}: holds an archive already; pass overwrite=True to replace it")
@@ -140,6 +137,7 @@ class StoreTarget:
         self._pending: dict[str, Future[None]] = {}
 
     def put(self, key: str, data: bytes) -> None:
+        self._maker.require(self._store)
         if len(self._pending) >= 2 * _UPLOADS:
             self._wait()
         if key in self._pending:
@@ -154,11 +152,14 @@ class StoreTarget:
         return content
 
     def publish(self, root_metadata: bytes) -> None:
+        self._maker.require(self._store)
         self._wait()
         self._uploads.shutdown()
         self._upload(ROOT_METADATA, root_metadata)
 
     def discard(self) -> None:
+        if not self._maker.is_here:
+            return
         self._uploads.shutdown(cancel_futures=True)
         sync(self._store.delete_dir(""))
 
@@ -169,20 +170,6 @@ class StoreTarget:
         for upload in self._pending.values():
             upload.result()
         self._pending.clear()
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for directory, _, files in os.walk(root):
-        yield from (Path(directory, name) for name in files)
-        yield Path(directory)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def swap(one: Path, other: Path) -> None:

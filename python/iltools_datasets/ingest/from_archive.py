@@ -102,6 +102,7 @@ def build_store(
     task_names = {task.task_id: task.name for task in reader.tasks}
     path = Path(store_path)
     with (
+        _naming(reader.path),
         StoreBuilder(
             path,
             overwrite=overwrite,
@@ -111,7 +112,6 @@ def build_store(
         ) as builder,
         terminal_progress("building", len(plan.trajectories), progress) as advance,
         closing(_stream(reader, plan, options)) as clips,
-        _naming(reader.path),
     ):
         for trajectory, arrays in clips:
             columns = arrange(trajectory, arrays, plan, options)

@@ -145,12 +145,8 @@ class ExpertMemmapBuilder:
         self._check_schema(label, arrays)
 
         shifted = shifted_keys(arrays)
-        if not self._spools:
-            self._start_spool(shifted)
-        elif not self._stored_once <= shifted:
-            self._spools[-1].close()
-            self._start_spool(self._stored_once & shifted)
-        self._spools[-1].add(task_id, traj_id, arrays, self._stored_once, name, task_name)
+        stored_once = self._stored_once & shifted if self._spools else shifted
+        self._spool(task_id, traj_id, arrays, stored_once, name, task_name)
         self._schema = self._schema or {key: (str(array.dtype), array.shape[1:]) for key, array in arrays.items()}
         segment = Segment(task_id, traj_id, self.size, length)
         self._segments[task_id, traj_id] = segment
@@ -168,7 +164,7 @@ class ExpertMemmapBuilder:
         try:
             self._spools[-1].close()
             if len(self._spools) == 1:
-                self._spools[0].become(self.scratch_dir)
+                target.adopt(self._spools[0].path)
             else:
                 for spool in self._spools:
                     spool.copy_to(target, self._stored_once)
@@ -194,8 +190,28 @@ class ExpertMemmapBuilder:
             raise ValueError(f"{self.scratch_dir}: this build is over; clear() begins a new one")
         return self._target
 
-    def _start_spool(self, stored_once: set[Parts]) -> None:
-        self._spools.append(StoreSpool(self.scratch_dir))
+    def _spool(
+        self,
+        task_id: int,
+        traj_id: int,
+        arrays: dict[Parts, NDArray[Any]],
+        stored_once: set[Parts],
+        name: str | None,
+        task_name: str | None,
+    ) -> None:
+        """Append to the last spool or, where the layout changes, to a new one, which counts once it holds something."""
+        if self._spools and stored_once == self._stored_once:
+            self._spools[-1].add(task_id, traj_id, arrays, stored_once, name, task_name)
+            return
+        spool = StoreSpool(self.scratch_dir)
+        try:
+            spool.add(task_id, traj_id, arrays, stored_once, name, task_name)
+            if self._spools:
+                self._spools[-1].close()
+        except BaseException:
+            spool.remove()
+            raise
+        self._spools.append(spool)
         self._stored_once = stored_once
 
     def _check_schema(self, label: str, arrays: dict[Parts, NDArray[Any]]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from numpy.typing import NDArray
 
 from iltools_datasets._base.extras import missing_extra
+from iltools_datasets._base.files import write_json
 from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.sources.export import ExportReport, export
@@ -20,7 +20,7 @@ from iltools_datasets.sources.summary import DatasetMetadata, Summary
 if TYPE_CHECKING:
     from iltools_datasets.sources.torch_dataset import TrajectoryDicts
 
-__all__ = ["DatasetMetadata", "SourceLoader", "Trajectory", "to_trajectory", "write_metadata"]
+__all__ = ["DatasetMetadata", "SourceLoader", "Trajectory", "to_trajectory"]
 
 ACTION_KEYS = ("action", "actions")
 REWARD_KEYS = ("rewards", "reward")
@@ -131,7 +131,7 @@ class SourceLoader(Sequence[Trajectory]):
             overwrite=overwrite,
             max_trajectories_per_motion=max_trajs_per_motion,
         )
-        write_metadata(Path(out_dir) / METADATA_FILENAME, asdict(report.metadata))
+        write_json(Path(out_dir) / METADATA_FILENAME, asdict(report.metadata), indent=2)
         self.report = report
         return str(path)
 
@@ -168,10 +168,3 @@ def to_trajectory(recording: Recording) -> Trajectory:
         elif key not in (*ACTION_KEYS, *REWARD_KEYS):
             infos[key] = array
     return Trajectory(observations, actions, rewards, infos, recording.dt)
-
-
-def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a description as JSON, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.partial")
-    unfinished.write_text(json.dumps(metadata, indent=2))
-    unfinished.replace(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.files import Maker
 from iltools_datasets.store.builder import StoreBuilder
 from iltools_datasets.store.shifted_next import Parts, split
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 
 class StoreSpool:
-    """A store in the making within the directory of the target.
+    """A store in the making within the directory of the target, which can adopt it as it is once it is closed.
 
     Its directory is named like a generation of the target, so that the next build removes it if this one is killed.
     """
 
     def __init__(self, target: Path) -> None:
-        self._path = target / f"data-{uuid.uuid4()}"
-        self._builder = StoreBuilder(self._path)
+        self._maker = Maker()
+        self.path = target / f"data-{uuid.uuid4()}"
+        self._builder = StoreBuilder(self.path)
 
     def add(
         self,
@@ -40,28 +40,17 @@ class StoreSpool:
         self._builder.add(task_id, traj_id, states, transitions, name, task_name)
 
     def close(self) -> None:
-        """Finish it: it can be read, and nothing can be added."""
+        """Finish it: it can be read or adopted, and nothing can be added."""
         self._builder.publish()
 
     def remove(self) -> None:
-        """Delete it, finished or not."""
+        """Delete it, finished or not; in a forked copy of the process that made it, do nothing."""
         self._builder.abort()
-        shutil.rmtree(self._path, ignore_errors=True)
-
-    def become(self, target: Path) -> None:
-        """Move the finished store into the target's place, the manifest last, as every build does."""
-        replaced = [path for path in target.glob("data-*") if path != self._path and (path / "segments.i64").exists()]
-        for data in self._path.glob("data-*"):
-            data.rename(target / data.name)
-        _sync(target)
-        (self._path / "manifest.json").replace(target / "manifest.json")
-        _sync(target)
-        for generation in replaced:
-            shutil.rmtree(generation, ignore_errors=True)
+        self._maker.remove_tree(self.path)
 
     def copy_to(self, target: StoreBuilder, stored_once: set[Parts]) -> None:
         """Add its trajectories to the target one by one, now with only the keys in `stored_once` as states."""
-        store = TrajectoryStore.open(self._path)
+        store = TrajectoryStore.open(self.path)
         names, task_names = store.trajectory_names, store.task_names
         for position, segment in enumerate(store.segments):
             rows = store.gather(np.arange(segment.start, segment.start + segment.length))
@@ -75,11 +64,3 @@ class StoreSpool:
                 names[position],
                 task_names.get(segment.task_id),
             )
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,8 +13,6 @@ import base64
 import fcntl
 import hashlib
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, is_tensor_collection
 
-from iltools_datasets._base.files import read_json, sync_directory, write_json
+from iltools_datasets._base.files import Maker, read_json, sync_directory, sync_tree, write_json
 from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import StateError
 
@@ -63,6 +61,7 @@ def checked_settings(batch_size: Any, consume_after_n_samples: Any, generator: t
 @contextmanager
 def new_save(path: Path, settings: Settings) -> Iterator[Path]:
     """Hand out a directory to write a save into; at the end it takes the last one's place, on an error it vanishes."""
+    maker = Maker()
     path.mkdir(parents=True, exist_ok=True)
     with (path / _LOCK).open("w") as lock:
         # One at a time, so what lies there besides the current save was left behind by a kill.
@@ -71,9 +70,10 @@ def new_save(path: Path, settings: Settings) -> Iterator[Path]:
         save.mkdir()
         try:
             yield save
-            files = {str(file.relative_to(save)): _digest(file, sync=True) for file in _files_of(save)}
-            for directory in (*(found for found in save.rglob("*") if found.is_dir()), save, path):
-                sync_directory(directory)
+            maker.require(path)
+            files = {str(file.relative_to(save)): _digest(file) for file in _files_of(save)}
+            sync_tree(save)
+            sync_directory(path)
             content = {
                 "kind": _KIND,
                 "version": _VERSION,
@@ -85,11 +85,11 @@ def new_save(path: Path, settings: Settings) -> Iterator[Path]:
             }
             write_json(path / _NAME, {**content, "digest": _digest_of(content)})
         except BaseException:
-            shutil.rmtree(save, ignore_errors=True)
+            maker.remove_tree(save)
             raise
         for left in path.glob(f"{_PREFIX}*"):
             if left != save:
-                shutil.rmtree(left, ignore_errors=True)
+                maker.remove_tree(left)
         for left in path.glob(f".{_NAME}.*.tmp"):
             left.unlink(missing_ok=True)
 
@@ -147,11 +147,9 @@ def _files_of(save: Path) -> list[Path]:
     return [found for found in save.rglob("*") if not found.is_dir() or found.is_symlink()]
 
 
-def _digest(file: Path, sync: bool = False) -> list[Any]:
+def _digest(file: Path) -> list[Any]:
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "blake2b").hexdigest()[:32]
-        if sync:
-            os.fsync(content.fileno())
         return [file.stat().st_size, digest]
 
 

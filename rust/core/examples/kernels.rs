@@ -6,14 +6,14 @@ use std::sync::Arc;
 use iltools_core::index::{Domain, Draw, EpochShuffle, IndexStream, SequentialCursors};
 use iltools_core::segment::SegmentTable;
 use iltools_core::slab::Buffer;
-use iltools_core::store::{Array, Backend, ColumnSpec, DType, Kind, Store, StoreWriter, gather_memory};
+use iltools_core::store::{Array, Backend, ColumnSpec, DType, Kind, Store, StoreWriter, Trajectory, gather_memory};
 
 const BATCH: usize = 1024;
 const CLIPS: i64 = 20;
 const STATES: usize = 101;
 
 fn store(path: &std::path::Path) -> Store {
-    let mut writer = StoreWriter::begin(path, false).expect("a build");
+    let mut writer = StoreWriter::begin(path, false, "{}").expect("a build");
     let spec = |name: &str, kind, width| ColumnSpec {
         key: vec![name.into()],
         kind,
@@ -22,13 +22,14 @@ fn store(path: &std::path::Path) -> Store {
     };
     let (observation, action) = (vec![1; STATES * 71 * 4], vec![2; (STATES - 1) * 29 * 4]);
     for clip in 0..CLIPS {
-        let arrays = [
+        let arrays = vec![
             Array { spec: spec("observation", Kind::State, 71), rows: STATES, bytes: &observation },
             Array { spec: spec("action", Kind::Transition, 29), rows: STATES - 1, bytes: &action },
         ];
-        writer.append(0, clip, None, &arrays, &|| false).expect("a trajectory");
+        let clip = Trajectory { task_id: 0, traj_id: clip, name: None, arrays, views: vec![] };
+        writer.append(clip, &|| false).expect("a trajectory");
     }
-    writer.publish(std::collections::BTreeMap::new(), serde_json::Value::Null, &|| false).expect("a store");
+    writer.publish(std::collections::BTreeMap::new(), &|| false).expect("a store");
     Store::open(path, Backend::Mmap).expect("a store")
 }
 

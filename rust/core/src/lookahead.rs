@@ -227,19 +227,21 @@ mod tests {
 
     use super::*;
     use crate::index::{Domain, EpochShuffle, SequentialCursors};
-    use crate::store::{Array, Backend, ColumnSpec, DType, Kind, StoreWriter};
+    use crate::store::{Array, Backend, ColumnSpec, DType, Kind, StoreWriter, Trajectory};
 
     const TOTAL: i64 = 500;
 
     /// A store whose only column holds the transition's index.
     fn store(path: &std::path::Path) -> Arc<Store> {
-        let mut writer = StoreWriter::begin(path, false).unwrap();
+        let mut writer = StoreWriter::begin(path, false, "{}").unwrap();
         let spec = ColumnSpec { key: vec!["i".into()], kind: Kind::Transition, dtype: DType::Int64, shape: vec![] };
         for k in 0..5 {
             let bytes: Vec<u8> = (k * 100..k * 100 + 100_i64).flat_map(i64::to_le_bytes).collect();
-            writer.append(0, k, None, &[Array { spec: spec.clone(), rows: 100, bytes: &bytes }], &|| false).unwrap();
+            let arrays = vec![Array { spec: spec.clone(), rows: 100, bytes: &bytes }];
+            let clip = Trajectory { task_id: 0, traj_id: k, name: None, arrays, views: vec![] };
+            writer.append(clip, &|| false).unwrap();
         }
-        writer.publish(BTreeMap::new(), serde_json::Value::Null, &|| false).unwrap();
+        writer.publish(BTreeMap::new(), &|| false).unwrap();
         Arc::new(Store::open(path, Backend::Mmap).unwrap())
     }
 

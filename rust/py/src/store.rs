@@ -187,8 +187,8 @@ impl Store {
     }
 
     #[getter]
-    fn attributes(&self) -> String {
-        self.store.attributes().to_string()
+    fn attributes(&self) -> &str {
+        self.store.attributes()
     }
 
     #[pyo3(signature = (fields, index, out=None, threads=None))]

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::Duration;
 
-use iltools_core::store::{self, Array, ColumnSpec, DType, Kind, show};
+use iltools_core::store::{self, Array, Build, ColumnSpec, DType, Kind, Trajectory, View, show};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,33 +15,93 @@ use crate::arrays::slice_of;
 use crate::errors::{IntoPyResult, interrupted};
 
 type Columns<'py> = Vec<(Vec<String>, Bound<'py, PyUntypedArray>)>;
+type Views = Vec<(Vec<String>, Vec<String>, usize, Vec<usize>)>;
+
+/// Time between two looks for signals while another thread's call is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Writes a new generation of a store; nothing is visible to readers before `publish`.
+///
+/// A call takes the writer out while it works and holds no lock: signal handlers run in the middle of it, and they may call any
+/// method. `abort` works then as at any other time. A handler's `append` or `publish` is refused, another thread's waits.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct StoreWriter {
-    /// `None` after publish or abort.
-    writer: Mutex<Option<store::StoreWriter>>,
+    build: Arc<Build>,
+    state: Mutex<State>,
+    changed: Condvar,
 }
 
-impl StoreWriter {
-    /// The lock is only ever waited for without the interpreter: its holder may need it to look for signals.
-    fn take(&self, py: Python<'_>) -> Option<store::StoreWriter> {
-        py.detach(|| self.writer.lock().unwrap_or_else(PoisonError::into_inner).take())
+enum State {
+    Idle(Box<store::StoreWriter>),
+    /// A thread's call is under way.
+    Busy(ThreadId),
+    /// Published or aborted.
+    Over,
+}
+
+/// The writer while a call has it; it goes back when the call ends, be it by a panic.
+struct Taken<'a> {
+    of: &'a StoreWriter,
+    writer: Option<Box<store::StoreWriter>>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let left = self.writer.take().filter(|_| !self.of.build.is_over());
+        *self.of.lock() = left.map_or(State::Over, State::Idle);
+        self.of.changed.notify_all();
     }
 }
 
-fn over() -> PyErr {
-    PyValueError::new_err("this build is over")
+impl StoreWriter {
+    /// Held for a moment only, and never while Python runs.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, py: Python<'_>) -> PyResult<Taken<'_>> {
+        let this_thread = std::thread::current().id();
+        // The state in a forked process may be that of a thread that is not there.
+        while !self.build.is_foreign() {
+            let mut state = self.lock();
+            match std::mem::replace(&mut *state, State::Busy(this_thread)) {
+                State::Idle(writer) => return Ok(Taken { of: self, writer: Some(writer) }),
+                State::Over => {
+                    *state = State::Over;
+                    break;
+                }
+                State::Busy(thread) => {
+                    *state = State::Busy(thread);
+                    drop(state);
+                    if thread == this_thread {
+                        return Err(PyValueError::new_err(
+                            "this build is in the middle of another call; from within it, only abort() is possible",
+                        ));
+                    }
+                    py.detach(|| {
+                        let state = self.lock();
+                        if matches!(*state, State::Busy(_)) {
+                            drop(self.changed.wait_timeout(state, LOOK_EVERY));
+                        }
+                    });
+                    py.check_signals()?;
+                }
+            }
+        }
+        Err(self.build.over()).into_py_result(py)
+    }
 }
 
 #[pymethods]
 impl StoreWriter {
     #[new]
-    fn new(py: Python<'_>, path: PathBuf, overwrite: bool) -> PyResult<Self> {
-        let writer = py.detach(|| store::StoreWriter::begin(&path, overwrite)).into_py_result(py)?;
-        Ok(Self { writer: Mutex::new(Some(writer)) })
+    fn new(py: Python<'_>, path: PathBuf, overwrite: bool, attributes: &str) -> PyResult<Self> {
+        let writer = py.detach(|| store::StoreWriter::begin(&path, overwrite, attributes)).into_py_result(py)?;
+        let build = Arc::clone(writer.build());
+        Ok(Self { build, state: Mutex::new(State::Idle(Box::new(writer))), changed: Condvar::new() })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a trajectory is, in one call")]
     fn append(
         &self,
         py: Python<'_>,
@@ -48,6 +110,7 @@ impl StoreWriter {
         name: Option<String>,
         states: Columns<'_>,
         transitions: Columns<'_>,
+        views: Views,
     ) -> PyResult<(i64, i64)> {
         let kinds = std::iter::repeat_n(Kind::State, states.len())
             .chain(std::iter::repeat_n(Kind::Transition, transitions.len()));
@@ -65,41 +128,45 @@ impl StoreWriter {
             let bytes = slice_of(py, array).map_err(|error| PyValueError::new_err(format!("{}: {error}", label())))?;
             arrays.push(Array { spec, rows, bytes });
         }
-        let writer = &self.writer;
-        py.detach(|| {
-            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            writer.as_mut().map(|writer| writer.append(task_id, traj_id, name, &arrays, &interrupted))
+        let views = views.into_iter().map(|(key, source, offset, shape)| View { key, source, offset, shape }).collect();
+        let trajectory = Trajectory { task_id, traj_id, name, arrays, views };
+        let mut taken = self.take(py)?;
+        py.detach(|| match &mut taken.writer {
+            Some(writer) => writer.append(trajectory, &interrupted),
+            None => Err(self.build.over()),
         })
-        .ok_or_else(over)?
         .into_py_result(py)
     }
 
-    fn add_view(
-        &self,
-        py: Python<'_>,
-        key: Vec<String>,
-        source: Vec<String>,
-        offset: usize,
-        shape: Vec<usize>,
-    ) -> PyResult<()> {
-        py.detach(|| {
-            let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            writer.as_mut().map(|writer| writer.add_view(key, source, offset, shape))
-        })
-        .ok_or_else(over)?
-        .into_py_result(py)
+    fn set_attributes(&self, py: Python<'_>, attributes: &str) -> PyResult<()> {
+        let mut taken = self.take(py)?;
+        let writer = taken.writer.as_mut().ok_or_else(|| self.build.over()).into_py_result(py)?;
+        writer.set_attributes(attributes).into_py_result(py)
     }
 
-    fn publish(&self, py: Python<'_>, task_names: BTreeMap<i64, String>, attributes: &str) -> PyResult<String> {
-        let attributes = serde_json::from_str(attributes)
-            .map_err(|error| PyValueError::new_err(format!("attributes are not JSON: {error}")))?;
-        let writer = self.take(py).ok_or_else(over)?;
-        py.detach(|| writer.publish(task_names, attributes, &interrupted)).into_py_result(py)
+    fn publish(&self, py: Python<'_>, task_names: BTreeMap<i64, String>) -> PyResult<String> {
+        let mut taken = self.take(py)?;
+        let writer = taken.writer.take().ok_or_else(|| self.build.over()).into_py_result(py)?;
+        py.detach(|| writer.publish(task_names, &interrupted)).into_py_result(py)
+    }
+
+    fn adopt(&self, py: Python<'_>, spool: PathBuf) -> PyResult<String> {
+        let mut taken = self.take(py)?;
+        let writer = taken.writer.take().ok_or_else(|| self.build.over()).into_py_result(py)?;
+        py.detach(|| writer.adopt(&spool, &interrupted)).into_py_result(py)
     }
 
     fn abort(&self, py: Python<'_>) {
-        let writer = self.take(py);
-        py.detach(|| drop(writer));
+        if self.build.is_foreign() {
+            return;
+        }
+        py.detach(|| {
+            self.build.abort();
+            let mut state = self.lock();
+            if matches!(*state, State::Idle(_)) {
+                *state = State::Over;
+            }
+        });
     }
 }
 

@@ -16,7 +16,7 @@ impl BlockSums {
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.in_block));
-            self.current = crc32c::crc32c_append(self.current, now);
+            self.current = append(self.current, now);
             self.in_block += now.len();
             if self.in_block == BLOCK_BYTES {
                 self.finished.push(std::mem::take(&mut self.current));
@@ -33,6 +33,16 @@ impl BlockSums {
         }
         self.finished
     }
+}
+
+/// The checksum of what has been summed up so far and of more bytes.
+pub fn append(so_far: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(so_far, bytes)
+}
+
+/// How a checksum that is not the expected one is reported.
+pub fn differs(found: u32, expected: u32) -> String {
+    format!("checksum is {found:#010x}, expected {expected:#010x}")
 }
 
 /// Checksum of a whole small file.

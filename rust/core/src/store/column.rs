@@ -157,16 +157,35 @@ pub(super) fn check_key(key: &[String]) -> Result<()> {
 
 /// Refuse keys that would meet in one file: equal but for case, or one being the beginning of another.
 pub(super) fn check_apart<'a>(keys: impl Iterator<Item = &'a Key>) -> Result<()> {
-    let mut seen: Vec<(Vec<String>, &Key)> = Vec::new();
-    for key in keys {
-        let folded: Vec<String> = key.iter().map(|name| name.to_lowercase()).collect();
-        if let Some((_, other)) = seen.iter().find(|(other, _)| folded.starts_with(other) || other.starts_with(&folded))
-        {
-            return Err(Error::Schema(format!("keys {} and {} cannot be told apart on disk", show(other), show(key))));
+    let folded = keys.map(|key| (key.iter().map(|name| name.to_lowercase()).collect(), key)).collect();
+    match meeting(folded) {
+        Some((one, other)) => {
+            Err(Error::Schema(format!("keys {} and {} cannot be told apart on disk", show(one), show(other))))
         }
-        seen.push((folded, key));
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Refuse keys of which one is the beginning of another: nested, a name would have to be a value and hold others at once.
+pub(super) fn check_nesting<'a>(keys: impl Iterator<Item = &'a Key>) -> Result<()> {
+    match meeting(keys.map(|key| (key.clone(), key)).collect()) {
+        Some((one, other)) if one == other => Err(Error::Schema(format!("key {} is there twice", show(one)))),
+        Some((one, other)) => Err(Error::Schema(format!(
+            "keys {} and {} cannot both be there: the first is a value, and would have to hold the second",
+            show(one),
+            show(other)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Two keys of which the first, in the form it is compared in, is the beginning of the other.
+fn meeting(mut keys: Vec<(Vec<String>, &Key)>) -> Option<(&Key, &Key)> {
+    // In order, whatever begins with a key follows it at once.
+    keys.sort_unstable();
+    let (one, other) =
+        keys.windows(2).map(|pair| (&pair[0], &pair[1])).find(|(one, other)| other.0.starts_with(&one.0))?;
+    Some((one.1, other.1))
 }
 
 /// File of a column below the data directory.
@@ -203,5 +222,10 @@ mod tests {
         assert!(check_apart([&key("Obs"), &key("obs")].into_iter()).is_err());
         assert!(check_apart([&key("a"), &vec!["a".into(), "b".into()]].into_iter()).is_err());
         check_apart([&key("a"), &key("ab")].into_iter()).unwrap();
+        let nested = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Key>();
+        check_nesting([&nested(&["next", "a"]), &key("a"), &key("A"), &key("next2")].into_iter()).unwrap();
+        assert!(check_nesting([&key("b"), &nested(&["next", "a"]), &key("a"), &key("next")].into_iter()).is_err());
+        assert!(check_nesting([&nested(&["a", "b", "c"]), &key("a0"), &nested(&["a", "b"])].into_iter()).is_err());
+        assert!(check_nesting([&key("a"), &key("a")].into_iter()).is_err());
     }
 }

@@ -7,33 +7,54 @@ use std::path::{Path, PathBuf};
 
 use super::checksum::BlockSums;
 use super::column::{ColumnSpec, column_path};
+use super::files::open_to_append;
 use super::manifest::ColumnEntry;
 use crate::{Error, Result};
 
 /// Bytes of a column that are gathered before they are written: short clips cost no system call each.
-const WRITE_BYTES: usize = 1 << 20;
+const MOST_PENDING: usize = 1 << 20;
+/// What all columns of a build gather together, and what one may gather however many there are.
+const ALL_PENDING: usize = 32 << 20;
+const LEAST_PENDING: usize = 4 << 10;
+/// Columns whose file stays open; a process may have only so many. The others' are opened whenever there is something to write.
+const HELD_OPEN: usize = 128;
 /// Written bytes after which the disk is waited for. One sync of everything at the end could not be interrupted.
 const SYNC_BYTES: usize = 16 << 20;
+
+/// Asked now and then: whether to go on, or the error to stop with.
+pub(super) type GoOn<'a> = &'a dyn Fn() -> Result<()>;
 
 /// A new file that grows by whole rows.
 #[derive(Debug)]
 pub(super) struct ColumnFile {
     spec: ColumnSpec,
     path: PathBuf,
-    file: File,
+    /// While it stays open.
+    file: Option<File>,
     pending: Vec<u8>,
+    most_pending: usize,
     unsynced: usize,
     bytes: u64,
     sums: BlockSums,
 }
 
 impl ColumnFile {
-    pub fn create(data_dir: &Path, spec: ColumnSpec) -> Result<Self> {
+    /// Make the file of the `number`-th of `count` columns.
+    pub fn create(data_dir: &Path, spec: ColumnSpec, number: usize, count: usize) -> Result<Self> {
         let path = column_path(data_dir, spec.kind, &spec.key);
         let parent = path.parent().unwrap_or(data_dir);
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
         let file = File::create_new(&path).map_err(Error::io(&path))?;
-        Ok(Self { spec, path, file, pending: Vec::new(), unsynced: 0, bytes: 0, sums: BlockSums::default() })
+        Ok(Self {
+            spec,
+            path,
+            file: (number < HELD_OPEN).then_some(file),
+            pending: Vec::new(),
+            most_pending: (ALL_PENDING / count.max(1)).clamp(LEAST_PENDING, MOST_PENDING),
+            unsynced: 0,
+            bytes: 0,
+            sums: BlockSums::default(),
+        })
     }
 
     pub fn spec(&self) -> &ColumnSpec {
@@ -41,37 +62,95 @@ impl ColumnFile {
     }
 
     /// Add bytes at the end. After an error the file may hold any part of them.
-    pub fn append(&mut self, bytes: &[u8], interrupted: &dyn Fn() -> bool) -> Result<()> {
-        for piece in bytes.chunks(WRITE_BYTES) {
+    pub fn append(&mut self, mut bytes: &[u8], go_on: GoOn<'_>) -> Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.most_pending - self.pending.len()));
+            bytes = later;
             let begin = self.pending.len();
-            self.pending.extend_from_slice(piece);
+            self.reserve(now.len());
+            self.pending.extend_from_slice(now);
             // The checksum is of what will be written, even if somebody changes `bytes` meanwhile.
             self.sums.update(&self.pending[begin..]);
-            self.bytes += piece.len() as u64;
-            if self.pending.len() >= WRITE_BYTES {
-                self.flush(interrupted)?;
+            self.bytes += now.len() as u64;
+            if self.pending.len() == self.most_pending {
+                let file = self.open()?;
+                self.flush(&file.0, go_on)?;
+                self.keep(file);
             }
         }
         Ok(())
     }
 
-    fn flush(&mut self, interrupted: &dyn Fn() -> bool) -> Result<()> {
-        self.file.write_all(&self.pending).map_err(Error::io(&self.path))?;
+    /// Room for more bytes: doubled, as vectors grow, but never beyond what may be pending.
+    fn reserve(&mut self, more: usize) {
+        let needed = self.pending.len() + more;
+        if needed > self.pending.capacity() {
+            let capacity = (2 * needed).min(self.most_pending);
+            self.pending.reserve_exact(capacity - self.pending.len());
+        }
+    }
+
+    /// The file, and whether it is one that stays open.
+    fn open(&mut self) -> Result<(File, bool)> {
+        match self.file.take() {
+            Some(file) => Ok((file, true)),
+            // What the disk failed to write since the file was closed is told to whoever opens and syncs it next.
+            None => Ok((open_to_append(&self.path)?, false)),
+        }
+    }
+
+    fn keep(&mut self, (file, stays_open): (File, bool)) {
+        self.file = stays_open.then_some(file);
+    }
+
+    fn flush(&mut self, mut file: &File, go_on: GoOn<'_>) -> Result<()> {
+        file.write_all(&self.pending).map_err(Error::io(&self.path))?;
         self.unsynced += self.pending.len();
         self.pending.clear();
         if self.unsynced >= SYNC_BYTES {
-            self.file.sync_data().map_err(Error::io(&self.path))?;
+            file.sync_data().map_err(Error::io(&self.path))?;
             self.unsynced = 0;
         }
-        if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+        go_on()
     }
 
     /// Make it durable and read-only.
-    pub fn finish(mut self, interrupted: &dyn Fn() -> bool) -> Result<ColumnEntry> {
-        self.flush(interrupted)?;
-        self.file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::io(&self.path))?;
-        self.file.sync_all().map_err(Error::io(&self.path))?;
+    pub fn finish(mut self, go_on: GoOn<'_>) -> Result<ColumnEntry> {
+        let (file, _) = self.open()?;
+        self.flush(&file, go_on)?;
+        file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::io(&self.path))?;
+        file.sync_all().map_err(Error::io(&self.path))?;
         let ColumnSpec { key, kind, dtype, shape } = self.spec;
         Ok(ColumnEntry { key, kind, dtype, shape, bytes: self.bytes, crc32c: self.sums.finish() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{DType, Kind};
+
+    #[test]
+    fn what_is_pending_and_open_stays_within_bounds() {
+        let directory = tempfile::tempdir().unwrap();
+        let count = HELD_OPEN + 2;
+        let column = |number| {
+            let spec =
+                ColumnSpec { key: vec![format!("c{number}")], kind: Kind::State, dtype: DType::Uint8, shape: vec![1] };
+            ColumnFile::create(directory.path(), spec, number, count).unwrap()
+        };
+        let bytes: Vec<u8> = (0..3 * MOST_PENDING + 17).map(|i| (i % 249) as u8).collect();
+        for number in [0, HELD_OPEN - 1, HELD_OPEN, HELD_OPEN + 1] {
+            let mut column = column(number);
+            for piece in bytes.chunks(100_003) {
+                column.append(piece, &|| Ok(())).unwrap();
+                assert!(column.pending.capacity() <= ALL_PENDING / count);
+                assert_eq!(column.file.is_some(), number < HELD_OPEN);
+            }
+            let path = column.path.clone();
+            let entry = column.finish(&|| Ok(())).unwrap();
+            assert_eq!(entry.bytes, bytes.len() as u64);
+            assert_eq!(fs::read(path).unwrap(), bytes);
+        }
     }
 }

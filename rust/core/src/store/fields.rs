@@ -1,7 +1,9 @@
 //! What can be gathered, and of which rows: columns, parts of columns, and the next state of either.
 
-use super::column::{ColumnSpec, DType, Key, Kind, check_key, show};
-use super::manifest::ViewEntry;
+use std::collections::{HashMap, HashSet};
+
+use super::column::{ColumnSpec, DType, Key, Kind, check_key, check_nesting, show};
+use super::manifest::View;
 use crate::part::RowOf;
 use crate::{Error, Result};
 
@@ -35,8 +37,9 @@ fn rows_of(kind: Kind) -> RowOf {
 }
 
 /// Everything that can be gathered from some columns and views, `("next", key)` of state columns included.
-pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Field>> {
+pub(super) fn fields(specs: &[ColumnSpec], views: &[View]) -> Result<Vec<Field>> {
     let mut fields: Vec<Field> = Vec::new();
+    let mut known: HashSet<Key> = HashSet::new();
     let mut add = |field: Field| {
         let next = (field.rows == RowOf::State).then(|| Field {
             key: next_of(&field.key),
@@ -44,7 +47,7 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Fi
             ..field.clone()
         });
         for field in [Some(field), next].into_iter().flatten() {
-            if fields.iter().any(|other| other.key == field.key) {
+            if !known.insert(field.key.clone()) {
                 return Err(Error::Schema(format!("key {} is there twice", show(&field.key))));
             }
             fields.push(field);
@@ -55,10 +58,11 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Fi
         let (key, dtype, shape) = (spec.key.clone(), spec.dtype, spec.shape.clone());
         add(Field { key, column, rows: rows_of(spec.kind), offset: 0, dtype, shape })?;
     }
+    let position: HashMap<&Key, usize> = specs.iter().enumerate().map(|(column, spec)| (&spec.key, column)).collect();
     for view in views {
         check_key(&view.key)?;
         let missing = || Error::Schema(format!("view {}: no column {}", show(&view.key), show(&view.source)));
-        let column = specs.iter().position(|spec| spec.key == view.source).ok_or_else(missing)?;
+        let column = *position.get(&view.source).ok_or_else(missing)?;
         let spec = &specs[column];
         let elements = |shape: &[usize]| shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent));
         let end = elements(&view.shape).and_then(|wanted| wanted.checked_add(view.offset));
@@ -79,7 +83,14 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<Vec<Fi
     Ok(fields)
 }
 
-/// Check the fields that columns and views would give, before anything is published.
-pub(super) fn check_fields(specs: &[ColumnSpec], views: &[ViewEntry]) -> Result<()> {
-    fields(specs, views).map(drop)
+/// Check what columns and views would give before anything is written: what can be gathered also has to nest, as in a `TensorDict`.
+///
+/// More than is asked of a store that is opened: earlier releases published keys that meet, and arrays of them can be gathered.
+pub(super) fn check_fields(specs: &[ColumnSpec], views: &[View]) -> Result<()> {
+    let fields = fields(specs, views)?;
+    let is_next_of_a_state = |field: &&Field| field.rows == RowOf::State && field.key[0] == "next";
+    if let Some(field) = fields.iter().find(is_next_of_a_state) {
+        return Err(Error::Schema(format!("key {}: the next of a state is not a state", show(&field.key))));
+    }
+    check_nesting(fields.iter().map(|field| &field.key))
 }

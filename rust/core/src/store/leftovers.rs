@@ -1,11 +1,13 @@
-//! What a build leaves behind when it is killed, and its removal.
+//! What a build leaves behind when it is killed, and its removal; and what is nobody's of this package, and is left alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::column::Kind;
+use super::files::{is_there, read};
 use super::lock::BuildLock;
 use super::manifest::Manifest;
-use super::{DATA_PREFIX, LOCK, MANIFEST, UNPUBLISHED};
+use super::{DATA_PREFIX, LOCK, MANIFEST, META, NAMES, SEGMENTS, UNPUBLISHED};
 use crate::{Error, Result};
 
 /// Remove what dead builds left in a store directory, and nothing else; returns what was removed.
@@ -14,8 +16,10 @@ use crate::{Error, Result};
 /// it is an error, and nothing is removed then.
 pub fn repair(store: &Path) -> Result<Vec<PathBuf>> {
     let nothing_here = || Error::NotFound(format!("{}: neither a store nor a build's leftovers", store.display()));
-    let is_store = store.join(MANIFEST).exists();
-    if !is_store && !store.join(LOCK).exists() && !has_leftovers(store).map_err(|_| nothing_here())? {
+    let is_store = is_there(&store.join(MANIFEST));
+    if is_store {
+        Manifest::read(store)?;
+    } else if !is_there(&store.join(LOCK)) && !has_leftovers(store).map_err(|_| nothing_here())? {
         return Err(nothing_here());
     }
     let lock = BuildLock::take(store)?;
@@ -37,7 +41,7 @@ pub(super) fn remove_leftovers(store: &Path) -> Result<Vec<PathBuf>> {
         Err(unreadable) => return Err(unreadable),
     };
     let unpublished = store.join(UNPUBLISHED);
-    if unpublished.exists() {
+    if is_there(&unpublished) {
         fs::remove_file(&unpublished).map_err(Error::io(&unpublished))?;
         removed.push(unpublished);
     }
@@ -56,20 +60,67 @@ pub(super) fn remove_other_generations(store: &Path, current: Option<&Path>, rem
     Ok(())
 }
 
-fn has_leftovers(store: &Path) -> Result<bool> {
-    Ok(store.join(UNPUBLISHED).exists() || !generations(store)?.is_empty())
+/// Refuse a directory in which somebody else keeps something that a store would replace or would be mixed with.
+pub(super) fn refuse_strangers(store: &Path) -> Result<()> {
+    const ZARR: [&str; 4] = ["zarr.json", ".zgroup", ".zarray", ".zmetadata"];
+    if ZARR.iter().any(|name| is_there(&store.join(name))) {
+        return Err(Error::Exists(format!(
+            "{}: is a Zarr archive; a store needs a directory of its own",
+            store.display()
+        )));
+    }
+    let manifest = store.join(MANIFEST);
+    if !is_there(&manifest) {
+        return Ok(());
+    }
+    match Manifest::read(store) {
+        // A damaged store of ours may be replaced: it has a build's data or lock.
+        Err(Error::Corrupt(_)) if generations(store)?.is_empty() && !is_our_lock(store) => Err(Error::Exists(format!(
+            "{}: is not a store's, so it is not replaced; a store needs a directory of its own",
+            manifest.display()
+        ))),
+        Ok(_) | Err(Error::Corrupt(_) | Error::Version(_) | Error::NotFound(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
-/// Data directories of builds; a directory of somebody else's is not named like one.
+/// Whether the lock file holds a pid, as builds leave it.
+fn is_our_lock(store: &Path) -> bool {
+    read(store, &store.join(LOCK), 32).is_ok_and(|pid| !pid.is_empty() && pid.iter().all(u8::is_ascii_digit))
+}
+
+fn has_leftovers(store: &Path) -> Result<bool> {
+    Ok(is_there(&store.join(UNPUBLISHED)) || !generations(store)?.is_empty())
+}
+
+/// Directories of builds: named like one, and with nothing in them that no build makes.
 fn generations(store: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(store).map_err(Error::io(store))? {
-        let path = entry.map_err(Error::io(store))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.strip_prefix(DATA_PREFIX).is_some_and(|uuid| uuid::Uuid::parse_str(uuid).is_ok()) {
-            found.push(path);
+        let entry = entry.map_err(Error::io(store))?;
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_directory && is_generation(&entry.file_name()) && holds_a_generation(&entry.path()) {
+            found.push(entry.path());
         }
     }
     found.sort();
     Ok(found)
+}
+
+fn is_generation(name: &std::ffi::OsStr) -> bool {
+    let uuid = name.to_str().and_then(|name| name.strip_prefix(DATA_PREFIX));
+    uuid.is_some_and(|uuid| uuid::Uuid::parse_str(uuid).is_ok())
+}
+
+fn holds_a_generation(directory: &Path) -> bool {
+    // The second line: a spool is a store within the directory of another.
+    let of_a_build = [META, SEGMENTS, NAMES, Kind::State.directory(), Kind::Transition.directory()];
+    let of_a_spool = [MANIFEST, UNPUBLISHED, LOCK];
+    fs::read_dir(directory).is_ok_and(|entries| {
+        entries.flatten().all(|entry| {
+            let name = entry.file_name();
+            let of_the_system = name.to_str().is_some_and(|name| name == ".DS_Store" || name.starts_with(".nfs"));
+            of_a_build.iter().chain(&of_a_spool).any(|known| name == *known) || is_generation(&name) || of_the_system
+        })
+    })
 }

@@ -1,13 +1,13 @@
 //! `manifest.json`: what a store consists of. It is published last, in one rename, and carries its own checksum.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::column::{ColumnSpec, DType, Key, Kind, check_apart, check_key, row_bytes, show};
+use super::files::{self, Refusal};
 use super::{MANIFEST, checksum};
 use crate::{Error, Result};
 
@@ -28,9 +28,9 @@ pub struct Manifest {
     pub names_crc32c: u32,
     pub block_bytes: u64,
     pub columns: Vec<ColumnEntry>,
-    pub views: Vec<ViewEntry>,
-    /// Whatever the builder wanted to keep with the data.
-    pub attributes: serde_json::Value,
+    pub views: Vec<View>,
+    /// Whatever the builder wanted to keep with the data, as it was written: numbers are not read and written again.
+    pub attributes: Box<RawValue>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,13 +50,43 @@ impl ColumnEntry {
 }
 
 /// A key that is read from part of another column's row.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ViewEntry {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Its own key.
     pub key: Key,
+    /// The column's.
     pub source: Key,
-    /// First element within the source's row.
+    /// First element within the column's row.
     pub offset: usize,
+    /// Shape of one row of the view.
     pub shape: Vec<usize>,
+}
+
+/// Levels of nesting of the attributes at most: with the manifest around them, what parsers of JSON take.
+const DEEPEST: usize = 126;
+
+/// Attributes as JSON, of a depth that every reader takes.
+pub(super) fn checked_attributes(json: &str) -> Result<Box<RawValue>> {
+    let invalid = |why: &dyn std::fmt::Display| Error::Invalid(format!("attributes: {why}"));
+    let raw: Box<RawValue> = serde_json::from_str(json).map_err(|error| invalid(&error))?;
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in raw.get().bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth -= 1,
+            _ => {}
+        }
+    }
+    if deepest > DEEPEST {
+        return Err(invalid(&format!("nested {deepest} deep; readers allow a recursion of {DEEPEST}")));
+    }
+    Ok(raw)
 }
 
 /// Names, in `names.json`: of tasks by id, and of trajectories in table order.
@@ -80,7 +110,7 @@ struct Header {
 }
 
 impl Manifest {
-    pub fn new(uuid: String) -> Self {
+    pub fn new(uuid: String, attributes: Box<RawValue>) -> Self {
         Self {
             format: FORMAT.into(),
             version: VERSION,
@@ -93,7 +123,7 @@ impl Manifest {
             block_bytes: checksum::BLOCK_BYTES as u64,
             columns: Vec::new(),
             views: Vec::new(),
-            attributes: serde_json::Value::Null,
+            attributes,
         }
     }
 
@@ -108,11 +138,9 @@ impl Manifest {
     /// Read and check the manifest of a store directory.
     pub fn read(store: &Path) -> Result<Self> {
         let path = store.join(MANIFEST);
-        let bytes = fs::read(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-                Error::NotFound(format!("{}: no store here ({MANIFEST} is missing)", store.display()))
-            }
-            _ => Error::io(&path)(error),
+        let bytes = files::read(store, &path, files::LARGEST_JSON).map_err(|refusal| match refusal {
+            Refusal::Missing => Error::NotFound(format!("{}: no store here ({MANIFEST} is missing)", store.display())),
+            refusal => refusal.about(&path, "the manifest"),
         })?;
         Self::from_bytes(&bytes).map_err(|error| match error {
             Error::Corrupt(why) => Error::Corrupt(format!("{}: {why}", path.display())),
@@ -129,7 +157,7 @@ impl Manifest {
         let inner = envelope.manifest.get();
         let found = checksum::of(inner.as_bytes());
         if found != envelope.crc32c {
-            return Err(corrupt(format!("checksum is {found:#010x}, expected {:#010x}", envelope.crc32c)));
+            return Err(corrupt(checksum::differs(found, envelope.crc32c)));
         }
         // The version first: another version's fields may differ.
         let header: Header =
@@ -193,10 +221,10 @@ mod tests {
 
     #[test]
     fn round_trip_and_every_truncation() {
-        let mut manifest = Manifest::new(uuid::Uuid::new_v4().to_string());
-        manifest.attributes = serde_json::json!({"fps": 30.0, "joint_names": ["a", "b"]});
+        let text = r#"{"fps": 29.970000000000002, "count": 18446744073709551617, "joint_names": ["a", "b"]}"#;
+        let manifest = Manifest::new(uuid::Uuid::new_v4().to_string(), checked_attributes(text).unwrap());
         let bytes = manifest.to_bytes().unwrap();
-        assert_eq!(Manifest::from_bytes(&bytes).unwrap().attributes, manifest.attributes);
+        assert_eq!(Manifest::from_bytes(&bytes).unwrap().attributes.get(), text);
         for cut in 0..bytes.len() {
             assert!(matches!(Manifest::from_bytes(&bytes[..cut]), Err(Error::Corrupt(_))), "cut at {cut}");
         }
@@ -209,8 +237,21 @@ mod tests {
 
     #[test]
     fn another_version_is_named() {
-        let mut manifest = Manifest::new(uuid::Uuid::new_v4().to_string());
+        let mut manifest = Manifest::new(uuid::Uuid::new_v4().to_string(), RawValue::NULL.to_owned());
         manifest.version = 2;
         assert!(matches!(Manifest::from_bytes(&manifest.to_bytes().unwrap()), Err(Error::Version(_))));
+    }
+
+    #[test]
+    fn attributes_are_json_of_bounded_depth() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        checked_attributes(&nested(DEEPEST)).unwrap();
+        checked_attributes(r#"{"brackets in text": "[[[[\"[[\\"}"#).unwrap();
+        for refused in [&nested(DEEPEST + 1), "NaN", "{", "", "1 2", "[1,]"] {
+            assert!(matches!(checked_attributes(refused), Err(Error::Invalid(_))), "{refused}");
+        }
+        let within_the_manifest = |depth| serde_json::from_str::<serde_json::Value>(&nested(depth + 1));
+        within_the_manifest(DEEPEST).unwrap();
+        within_the_manifest(DEEPEST + 1).unwrap_err();
     }
 }

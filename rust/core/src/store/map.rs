@@ -3,11 +3,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::files::open_exactly;
 use crate::part::Column;
 use crate::slab::Buffer;
 use crate::{Error, Result};
@@ -66,62 +66,10 @@ enum Held {
     File(File),
 }
 
-/// Open a file for reading unless it is a link; does not wait for the other end of a pipe.
-fn open_unlinked(path: &Path) -> std::io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK).open(path)
-}
-
-/// Open a regular file for reading, or say in words why not.
-pub fn open_regular(path: &Path) -> std::result::Result<File, String> {
-    let file = open_unlinked(path).map_err(|error| match error.raw_os_error() {
-        Some(libc::ELOOP) => "is a symbolic link".to_owned(),
-        _ => error.to_string(),
-    })?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_file() => Ok(file),
-        Ok(_) => Err("is not a regular file".into()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Open a file of an expected length for reading; a link, a directory or another length is refused.
-pub fn open_exactly(path: &Path, expected: u64, what: &str) -> Result<File> {
-    let file = open_unlinked(path).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOENT) => Error::Corrupt(format!("{}: {what} is missing", path.display())),
-        Some(libc::ELOOP) => Error::Corrupt(format!("{}: {what} is a symbolic link", path.display())),
-        _ => Error::io(path)(error),
-    })?;
-    let metadata = file.metadata().map_err(Error::io(path))?;
-    if !metadata.is_file() {
-        return Err(Error::Corrupt(format!("{}: {what} is not a regular file", path.display())));
-    }
-    if metadata.len() != expected {
-        return Err(Error::Corrupt(format!(
-            "{}: {what}: expected {expected} bytes, found {}",
-            path.display(),
-            metadata.len()
-        )));
-    }
-    Ok(file)
-}
-
-/// A column's own file is opened without following links; the directories on the way to it are looked at here.
-pub fn refuse_linked_directories(data_dir: &Path, file: &Path) -> Result<()> {
-    let below = file.strip_prefix(data_dir).unwrap_or(file).parent().into_iter().flat_map(Path::components);
-    let mut directory = data_dir.to_path_buf();
-    for component in std::iter::once(None).chain(below.map(Some)) {
-        directory.extend(component);
-        let linked = std::fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_symlink());
-        if linked {
-            return Err(Error::Corrupt(format!("{}: is a symbolic link", directory.display())));
-        }
-    }
-    Ok(())
-}
-
 impl ColumnBytes {
-    /// Open a column's file, whose length must be `row_bytes * rows`.
+    /// Open a column's file below `root`, whose length must be `row_bytes * rows`.
     pub fn open(
+        root: &Path,
         path: PathBuf,
         what: &str,
         row_bytes: usize,
@@ -133,7 +81,8 @@ impl ColumnBytes {
             .checked_mul(rows)
             .filter(|&bytes| isize::try_from(bytes).is_ok())
             .ok_or_else(|| Error::Corrupt(format!("{what}: {rows} rows of {row_bytes} bytes overflow")))?;
-        let mut file = open_exactly(&path, bytes as u64, what)?;
+        let opened = open_exactly(root, &path, bytes as u64);
+        let mut file = opened.map_err(|refusal| refusal.about(&path, what))?;
         let held = match backend {
             _ if bytes == 0 => Held::Empty,
             Backend::Mmap => {

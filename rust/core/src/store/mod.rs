@@ -1,9 +1,11 @@
 //! The store on disk: format, build protocol, reading, verification. `docs/store-format.md` describes the format.
 
+mod build;
 mod checksum;
 mod column;
 mod column_file;
 mod fields;
+mod files;
 mod leftovers;
 mod lock;
 #[cfg_attr(fuzzing, expect(missing_docs, reason = "public for the fuzzers alone"))]
@@ -14,13 +16,15 @@ mod tensordict;
 mod verify;
 mod writer;
 
+pub use build::Build;
 pub use column::{ColumnSpec, DType, Key, Kind, show};
 pub use fields::Field;
 pub use leftovers::repair;
+pub use manifest::View;
 pub use map::Backend;
 pub use reader::{Store, gather_memory};
 pub use verify::{Damage, verify};
-pub use writer::{Array, StoreWriter};
+pub use writer::{Array, StoreWriter, Trajectory};
 #[cfg(fuzzing)]
 pub use {checksum::of as crc32c, manifest::Manifest};
 
@@ -36,5 +40,7 @@ const DATA_PREFIX: &str = "data-";
 const SEGMENTS: &str = "segments.i64";
 /// Columns of the segment table.
 const SEGMENT_FIELDS: usize = 3;
+/// `TensorDict` metadata of a directory.
+const META: &str = "meta.json";
 /// Names within the data directory.
 const NAMES: &str = "names.json";

@@ -1,13 +1,16 @@
 //! Opening a store and gathering from it.
 
-use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
 use super::column::{ColumnSpec, Key, Kind, column_path, show};
 use super::fields::{Field, fields};
+use super::files::{LARGEST_JSON, Refusal, open_exactly, read};
 use super::manifest::{Manifest, Names};
-use super::map::{Backend, ColumnBytes, open_exactly, refuse_linked_directories};
+use super::map::{Backend, ColumnBytes};
 use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::gather::{gather, least_and_greatest};
 use crate::part::Part;
@@ -31,7 +34,7 @@ pub struct Store {
     columns: Vec<ColumnBytes>,
     fields: Vec<Field>,
     names: Names,
-    attributes: serde_json::Value,
+    attributes: Box<RawValue>,
 }
 
 impl Store {
@@ -65,17 +68,16 @@ impl Store {
     ) -> Result<Self> {
         let data_dir = path.join(format!("{DATA_PREFIX}{}", manifest.uuid));
         let (num_states, num_transitions) = (manifest.num_states as usize, manifest.num_transitions as usize);
-        let segments = read_segments(&data_dir, &manifest)?;
-        let names = read_names(&data_dir, &manifest)?;
+        let segments = read_segments(path, &data_dir, &manifest)?;
+        let names = read_names(path, &data_dir, &manifest)?;
         let mut specs = Vec::with_capacity(manifest.columns.len());
         let mut columns = Vec::with_capacity(manifest.columns.len());
         for entry in &manifest.columns {
             let rows = if entry.kind == Kind::State { num_states } else { num_transitions };
             let spec = entry.spec();
             let file = column_path(&data_dir, entry.kind, &entry.key);
-            refuse_linked_directories(&data_dir, &file)?;
             let what = format!("column {}", show(&entry.key));
-            columns.push(ColumnBytes::open(file, &what, spec.row_bytes()?, rows, backend, interrupted)?);
+            columns.push(ColumnBytes::open(path, file, &what, spec.row_bytes()?, rows, backend, interrupted)?);
             specs.push(spec);
         }
         let fields = fields(&specs, &manifest.views)
@@ -109,6 +111,7 @@ impl Store {
         let (mut specs, mut columns) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
         for (spec, file) in files {
             columns.push(ColumnBytes::open(
+                path,
                 file,
                 &format!("column {}", show(&spec.key)),
                 spec.row_bytes()?,
@@ -130,7 +133,7 @@ impl Store {
             specs,
             columns,
             fields,
-            attributes: serde_json::Value::Null,
+            attributes: RawValue::NULL.to_owned(),
         })
     }
 
@@ -184,9 +187,9 @@ impl Store {
         &self.names.trajectories
     }
 
-    /// What the builder kept with the data.
-    pub fn attributes(&self) -> &serde_json::Value {
-        &self.attributes
+    /// What the builder kept with the data, as JSON, to the letter.
+    pub fn attributes(&self) -> &str {
+        self.attributes.get()
     }
 
     /// Key of the column that a field is read from.
@@ -238,51 +241,65 @@ impl Store {
     }
 }
 
-fn read_checked(path: &Path, what: &str, expected: Option<u64>, crc32c: u32) -> Result<Vec<u8>> {
-    if let Some(expected) = expected {
-        open_exactly(path, expected, what)?;
-    }
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::Corrupt(format!("{}: {what} is missing", path.display())),
-        _ => Error::io(path)(error),
-    })?;
-    let found = checksum::of(&bytes);
-    if found != crc32c {
-        return Err(Error::Corrupt(format!(
-            "{}: {what}: checksum is {found:#010x}, expected {crc32c:#010x}",
-            path.display()
-        )));
-    }
-    Ok(bytes)
-}
+/// Bytes of the segment table that are read at a time: whole rows.
+const TABLE_BYTES: usize = (1 << 16) * 8 * SEGMENT_FIELDS;
 
-fn read_segments(data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
+fn read_segments(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
+    const WHAT: &str = "segment table";
     let path = data_dir.join(SEGMENTS);
-    let corrupt = |why: String| Error::Corrupt(format!("{}: {why}", path.display()));
+    let corrupt = |why: String| Error::Corrupt(format!("{}: {WHAT}: {why}", path.display()));
     let expected = manifest
         .num_segments
         .checked_mul(8 * SEGMENT_FIELDS as u64)
         .ok_or_else(|| corrupt(format!("{} segments", manifest.num_segments)))?;
-    let bytes = read_checked(&path, "segment table", Some(expected), manifest.segments_crc32c)?;
-    let values: Vec<i64> =
-        bytes.chunks_exact(8).map(|word| i64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
-    let column = |field| values.iter().skip(field).step_by(SEGMENT_FIELDS).copied().collect::<Vec<i64>>();
-    let length = column(2);
+    let mut file = open_exactly(store, &path, expected).map_err(|refusal| refusal.about(&path, WHAT))?;
+    let [mut task, mut trajectory, mut start, mut length] = [const { Vec::<i64>::new() }; 4];
     let mut end = 0_i64;
-    let mut start = Vec::with_capacity(length.len());
-    for &count in &length {
-        start.push(end);
-        end = end.checked_add(count.max(0)).ok_or_else(|| corrupt("lengths add up beyond 2^63".into()))?;
+    let mut crc32c = 0;
+    // Bit by bit, and each row looked at as it comes: a file that is one large hole takes no memory.
+    let mut piece = vec![0; TABLE_BYTES.min(expected as usize)];
+    let mut left = expected as usize;
+    while left > 0 {
+        let bytes = &mut piece[..left.min(TABLE_BYTES)];
+        file.read_exact(bytes).map_err(|error| Refusal::from(error).about(&path, WHAT))?;
+        crc32c = checksum::append(crc32c, bytes);
+        left -= bytes.len();
+        for row in bytes.chunks_exact(8 * SEGMENT_FIELDS) {
+            let field = |i: usize| i64::from_le_bytes(row[8 * i..8 * (i + 1)].try_into().unwrap_or_default());
+            if field(2) < 1 {
+                return Err(corrupt(format!("trajectory {} has {} transitions", start.len(), field(2))));
+            }
+            for (column, value) in [&mut task, &mut trajectory, &mut start, &mut length].into_iter().zip([
+                field(0),
+                field(1),
+                end,
+                field(2),
+            ]) {
+                column
+                    .try_reserve(1)
+                    .map_err(|_| Error::OutOfMemory(format!("{}: no memory for the {WHAT}", path.display())))?;
+                column.push(value);
+            }
+            end = end.checked_add(field(2)).ok_or_else(|| corrupt("lengths add up beyond 2^63".into()))?;
+        }
+    }
+    if crc32c != manifest.segments_crc32c {
+        return Err(corrupt(checksum::differs(crc32c, manifest.segments_crc32c)));
     }
     if end as u64 != manifest.num_transitions {
         return Err(corrupt(format!("{end} transitions, expected {}", manifest.num_transitions)));
     }
-    SegmentTable::new(column(0), column(1), start, length).map_err(|error| corrupt(error.to_string()))
+    SegmentTable::new(task, trajectory, start, length).map_err(|error| corrupt(error.to_string()))
 }
 
-fn read_names(data_dir: &Path, manifest: &Manifest) -> Result<Names> {
+fn read_names(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<Names> {
     let path = data_dir.join(NAMES);
-    let bytes = read_checked(&path, "names", None, manifest.names_crc32c)?;
+    let bytes = read(store, &path, LARGEST_JSON).map_err(|refusal| refusal.about(&path, "names"))?;
+    let found = checksum::of(&bytes);
+    if found != manifest.names_crc32c {
+        let why = checksum::differs(found, manifest.names_crc32c);
+        return Err(Error::Corrupt(format!("{}: names: {why}", path.display())));
+    }
     let names: Names =
         serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))?;
     if names.trajectories.len() as u64 != manifest.num_segments {

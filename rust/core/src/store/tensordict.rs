@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::META;
 use super::column::Kind;
 use super::manifest::Manifest;
 
@@ -39,7 +40,7 @@ pub(super) fn metadata_files(data_dir: &Path, manifest: &Manifest) -> Vec<(PathB
         entries.insert("shape".into(), json!(batch));
         entries.insert("device".into(), json!("cpu"));
         entries.insert("_type".into(), json!("<class 'tensordict._td.TensorDict'>"));
-        (directory.join("meta.json"), Value::Object(entries))
+        (directory.join(META), Value::Object(entries))
     };
     directories.into_iter().map(content).collect()
 }

@@ -1,11 +1,12 @@
 //! Reading every byte of a store and comparing it with its checksum.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::column::{Key, column_path, show};
+use super::files::{self, LARGEST_JSON};
 use super::manifest::{ColumnEntry, Manifest};
-use super::map::{open_regular, refuse_linked_directories};
 use super::reader::Store;
 use super::tensordict::metadata_files;
 use super::{DATA_PREFIX, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
@@ -66,10 +67,14 @@ fn verify_generation(
     let data_dir = store.join(format!("{DATA_PREFIX}{}", manifest.uuid));
     let mut damages = Vec::new();
     let table_bytes = manifest.num_segments.saturating_mul(8 * SEGMENT_FIELDS as u64);
-    damages.extend(verify_small(&data_dir.join(SEGMENTS), Some(table_bytes), manifest.segments_crc32c));
-    damages.extend(verify_small(&data_dir.join(NAMES), None, manifest.names_crc32c));
+    let total = manifest.columns.iter().fold(0_u64, |total, column| total.saturating_add(column.bytes));
+    for (name, length, crc32c) in
+        [(SEGMENTS, Some(table_bytes), manifest.segments_crc32c), (NAMES, None, manifest.names_crc32c)]
+    {
+        damages.extend(verify_small(store, &data_dir.join(name), length, crc32c, &mut |_| progress(0, total))?);
+    }
     for (file, expected) in metadata_files(&data_dir, manifest) {
-        let found = std::fs::read(&file).map_err(|error| error.to_string()).and_then(|bytes| {
+        let found = files::read(store, &file, LARGEST_JSON).map_err(|refusal| refusal.to_string()).and_then(|bytes| {
             serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| format!("not JSON: {error}"))
         });
         match found {
@@ -78,15 +83,11 @@ fn verify_generation(
             Err(why) => damages.push(of_file(&file, why)),
         }
     }
-    let total: u64 = manifest.columns.iter().map(|column| column.bytes).sum();
-    let mut done = 0;
+    let mut done = 0_u64;
     for column in &manifest.columns {
         let path = column_path(&data_dir, column.kind, &column.key);
-        if let Err(error) = refuse_linked_directories(&data_dir, &path) {
-            damages.push(of_file(&path, error.to_string()));
-        }
-        let stopped = verify_column(&path, column, manifest.block_bytes, &mut damages, &mut |bytes| {
-            done += bytes;
+        let stopped = verify_column(store, &path, column, manifest.block_bytes, &mut damages, &mut |bytes| {
+            done = done.saturating_add(bytes);
             !progress(done, total)
         });
         if stopped {
@@ -101,20 +102,66 @@ fn of_file(path: &Path, what: String) -> Damage {
     Damage { file: path.display().to_string(), column: None, block: None, what }
 }
 
-fn verify_small(path: &Path, expected: Option<u64>, crc32c: u32) -> Option<Damage> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return Some(of_file(path, error.to_string())),
-    };
-    if let Some(expected) = expected.filter(|&expected| expected != bytes.len() as u64) {
-        return Some(of_file(path, format!("expected {expected} bytes, found {}", bytes.len())));
+/// Bytes that are read at a time, whatever the manifest says of its blocks.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// Checksum of some bytes of a file, or why there is none; `go_on` is told of them piece by piece.
+fn sum(file: &File, mut at: u64, bytes: u64, piece: &mut [u8], go_on: &mut dyn FnMut(u64) -> bool) -> Summed {
+    let end = at + bytes;
+    let mut crc32c = 0;
+    while at < end {
+        let bytes = &mut piece[..(end - at).min(PIECE_BYTES as u64) as usize];
+        if let Err(error) = file.read_exact_at(bytes, at) {
+            return Summed::Unread(error.to_string(), end - at);
+        }
+        crc32c = checksum::append(crc32c, bytes);
+        at += bytes.len() as u64;
+        if !go_on(bytes.len() as u64) {
+            return Summed::Stopped;
+        }
     }
-    let found = checksum::of(&bytes);
-    (found != crc32c).then(|| of_file(path, format!("checksum is {found:#010x}, expected {crc32c:#010x}")))
+    Summed::To(crc32c)
 }
 
-/// Whether `stop`, which is told of the bytes of each block, has asked to stop.
+enum Summed {
+    To(u32),
+    /// Why, and how many bytes are left.
+    Unread(String, u64),
+    Stopped,
+}
+
+/// What is wrong with a file that has one checksum; an error only if `go_on` says no.
+fn verify_small(
+    store: &Path,
+    path: &Path,
+    expected: Option<u64>,
+    crc32c: u32,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<Damage>> {
+    let opened = match expected {
+        Some(expected) => files::open_exactly(store, path, expected),
+        None => files::open_within(store, path, LARGEST_JSON),
+    };
+    let (file, length) = match opened.and_then(with_length) {
+        Ok(opened) => opened,
+        Err(refusal) => return Ok(Some(of_file(path, refusal.to_string()))),
+    };
+    match sum(&file, 0, length, &mut vec![0; PIECE_BYTES.min(length as usize)], go_on) {
+        Summed::To(found) if found == crc32c => Ok(None),
+        Summed::To(found) => Ok(Some(of_file(path, checksum::differs(found, crc32c)))),
+        Summed::Unread(why, _) => Ok(Some(of_file(path, why))),
+        Summed::Stopped => Err(Error::Interrupted),
+    }
+}
+
+fn with_length(file: File) -> std::result::Result<(File, u64), files::Refusal> {
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}
+
+/// Whether `stop`, which is told of the bytes that are done, has asked to stop.
 fn verify_column(
+    store: &Path,
     path: &Path,
     column: &ColumnEntry,
     block_bytes: u64,
@@ -127,34 +174,34 @@ fn verify_column(
         let what = format!("column {name}{place}: {why}");
         damages.push(Damage { file: path.display().to_string(), column: Some(column.key.clone()), block, what });
     };
-    let opened = open_regular(path).and_then(|file| {
-        let bytes = file.metadata().map_err(|error| error.to_string())?.len();
-        Ok((file, bytes))
-    });
-    let (file, found) = match opened {
+    let (file, found) = match files::open(store, path).and_then(with_length) {
         Ok(opened) => opened,
         Err(why) => {
-            report(None, why);
+            report(None, why.to_string());
             return stop(column.bytes);
         }
     };
     if found != column.bytes {
         report(None, format!("expected {} bytes, found {found}", column.bytes));
     }
-    let mut buffer = vec![0; block_bytes.min(column.bytes) as usize];
+    let mut piece = vec![0; PIECE_BYTES.min(found as usize)];
     for (block, &expected) in (0..).zip(&column.crc32c) {
         let begin = block * block_bytes;
-        let bytes = &mut buffer[..(column.bytes - begin).min(block_bytes) as usize];
-        if begin + bytes.len() as u64 <= found {
-            let found = file.read_exact_at(bytes, begin).map(|()| checksum::of(bytes));
-            match found {
-                Err(error) => report(Some(block), error.to_string()),
-                Ok(found) if found == expected => {}
-                Ok(found) => report(Some(block), format!("checksum is {found:#010x}, expected {expected:#010x}")),
-            }
+        let bytes = (column.bytes - begin).min(block_bytes);
+        if begin + bytes > found {
+            // Of a file that is too short, this block and all behind it.
+            return stop(column.bytes - begin);
         }
-        if stop(bytes.len() as u64) {
-            return true;
+        match sum(&file, begin, bytes, &mut piece, &mut |bytes| !stop(bytes)) {
+            Summed::Stopped => return true,
+            Summed::To(found) if found == expected => {}
+            Summed::To(found) => report(Some(block), checksum::differs(found, expected)),
+            Summed::Unread(why, left) => {
+                report(Some(block), why);
+                if stop(left) {
+                    return true;
+                }
+            }
         }
     }
     false

@@ -1,20 +1,24 @@
-//! Building a store. Readers see the old generation, or none, until `publish` renames the new manifest into place.
+//! Building a store: what is added is checked whole, then written; readers see the old generation, or none, until `publish`.
 
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
-use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
+use super::build::Build;
 use super::checksum;
 use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, show};
-use super::column_file::ColumnFile;
+use super::column_file::{ColumnFile, GoOn};
 use super::fields::check_fields;
-use super::leftovers::{remove_leftovers, remove_other_generations};
+use super::files::{LARGEST_JSON, sync_directories, write_durably};
 use super::lock::BuildLock;
-use super::manifest::{Manifest, Names, ViewEntry};
+use super::manifest::{Manifest, Names, View, checked_attributes};
+use super::map::Backend;
+use super::reader::Store;
 use super::tensordict::metadata_files;
-use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENTS, UNPUBLISHED};
+use super::{DATA_PREFIX, NAMES, SEGMENTS};
 use crate::{Error, Result};
 
 /// One array of a trajectory: what it is and its bytes in C order.
@@ -28,21 +32,31 @@ pub struct Array<'a> {
     pub bytes: &'a [u8],
 }
 
+/// A trajectory to be added.
+#[derive(Debug)]
+pub struct Trajectory<'a> {
+    /// Its task.
+    pub task_id: i64,
+    /// Its number within the task.
+    pub traj_id: i64,
+    /// Where it came from.
+    pub name: Option<String>,
+    /// Its arrays.
+    pub arrays: Vec<Array<'a>>,
+    /// Keys that are read from part of one of them; the same for every trajectory.
+    pub views: Vec<View>,
+}
+
 /// Writes one new generation.
 #[derive(Debug)]
 pub struct StoreWriter {
-    store: PathBuf,
-    data_dir: PathBuf,
+    build: Arc<Build>,
     uuid: String,
-    /// Taken on publish and abort.
-    lock: Option<BuildLock>,
-    /// A process that was forked during the build has a copy of the writer, which must touch nothing.
-    pid: u32,
-    made_directory: bool,
+    attributes: Box<RawValue>,
     columns: Vec<ColumnFile>,
-    views: Vec<ViewEntry>,
+    views: Vec<View>,
     segments: Vec<[i64; 3]>,
-    seen: std::collections::HashSet<(i64, i64)>,
+    seen: HashSet<(i64, i64)>,
     names: Names,
     num_states: u64,
     num_transitions: u64,
@@ -50,90 +64,53 @@ pub struct StoreWriter {
 
 impl StoreWriter {
     /// Begin a generation. Takes the build lock and removes what dead builds left behind.
-    pub fn begin(store: &Path, overwrite: bool) -> Result<Self> {
-        if fs::metadata(store).is_ok_and(|metadata| !metadata.is_dir()) {
-            return Err(Error::Exists(format!("{}: is a file, not a directory", store.display())));
-        }
-        let made_directory = !store.exists();
-        DirBuilder::new().recursive(true).mode(0o777).create(store).map_err(Error::io(store))?;
-        let lock = BuildLock::take(store).inspect_err(|_| {
-            if made_directory {
-                // Fails, as it should, if another builder works in it meanwhile.
-                let _ = fs::remove_dir(store);
-            }
-        })?;
-        let manifest = store.join(MANIFEST);
-        if manifest.exists() && !overwrite {
-            return Err(Error::Exists(format!(
-                "{}: a store is here already; pass overwrite=True to replace it",
-                store.display()
-            )));
-        }
-        // A manifest that cannot be read may still be mended by hand, so its data stays.
-        match remove_leftovers(store) {
-            Ok(_) | Err(Error::Corrupt(_) | Error::Version(_)) => {}
-            Err(error) => return Err(error),
-        }
+    ///
+    /// `attributes`, JSON, are kept with the data to the letter.
+    pub fn begin(store: &Path, overwrite: bool, attributes: &str) -> Result<Self> {
+        let attributes = checked_attributes(attributes)?;
         let uuid = uuid::Uuid::new_v4().to_string();
-        let data_dir = store.join(format!("{DATA_PREFIX}{uuid}"));
-        let mut this = Self {
-            store: store.to_path_buf(),
-            data_dir,
+        Ok(Self {
+            build: Arc::new(Build::begin(store, &uuid, overwrite)?),
             uuid,
-            lock: Some(lock),
-            pid: std::process::id(),
-            made_directory,
+            attributes,
             columns: Vec::new(),
             views: Vec::new(),
             segments: Vec::new(),
-            seen: std::collections::HashSet::new(),
+            seen: HashSet::new(),
             names: Names::default(),
             num_states: 0,
             num_transitions: 0,
-        };
-        if let Err(error) = fs::create_dir(&this.data_dir).map_err(Error::io(&this.data_dir)) {
-            this.abort();
-            return Err(error);
-        }
-        Ok(this)
+        })
     }
 
-    /// Declare a key that is read from part of another column's row.
-    pub fn add_view(&mut self, key: Key, source: Key, offset: usize, shape: Vec<usize>) -> Result<()> {
-        check_key(&key)?;
-        self.views.push(ViewEntry { key, source, offset, shape });
+    /// The build, for whoever may have to end it while it is being written.
+    pub fn build(&self) -> &Arc<Build> {
+        &self.build
+    }
+
+    /// Replace the attributes given to `begin`.
+    pub fn set_attributes(&mut self, attributes: &str) -> Result<()> {
+        self.attributes = checked_attributes(attributes)?;
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
-        self.lock.is_none() || self.pid != std::process::id()
-    }
-
-    /// Append one trajectory; returns its first transition and their number. All arrays are checked before any is written.
+    /// Append one trajectory; returns its first transition and their number. Everything is checked before any of it is written.
     ///
-    /// `interrupted` is asked now and then. If it says yes, or if a write fails, the build is over, as after `abort`: its
-    /// columns may be of different lengths then.
-    pub fn append(
-        &mut self,
-        task_id: i64,
-        traj_id: i64,
-        name: Option<String>,
-        arrays: &[Array<'_>],
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<(i64, i64)> {
-        if self.is_over() {
-            return Err(Error::Invalid(format!("{}: this build is over", self.store.display())));
+    /// `interrupted` is asked now and then. If it says yes, if the build is aborted meanwhile, or if a write fails, the build is
+    /// over, as after `abort`: its columns may be of different lengths then.
+    pub fn append(&mut self, trajectory: Trajectory<'_>, interrupted: &dyn Fn() -> bool) -> Result<(i64, i64)> {
+        if self.build.is_over() {
+            return Err(self.build.over());
         }
-        let label = match &name {
-            Some(name) => format!("task {task_id}, trajectory {traj_id} ({name})"),
-            None => format!("task {task_id}, trajectory {traj_id}"),
-        };
-        let states = self.check(task_id, traj_id, &label, arrays)?;
-        if let Err(error) = self.write(arrays, interrupted) {
-            self.abort();
+        let states = self.check(&trajectory)?;
+        let build = Arc::clone(&self.build);
+        if let Err(error) = self.write(&trajectory.arrays, &|| build.go_on(interrupted)) {
+            build.abort();
             return Err(error);
         }
+        let Trajectory { task_id, traj_id, name, views, .. } = trajectory;
         let (start, length) = (self.num_transitions as i64, states as i64 - 1);
+        self.views = views;
         self.segments.push([task_id, traj_id, length]);
         self.seen.insert((task_id, traj_id));
         self.names.trajectories.push(name);
@@ -142,198 +119,209 @@ impl StoreWriter {
         Ok((start, length))
     }
 
-    fn write(&mut self, arrays: &[Array<'_>], interrupted: &dyn Fn() -> bool) -> Result<()> {
+    fn write(&mut self, arrays: &[Array<'_>], go_on: GoOn<'_>) -> Result<()> {
         if self.columns.is_empty() {
-            for array in arrays {
-                self.columns.push(ColumnFile::create(&self.data_dir, array.spec.clone())?);
-            }
+            let create = |(number, array): (usize, &Array<'_>), data_dir: &Path| {
+                ColumnFile::create(data_dir, array.spec.clone(), number, arrays.len())
+            };
+            self.columns = self
+                .build
+                .step(|place| arrays.iter().enumerate().map(|array| create(array, &place.data_dir)).collect())?;
         }
+        let bytes: HashMap<&Key, &[u8]> = arrays.iter().map(|array| (&array.spec.key, array.bytes)).collect();
         for column in &mut self.columns {
-            if let Some(array) = arrays.iter().find(|array| array.spec.key == column.spec().key) {
-                column.append(array.bytes, interrupted)?;
+            if let Some(bytes) = bytes.get(&column.spec().key) {
+                column.append(bytes, go_on).map_err(|error| self.build.ended(error))?;
             }
         }
         Ok(())
     }
 
     /// Number of states of a trajectory that may be appended.
-    fn check(&self, task_id: i64, traj_id: i64, label: &str, arrays: &[Array<'_>]) -> Result<usize> {
-        let refuse = |why: String| Err(Error::Schema(format!("{label}: {why}")));
-        if self.seen.contains(&(task_id, traj_id)) {
+    fn check(&self, trajectory: &Trajectory<'_>) -> Result<usize> {
+        let Trajectory { task_id, traj_id, name, arrays, views } = trajectory;
+        let label = match name {
+            Some(name) => format!("task {task_id}, trajectory {traj_id} ({name})"),
+            None => format!("task {task_id}, trajectory {traj_id}"),
+        };
+        if self.seen.contains(&(*task_id, *traj_id)) {
             return Err(Error::Duplicate(format!("{label}: this id was added before")));
         }
-        let states_of = |array: &Array<'_>| array.rows + usize::from(array.spec.kind == Kind::Transition);
-        let Some(first) = arrays.first() else { return refuse("no arrays".into()) };
-        let states = states_of(first);
-        for array in arrays {
-            let key = show(&array.spec.key);
-            check_key(&array.spec.key).map_err(|error| Error::Schema(format!("{label}: {error}")))?;
-            if states_of(array) != states {
-                let expected = states - usize::from(array.spec.kind == Kind::Transition);
-                return refuse(format!(
-                    "key {key}: expected {expected} rows, found {} (as {} has)",
-                    array.rows,
-                    show(&first.spec.key)
+        let states = check_lengths(arrays).map_err(|why| Error::Schema(format!("{label}: {why}")))?;
+        let checked =
+            if self.columns.is_empty() { check_first(arrays, views) } else { self.check_like_first(arrays, views) };
+        checked.map(|()| states).map_err(|why| Error::Schema(format!("{label}: {why}")))
+    }
+
+    /// Whether arrays and views are those of the trajectories before: the parts as well as the wholes.
+    fn check_like_first(&self, arrays: &[Array<'_>], views: &[View]) -> std::result::Result<(), String> {
+        for (expected, found) in self.views.iter().zip(views) {
+            let key = show(&found.key);
+            if (&expected.key, expected.shape.as_slice()) != (&found.key, &found.shape) {
+                return Err(format!("key {key}: expected shape {:?}, found {:?}", expected.shape, found.shape));
+            }
+            if expected != found {
+                return Err(format!(
+                    "key {key}: expected elements from {} of {}, found from {} of {}",
+                    expected.offset,
+                    show(&expected.source),
+                    found.offset,
+                    show(&found.source)
                 ));
             }
-            if array.spec.row_bytes()?.checked_mul(array.rows) != Some(array.bytes.len()) {
-                return refuse(format!("key {key}: {} bytes for {} rows", array.bytes.len(), array.rows));
-            }
         }
-        if states < 2 {
-            return refuse(format!("expected at least 2 states, found {states}"));
+        if self.views.len() != views.len() {
+            return Err(format!("{} views, earlier trajectories have {}", views.len(), self.views.len()));
         }
-        if self.columns.is_empty() {
-            return self
-                .check_first(arrays)
-                .map(|()| states)
-                .map_err(|error| Error::Schema(format!("{label}: {error}")));
-        }
+        let found: HashMap<&Key, &ColumnSpec> = arrays.iter().map(|array| (&array.spec.key, &array.spec)).collect();
         for expected in self.columns.iter().map(ColumnFile::spec) {
             let key = show(&expected.key);
-            match arrays.iter().find(|array| array.spec.key == expected.key) {
-                None => return refuse(format!("key {key} is missing; earlier trajectories have it")),
-                Some(array) if array.spec != *expected => {
-                    return refuse(format!(
+            match found.get(&expected.key) {
+                None => return Err(format!("key {key} is missing; earlier trajectories have it")),
+                Some(found) if *found != expected => {
+                    return Err(format!(
                         "key {key}: expected {:?} {} {:?}, found {:?} {} {:?}",
                         expected.kind,
                         expected.dtype.name(),
                         expected.shape,
-                        array.spec.kind,
-                        array.spec.dtype.name(),
-                        array.spec.shape
+                        found.kind,
+                        found.dtype.name(),
+                        found.shape
                     ));
                 }
                 Some(_) => {}
             }
         }
-        let known = |array: &&Array<'_>| self.columns.iter().any(|column| column.spec().key == array.spec.key);
-        if let Some(extra) = arrays.iter().find(|array| !known(array)) {
-            return refuse(format!("key {} is new; earlier trajectories lack it", show(&extra.spec.key)));
+        if found.len() > self.columns.len() {
+            let known: HashSet<&Key> = self.columns.iter().map(|column| &column.spec().key).collect();
+            let extra = arrays.iter().find(|array| !known.contains(&array.spec.key));
+            return Err(format!(
+                "key {} is new; earlier trajectories lack it",
+                extra.map_or_else(String::new, |array| show(&array.spec.key))
+            ));
         }
-        if arrays.len() != self.columns.len() {
-            return refuse("a key is there twice".into());
-        }
-        Ok(states)
-    }
-
-    fn check_first(&self, arrays: &[Array<'_>]) -> Result<()> {
-        for kind in [Kind::State, Kind::Transition] {
-            check_apart(arrays.iter().filter(|array| array.spec.kind == kind).map(|array| &array.spec.key))?;
-        }
-        if let Some(array) = arrays.iter().find(|array| array.spec.kind == Kind::State && array.spec.key[0] == "next") {
-            return Err(Error::Schema(format!("key {}: the next of a state is not a state", show(&array.spec.key))));
-        }
-        let specs: Vec<ColumnSpec> = arrays.iter().map(|array| array.spec.clone()).collect();
-        check_fields(&specs, &self.views)
+        if arrays.len() == found.len() { Ok(()) } else { Err("a key is there twice".into()) }
     }
 
     /// Make everything durable, then visible in one rename. Returns the new generation's uuid.
     ///
-    /// Where `interrupted` says yes before the rename, the old store stays.
-    pub fn publish(
-        mut self,
-        task_names: BTreeMap<i64, String>,
-        attributes: serde_json::Value,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<String> {
-        let result = self.publish_inner(task_names, attributes, interrupted);
-        if result.is_err() {
-            self.abort();
-        }
-        result
+    /// Where `interrupted` says yes before the rename, or the build is aborted before it, the old store stays.
+    pub fn publish(mut self, task_names: BTreeMap<i64, String>, interrupted: &dyn Fn() -> bool) -> Result<String> {
+        let manifest = self.write_out(task_names, interrupted)?;
+        self.build.go_on(interrupted)?;
+        self.build.publish(&manifest)?;
+        Ok(manifest.uuid)
     }
 
-    fn publish_inner(
-        &mut self,
-        task_names: BTreeMap<i64, String>,
-        attributes: serde_json::Value,
-        interrupted: &dyn Fn() -> bool,
-    ) -> Result<String> {
-        if self.is_over() {
-            return Err(Error::Invalid(format!("{}: this build is over", self.store.display())));
+    /// Bring everything but the manifest to disk.
+    fn write_out(&mut self, task_names: BTreeMap<i64, String>, interrupted: &dyn Fn() -> bool) -> Result<Manifest> {
+        let build = Arc::clone(&self.build);
+        if build.is_over() {
+            return Err(build.over());
         }
         if self.segments.is_empty() {
-            return Err(Error::Schema(format!("{}: no trajectory with two states was added", self.store.display())));
+            let store = build.store().display();
+            return Err(Error::Schema(format!("{store}: no trajectory with two states was added")));
         }
-        let specs: Vec<ColumnSpec> = self.columns.iter().map(|column| column.spec().clone()).collect();
-        check_fields(&specs, &self.views)?;
         self.names.tasks = task_names;
-        let mut manifest = Manifest::new(self.uuid.clone());
+        let names = serde_json::to_vec(&self.names).map_err(|error| Error::Invalid(format!("names: {error}")))?;
+        if names.len() as u64 > LARGEST_JSON {
+            return Err(Error::Invalid(format!("names: {} bytes, more than {LARGEST_JSON}", names.len())));
+        }
+        let table: Vec<u8> = self.segments.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
+        let mut manifest = Manifest::new(self.uuid.clone(), std::mem::take(&mut self.attributes));
         manifest.num_states = self.num_states;
         manifest.num_transitions = self.num_transitions;
         manifest.num_segments = self.segments.len() as u64;
-        manifest.views = std::mem::take(&mut self.views);
-        manifest.attributes = attributes;
-        for column in self.columns.drain(..) {
-            manifest.columns.push(column.finish(interrupted)?);
-        }
-        let table: Vec<u8> = self.segments.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
         manifest.segments_crc32c = checksum::of(&table);
-        write_durably(&self.data_dir.join(SEGMENTS), &table)?;
-        let names = serde_json::to_vec(&self.names).map_err(|error| Error::Invalid(format!("names: {error}")))?;
         manifest.names_crc32c = checksum::of(&names);
-        write_durably(&self.data_dir.join(NAMES), &names)?;
-        for (file, content) in metadata_files(&self.data_dir, &manifest) {
-            write_durably(&file, content.to_string().as_bytes())?;
+        manifest.views = std::mem::take(&mut self.views);
+        for column in self.columns.drain(..) {
+            let entry = column.finish(&|| build.go_on(interrupted)).map_err(|error| build.ended(error))?;
+            manifest.columns.push(entry);
         }
-        sync_directories(&self.data_dir)?;
-
-        let bytes = manifest.to_bytes()?;
-        // What no reader would take (attributes nested too deep for the parser, say) must not replace a good store.
-        Manifest::from_bytes(&bytes).map_err(|error| Error::Invalid(format!("{}: {error}", self.store.display())))?;
-        if interrupted() {
-            return Err(Error::Interrupted);
-        }
-        let unpublished = self.store.join(UNPUBLISHED);
-        write_durably(&unpublished, &bytes)?;
-        fs::rename(&unpublished, self.store.join(MANIFEST)).map_err(Error::io(&unpublished))?;
-        // From here on the new generation is the store, whatever happens: `abort` has nothing to undo without the lock, and the
-        // old generation goes now or with the next build.
-        let _lock = self.lock.take();
-        sync_directory(&self.store)?;
-        let _ = remove_other_generations(&self.store, Some(&self.data_dir), &mut Vec::new());
-        Ok(self.uuid.clone())
+        build.step(|place| {
+            write_durably(&place.data_dir.join(SEGMENTS), &table)?;
+            write_durably(&place.data_dir.join(NAMES), &names)?;
+            for (file, content) in metadata_files(&place.data_dir, &manifest) {
+                write_durably(&file, content.to_string().as_bytes())?;
+            }
+            sync_directories(&place.data_dir)
+        })?;
+        Ok(manifest)
     }
 
-    /// Leave everything as it was before `begin`. In a forked copy of the process that builds, do nothing.
-    pub fn abort(&mut self) {
-        let Some(lock) = self.lock.take() else { return };
-        self.columns.clear();
-        if self.pid != std::process::id() {
-            return;
+    /// Make the finished store in `spool`, a directory within this store's, the new generation, in the same way and in its place:
+    /// it is moved, not copied. Returns its uuid. The attributes are this build's, everything else is the spool's.
+    ///
+    /// What is wrong with the spool is an error before anything moves, and the build is over then, as after `abort`.
+    pub fn adopt(mut self, spool: &Path, interrupted: &dyn Fn() -> bool) -> Result<String> {
+        let build = Arc::clone(&self.build);
+        if build.is_over() {
+            return Err(build.over());
         }
-        let _ = fs::remove_file(self.store.join(UNPUBLISHED));
-        let _ = fs::remove_dir_all(&self.data_dir);
-        if self.made_directory {
-            lock.remove();
-            // Fails, as it should, if somebody has put something there meanwhile.
-            let _ = fs::remove_dir(&self.store);
+        if !self.segments.is_empty() || spool.parent() != Some(build.store()) {
+            return Err(Error::Invalid(format!(
+                "{}: adopts a directory within it, and only as long as nothing was added; {} was given",
+                build.store().display(),
+                spool.display()
+            )));
         }
+        let _nobody_writes_it = BuildLock::take(spool)?;
+        let mut manifest = Manifest::read(spool)?;
+        if Store::open_unless(spool, Backend::Mmap, interrupted)?.uuid() != manifest.uuid {
+            return Err(Error::Changed(format!("{}: rebuilt meanwhile", spool.display())));
+        }
+        manifest.attributes = std::mem::take(&mut self.attributes);
+        build.go_on(interrupted)?;
+        build.step(|place| {
+            let name = format!("{DATA_PREFIX}{}", manifest.uuid);
+            place.others.push(spool.to_path_buf());
+            let mine = std::mem::replace(&mut place.data_dir, build.store().join(&name));
+            fs::remove_dir(&mine).map_err(Error::io(&mine))?;
+            fs::rename(spool.join(&name), &place.data_dir).map_err(Error::io(&place.data_dir))
+        })?;
+        build.publish(&manifest)?;
+        Ok(manifest.uuid)
     }
 }
 
 impl Drop for StoreWriter {
     fn drop(&mut self) {
-        self.abort();
+        self.columns.clear();
+        self.build.abort();
     }
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io(path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(path))
-}
-
-fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
-}
-
-fn sync_directories(path: &Path) -> Result<()> {
-    for entry in fs::read_dir(path).map_err(Error::io(path))? {
-        let child = entry.map_err(Error::io(path))?.path();
-        if child.is_dir() {
-            sync_directories(&child)?;
+/// Number of states of some arrays, which is the same for all.
+fn check_lengths(arrays: &[Array<'_>]) -> std::result::Result<usize, String> {
+    let states_of = |array: &Array<'_>| array.rows + usize::from(array.spec.kind == Kind::Transition);
+    let Some(first) = arrays.first() else { return Err("no arrays".into()) };
+    let states = states_of(first);
+    for array in arrays {
+        let key = show(&array.spec.key);
+        check_key(&array.spec.key).map_err(|error| error.to_string())?;
+        if states_of(array) != states {
+            let expected = states.saturating_sub(usize::from(array.spec.kind == Kind::Transition));
+            let found = array.rows;
+            return Err(format!(
+                "key {key}: expected {expected} rows, found {found} (as {} has)",
+                show(&first.spec.key)
+            ));
+        }
+        let row_bytes = array.spec.row_bytes().map_err(|error| error.to_string())?;
+        if row_bytes.checked_mul(array.rows) != Some(array.bytes.len()) {
+            return Err(format!("key {key}: {} bytes for {} rows", array.bytes.len(), array.rows));
         }
     }
-    sync_directory(path)
+    if states < 2 { Err(format!("expected at least 2 states, found {states}")) } else { Ok(states) }
+}
+
+/// Whether a store may consist of such arrays and views.
+fn check_first(arrays: &[Array<'_>], views: &[View]) -> std::result::Result<(), String> {
+    let specs: Vec<ColumnSpec> = arrays.iter().map(|array| array.spec.clone()).collect();
+    let on_disk = [Kind::State, Kind::Transition]
+        .into_iter()
+        .try_for_each(|kind| check_apart(specs.iter().filter(|spec| spec.kind == kind).map(|spec| &spec.key)));
+    on_disk.and_then(|()| check_fields(&specs, views)).map_err(|error| error.to_string())
 }

@@ -1,0 +1,190 @@
+//! A build's place on disk: the directory it has locked, the generation in the making, and how either becomes the store or goes.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::files::{LARGEST_JSON, is_there, sync_directory, write_durably};
+use super::leftovers::{refuse_strangers, remove_leftovers, remove_other_generations};
+use super::lock::BuildLock;
+use super::manifest::Manifest;
+use super::{DATA_PREFIX, MANIFEST, UNPUBLISHED};
+use crate::{Error, Result};
+
+/// What a build has on disk, from `begin` until it is published or aborted.
+#[derive(Debug)]
+pub(super) struct Place {
+    lock: BuildLock,
+    /// The store's directory and those above it, as far as `begin` made them, the innermost first.
+    made: Vec<PathBuf>,
+    /// The generation that is to be published.
+    pub data_dir: PathBuf,
+    /// Further directories of this build within the store's.
+    pub others: Vec<PathBuf>,
+}
+
+/// A build, shared by whoever writes it and whoever may end it.
+///
+/// The mutex is held for steps on disk alone, never while a caller is asked anything: `abort` works at any time, also from
+/// the very call that is asked whether to go on.
+#[derive(Debug)]
+pub struct Build {
+    store: PathBuf,
+    /// A process that was forked during the build has a copy of this, which must touch nothing.
+    pid: u32,
+    /// Whether `place` is gone, without a wait for whoever is at it.
+    over: AtomicBool,
+    place: Mutex<Option<Place>>,
+}
+
+impl Build {
+    /// Make and lock the directory, remove what dead builds left in it, and begin the generation `uuid`.
+    pub(super) fn begin(store: &Path, uuid: &str, overwrite: bool) -> Result<Self> {
+        if fs::metadata(store).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Error::Exists(format!("{}: is a file, not a directory", store.display())));
+        }
+        // Before anything is made: not even a lock file goes into somebody else's directory.
+        refuse_strangers(store)?;
+        let to_make = store.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+        let made: Vec<PathBuf> = to_make.map(Path::to_path_buf).collect();
+        DirBuilder::new().recursive(true).mode(0o777).create(store).map_err(Error::io(store))?;
+        let lock = BuildLock::take(store).inspect_err(|_| remove_empty(&made))?;
+        if is_there(&store.join(MANIFEST)) && !overwrite {
+            return Err(Error::Exists(format!(
+                "{}: a store is here already; pass overwrite=True to replace it",
+                store.display()
+            )));
+        }
+        // A manifest that cannot be read may still be mended by hand, so its data stays.
+        match remove_leftovers(store) {
+            Ok(_) | Err(Error::Corrupt(_) | Error::Version(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let data_dir = store.join(format!("{DATA_PREFIX}{uuid}"));
+        let created = fs::create_dir(&data_dir).map_err(Error::io(&data_dir));
+        let place = Place { lock, made, data_dir, others: Vec::new() };
+        let this = Self {
+            store: store.to_path_buf(),
+            pid: std::process::id(),
+            over: AtomicBool::new(false),
+            place: Mutex::new(Some(place)),
+        };
+        created.inspect_err(|_| this.abort()).map(|()| this)
+    }
+
+    /// Directory of the store.
+    pub(super) fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// Whether it was published or aborted, or is another process's.
+    pub fn is_over(&self) -> bool {
+        self.is_foreign() || self.over.load(Ordering::Acquire)
+    }
+
+    /// Whether another process began it, of which this one is a copy.
+    pub fn is_foreign(&self) -> bool {
+        self.pid != std::process::id()
+    }
+
+    /// The error of whoever goes on with a build that is over.
+    pub fn over(&self) -> Error {
+        Error::Invalid(format!("{}: this build is over", self.store.display()))
+    }
+
+    /// Ask a caller whether to go on. It may have ended the build instead of answering.
+    pub(super) fn go_on(&self, interrupted: &dyn Fn() -> bool) -> Result<()> {
+        match interrupted() {
+            true => Err(Error::Interrupted),
+            false if self.is_over() => Err(self.over()),
+            false => Ok(()),
+        }
+    }
+
+    /// What to say of an error: one that comes of the build's end says so.
+    pub(super) fn ended(&self, error: Error) -> Error {
+        if self.is_over() && !matches!(error, Error::Interrupted) { self.over() } else { error }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Take a step on disk during which nobody else ends the build.
+    pub(super) fn step<T>(&self, work: impl FnOnce(&mut Place) -> Result<T>) -> Result<T> {
+        // The copy of the mutex in a forked process may have been taken by a thread that is not there.
+        if self.is_foreign() {
+            return Err(self.over());
+        }
+        self.lock().as_mut().ok_or_else(|| self.over()).and_then(work)
+    }
+
+    /// The one way to become the store. What the manifest describes is on disk in `data_dir`; the rest happens here: the names of
+    /// the data, then the manifest beside its place, then the rename, after which the old generation goes.
+    pub(super) fn publish(&self, manifest: &Manifest) -> Result<()> {
+        let bytes = manifest.to_bytes()?;
+        // What no reader would take must not replace a good store.
+        Manifest::from_bytes(&bytes).map_err(|error| Error::Invalid(format!("{}: {error}", self.store.display())))?;
+        if bytes.len() as u64 > LARGEST_JSON {
+            return Err(Error::Invalid(format!("{}: a manifest of {} bytes", self.store.display(), bytes.len())));
+        }
+        if self.is_foreign() {
+            return Err(self.over());
+        }
+        let mut guard = self.lock();
+        if guard.is_none() {
+            return Err(self.over());
+        }
+        sync_directory(&self.store)?;
+        let unpublished = self.store.join(UNPUBLISHED);
+        if is_there(&unpublished) {
+            fs::remove_file(&unpublished).map_err(Error::io(&unpublished))?;
+        }
+        write_durably(&unpublished, &bytes)?;
+        fs::rename(&unpublished, self.store.join(MANIFEST)).map_err(Error::io(&unpublished))?;
+        // From here on the new generation is the store, whatever happens: nobody has anything to undo without the place, and the
+        // old generation goes now or with the next build.
+        let Some(place) = guard.take() else { return Ok(()) };
+        self.over.store(true, Ordering::Release);
+        drop(guard);
+        sync_directory(&self.store)?;
+        for made in &place.made {
+            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+            sync_directory(parent.unwrap_or(Path::new(".")))?;
+        }
+        let _ = remove_other_generations(&self.store, Some(&place.data_dir), &mut Vec::new());
+        drop(place.lock);
+        Ok(())
+    }
+
+    /// Leave everything as it was before `begin`. In a forked copy of the process that builds, do nothing.
+    pub fn abort(&self) {
+        if self.is_foreign() {
+            return;
+        }
+        let mut guard = self.lock();
+        let Some(place) = guard.take() else { return };
+        self.over.store(true, Ordering::Release);
+        let _ = fs::remove_file(self.store.join(UNPUBLISHED));
+        for directory in std::iter::once(&place.data_dir).chain(&place.others) {
+            let _ = fs::remove_dir_all(directory);
+        }
+        if place.made.is_empty() {
+            drop(place.lock);
+        } else {
+            place.lock.remove();
+            remove_empty(&place.made);
+        }
+    }
+}
+
+/// Fails, as it should, where somebody else has put something meanwhile.
+fn remove_empty(directories: &[PathBuf]) {
+    for directory in directories {
+        if fs::remove_dir(directory).is_err() {
+            return;
+        }
+    }
+}

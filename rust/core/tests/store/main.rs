@@ -1,0 +1,6 @@
+//! The store against a plain model: build -> reopen -> gather, and what must be refused.
+
+mod adding;
+mod builds;
+mod model;
+mod reading;
