@@ -1,8 +1,11 @@
 """The package as it is installed: light to import, versioned once, typed, and clear about what is missing."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import requires, version
 from pathlib import Path
 
@@ -46,9 +49,41 @@ def test_one_version() -> None:
     assert iltools_datasets.__version__ == _core.__version__ == version("iltools-datasets") == workspace
 
 
-def test_base_dependencies_are_numpy_and_zarr() -> None:
+DISTRIBUTIONS = {"PIL": "pillow", "google_crc32c": "google-crc32c", "ml_dtypes": "ml_dtypes"}
+
+
+def imported() -> dict[str, set[str]]:
+    """Third-party top-level packages that some file imports, and the files."""
+    found: dict[str, set[str]] = {}
+    package = Path(iltools_datasets.__file__).parent
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"iltools_datasets"}:
+                found.setdefault(name, set()).add(file.relative_to(package).parts[0])
+    return found
+
+
+def declared(lines: Iterable[str]) -> set[str]:
+    return {re.split(r"[<>=\[; ]", line, maxsplit=1)[0].lower() for line in lines}
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = declared(project["dependencies"])
+    anywhere = base.union(*(declared(lines) for lines in project["optional-dependencies"].values()))
+    for name, files in imported().items():
+        distribution = DISTRIBUTIONS.get(name, name).lower()
+        assert distribution in anywhere, (name, files)
+        assert distribution in base or not files & {"archive", "store", "doctor", "motion", "ingest"}, (name, files)
+    assert base == {"numpy", "zarr", "numcodecs", "google-crc32c"}
+    assert "numcodecs>=0.16.6" in project["dependencies"]  # older ones unpickle
+
+
+def test_base_dependencies_are_few() -> None:
     base = [line for line in requires("iltools-datasets") or () if "extra ==" not in line]
-    assert sorted(line.split(">")[0] for line in base) == ["numpy", "zarr"]
+    assert declared(base) == {"numpy", "zarr", "numcodecs", "google-crc32c"}
 
 
 def test_the_package_is_typed() -> None:

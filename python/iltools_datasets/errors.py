@@ -65,6 +65,10 @@ class ArchiveCorruptError(SourceError):
     """A chunk of a Zarr archive is missing, cut or does not match its checksum."""
 
 
+class ArchiveChangedError(SourceError):
+    """An archive was replaced while it was open; what is read of it belongs together again once it is opened anew."""
+
+
 class MissingKeyError(IltoolsError, KeyError):
     """A required key is not there."""
 

@@ -1,46 +1,49 @@
 """One array's chunks: where each lies and how its bytes become rows.
 
 zarr-python spends about half a millisecond per array on its event loop, whatever the size; a clip of a few hundred rows
-decodes in a fiftieth of that. So arrays whose chunks are plain files in the usual encodings are decoded here, and all
-others (shards, transposed or variable-length data, object stores) are left to zarr-python.
+decodes in a fiftieth of that. So arrays whose chunks are plain files in the usual encodings are decoded here, by the
+codecs that `codecs.py` lists, and all others (shards, transposed or variable-length data, any other codec) are left to
+zarr-python.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import google_crc32c
-import numcodecs  # type: ignore[import-untyped]
 import numcodecs.blosc  # type: ignore[import-untyped]
-import numcodecs.zstd  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
-Decode = Callable[[bytes], Any]
+from iltools_datasets.archive.codecs import CRC_BYTES, Decode, bounded_decoder, most_encoded
 
 _COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
-_CRC_BYTES = 4
 _V3_DTYPES = frozenset(
     np.dtype(name).name
     for name in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 )
 _SPECIAL_FILLS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
+_SEPARATORS = (".", "/")
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkEncoding:
-    """Everything needed to turn one array's chunk files into rows."""
+    """Everything needed to turn one array's chunk files into rows.
+
+    `steps` undo the codecs, the last one applied first; each comes with the bytes that it may make at most.
+    """
 
     dtype: np.dtype[Any]
     chunk_shape: tuple[int, ...]
     fill_value: Any
     key_prefix: str
     key_separator: str
-    steps: tuple[Decode, ...]
+    steps: tuple[tuple[Decode, int], ...]
+    file_bytes: int
+    """Bytes that a chunk's file may have at most."""
 
     def key(self, index: tuple[int, ...]) -> str:
         """Return the chunk's file below the array's directory."""
@@ -48,12 +51,15 @@ class ChunkEncoding:
 
     def decode(self, data: bytes) -> NDArray[Any]:
         """Return the chunk's elements, shape `chunk_shape`; ValueError if the bytes are cut or damaged."""
-        decoded: Any = data
-        for step in self.steps:
-            decoded = step(decoded)
+        decoded = data
+        for step, most in self.steps:
+            decoded = step(decoded, most)
         view = memoryview(decoded)
         if view.nbytes != self.chunk_bytes:
             raise ValueError(f"decodes to {view.nbytes} bytes, expected {self.chunk_bytes}")
+        if self.dtype.kind == "b":  # any other byte than 0 and 1 would be no bool to whoever copies it
+            is_set: NDArray[np.bool_] = np.frombuffer(view, np.uint8) != 0
+            return is_set.reshape(self.chunk_shape)
         return np.frombuffer(view, self.dtype).reshape(self.chunk_shape)
 
     @property
@@ -91,13 +97,10 @@ def _v2_encoding(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> ChunkEnco
     if metadata.get("filters") or metadata.get("order", "C") != "C":
         return None
     fill = _fill_value(0 if metadata["fill_value"] is None else metadata["fill_value"], dtype)
-    if fill is None:
-        return None
     compressor = metadata["compressor"]
-    steps = () if compressor is None else (numcodecs.get_codec(dict(compressor)).decode,)
-    return ChunkEncoding(
-        dtype, tuple(metadata["chunks"]), fill, "", metadata.get("dimension_separator", "."), tuple(steps)
-    )
+    separator = _separator(metadata.get("dimension_separator", "."))
+    codecs = [] if compressor is None else [compressor]
+    return None if fill is None else _encoding(dtype, metadata["chunks"], fill, "", separator, codecs)
 
 
 def _v3_encoding(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> ChunkEncoding | None:
@@ -105,49 +108,41 @@ def _v3_encoding(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> ChunkEnco
     if grid["name"] != "regular" or keys["name"] != "default" or metadata.get("storage_transformers"):
         return None
     fill = _fill_value(metadata["fill_value"], dtype)
-    chunk_shape = tuple(grid["configuration"]["chunk_shape"])
-    to_bytes, *compressors = metadata["codecs"]
+    to_bytes, *codecs = metadata["codecs"]
     if fill is None or to_bytes["name"] != "bytes":
         return None
     endian = (to_bytes.get("configuration") or {}).get("endian", "little")
     dtype = dtype.newbyteorder("<" if endian == "little" else ">")
-    steps = [_v3_step(codec, prod(chunk_shape) * dtype.itemsize) for codec in reversed(compressors)]
-    if any(step is None for step in steps):
-        return None
-    separator = (keys.get("configuration") or {}).get("separator", "/")
-    return ChunkEncoding(
-        dtype, chunk_shape, fill, f"c{separator}", separator, tuple(step for step in steps if step is not None)
-    )
+    separator = _separator((keys.get("configuration") or {}).get("separator", "/"))
+    return _encoding(dtype, grid["configuration"]["chunk_shape"], fill, f"c{separator}", separator, codecs)
 
 
-def _v3_step(codec: Mapping[str, Any], chunk_bytes: int) -> Decode | None:
-    match codec["name"]:
-        case "crc32c":
-            return _checked
-        case "blosc":
-            return lambda data: _from_blosc(data, chunk_bytes)
-        case "zstd":
-            return numcodecs.zstd.decompress  # type: ignore[no-any-return]
-        case "gzip":
-            return lambda data: zlib.decompress(data, wbits=31)
-        case _:
+def _encoding(
+    dtype: np.dtype[Any], chunks: Any, fill: Any, prefix: str, separator: str, codecs: list[Mapping[str, Any]]
+) -> ChunkEncoding | None:
+    chunk_shape = tuple(_extent(extent) for extent in chunks)
+    most = prod(chunk_shape) * dtype.itemsize
+    steps: list[tuple[Decode, int]] = []
+    for codec in codecs:
+        decode = bounded_decoder(codec)
+        if decode is None:
             return None
+        steps.insert(0, (decode, most))
+        most = most_encoded(codec, most)
+    return ChunkEncoding(dtype, chunk_shape, fill, prefix, separator, tuple(steps), most)
 
 
-def _checked(data: bytes) -> bytes:
-    content, stored = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-    if google_crc32c.value(content) != int.from_bytes(stored, "little"):
-        raise ValueError("does not match its checksum")
-    return content
+def _extent(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"chunk extent {value!r}, expected an integer from 1 on")
+    return value
 
 
-def _from_blosc(data: bytes, chunk_bytes: int) -> bytes:
-    # The header's promise is checked first: decompressing allocates what it asks for.
-    promised = int.from_bytes(data[4:8], "little")
-    if promised != chunk_bytes:
-        raise ValueError(f"holds {promised} bytes, expected {chunk_bytes}")
-    decoded: bytes = numcodecs.blosc.decompress(data)
-    return decoded
+def _separator(value: Any) -> str:
+    # It becomes part of a path.
+    if value not in _SEPARATORS:
+        raise ValueError(f"chunk key separator {value!r}, expected '.' or '/'")
+    return str(value)
 
 
 def _fill_value(stored: Any, dtype: np.dtype[Any]) -> Any | None:
@@ -181,4 +176,4 @@ def encode_default(chunk: NDArray[Any]) -> bytes:
         chunk.reshape(-1), b"lz4", _COMPRESSION["clevel"], numcodecs.blosc.SHUFFLE, typesize=chunk.dtype.itemsize
     )
     checksum: int = google_crc32c.value(packed)
-    return packed + checksum.to_bytes(_CRC_BYTES, "little")
+    return packed + checksum.to_bytes(CRC_BYTES, "little")

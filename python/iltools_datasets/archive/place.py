@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,36 +41,7 @@ def open_place(location: Location, read_only: bool) -> Path | Store:
     return store
 
 
-class OpenDirectory:
-    """A directory held open: what is read through it is never that of another one which has taken its place."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, key: str) -> bytes:
-        """Return the content of a file below the directory; FileNotFoundError if there is none."""
-        with open(key, "rb", buffering=0, opener=self._open) as file:
-            return file.read()
-
-    def is_current(self) -> bool:
-        """Tell whether the directory is still the one at its path."""
-        try:
-            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
-        except OSError:
-            return False
-
-    def _open(self, key: str, flags: int) -> int:
-        return os.open(key, flags, dir_fd=self._descriptor)
-
-
-def read_bytes(place: OpenDirectory | Store, key: str) -> bytes | None:
-    """Return the content of a file below the place, or None if there is none."""
-    if isinstance(place, OpenDirectory):
-        try:
-            return place.read(key)
-        except FileNotFoundError:
-            return None
-    buffer = sync(place.get(key, default_buffer_prototype()))
+def read_bytes(store: Store, key: str) -> bytes | None:
+    """Return the content of a file in a store, or None if there is none."""
+    buffer = sync(store.get(key, default_buffer_prototype()))
     return None if buffer is None else buffer.to_bytes()

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,18 @@ from zarr.abc.store import Store
 
 from iltools_datasets.archive.chunks import native_dtype
 from iltools_datasets.archive.contents import Clip, find_clips
+from iltools_datasets.archive.held import HeldPlace, hold
 from iltools_datasets.archive.listing import Hierarchy, list_hierarchy
-from iltools_datasets.archive.place import Location, as_path_or_url, open_place
+from iltools_datasets.archive.place import Location, as_path_or_url
 from iltools_datasets.archive.rows import RowRange, RowReader
 from iltools_datasets.archive.schema import ArraySpec, Task, Trajectory, natural_key
-from iltools_datasets.errors import MissingKeyError, OutOfRangeError, SourceError, UnknownSegmentError
+from iltools_datasets.errors import (
+    ArchiveChangedError,
+    MissingKeyError,
+    OutOfRangeError,
+    SourceError,
+    UnknownSegmentError,
+)
 
 FORMAT = 1
 """Version of the archive format this release writes and reads."""
@@ -54,16 +62,19 @@ class ArchiveReader:
 
     def __init__(self, path: Location) -> None:
         self.path = path if isinstance(path, Store) else as_path_or_url(path)
-        self._place = open_place(self.path, read_only=True)
-        hierarchy, self._rows = _list_and_open(self._place)
+        place, hierarchy = _hold_and_list(self.path)
         self.attributes: Mapping[str, Any] = hierarchy.attributes
         marks = self.attributes.get("iltools", {})
-        if marks.get("format", FORMAT) != FORMAT:
-            raise SourceError(f"{self.path}: archive format {marks['format']}, this release reads {FORMAT}")
+        if not isinstance(marks, dict) or marks.get("format", FORMAT) != FORMAT:
+            found = marks.get("format") if isinstance(marks, dict) else marks
+            raise SourceError(f"{self.path}: archive format {found}, this release reads {FORMAT}")
         self.all_chunks_written = bool(marks.get("all_chunks_written", False))
-        self._rows.all_chunks_written = self.all_chunks_written
+        self._rows = RowReader(place, self.all_chunks_written, hierarchy.is_consolidated)
         self._nodes = hierarchy.arrays
-        clips, self.skipped = find_clips(str(self.path), hierarchy, self._whole_array)
+        try:
+            clips, self.skipped = find_clips(str(self.path), hierarchy, self._whole_array)
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise SourceError(f"{self.path}: damaged attributes of a group: {error}") from error
         names = sorted({clip.task for clip in clips}, key=lambda task: tuple(map(natural_key, task)))
         self.tasks: list[Task] = [Task(number, *name) for number, name in enumerate(names)]
         self._clips: dict[tuple[int, int], Clip] = {}
@@ -104,6 +115,7 @@ class ArchiveReader:
             MissingKeyError: the trajectory has no such key.
             OutOfRangeError: the rows lie outside the trajectory. An array with T - 1 rows ends one row earlier.
             ArchiveCorruptError: a chunk is damaged, or missing from an archive that vows to hold all.
+            ArchiveChangedError: the archive was replaced since it was opened, and these rows went with the old one.
         """
         clip = self._clip(trajectory)
         names = list(clip.keys) if keys is None else list(keys)
@@ -161,6 +173,18 @@ class ArchiveReader:
     def _read_group(self, group: list[Trajectory], keys: Sequence[str] | None) -> list[dict[str, NDArray[Any]]]:
         return [self.read(trajectory, keys) for trajectory in group]
 
+    def close(self) -> None:
+        """End the threads, and let go of decoded chunks and of the archive. Reading again opens it again."""
+        self._rows.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
     def __len__(self) -> int:
         return len(self.trajectories)
 
@@ -213,16 +237,21 @@ class ArchiveReader:
         return self._rows.read([RowRange(path, node, spec, 0, spec.shape[0])])[0]
 
 
-def _list_and_open(place: Path | Store) -> tuple[Hierarchy, RowReader]:
-    """List an archive and open its rows, both of the same one, even if it is being replaced."""
-    for _ in range(_ATTEMPTS):
-        if isinstance(place, Path) and not place.is_dir():
-            break
-        rows = RowReader(place)
-        hierarchy = list_hierarchy(place)
-        if rows.is_current():
-            return hierarchy, rows
-    return list_hierarchy(place), RowReader(place)
+def _hold_and_list(location: Location) -> tuple[HeldPlace, Hierarchy]:
+    """Hold an archive and list it, both of the same one, even if it is being replaced."""
+    for attempt in range(_ATTEMPTS):
+        place = hold(location)
+        try:
+            hierarchy = list_hierarchy(place)
+        except (SourceError, OSError):
+            if attempt + 1 == _ATTEMPTS or place.is_current():
+                place.close()
+                raise
+        else:
+            if place.is_current():
+                return place, hierarchy
+        place.close()
+    raise ArchiveChangedError(f"{location}: is replaced again and again while it is opened")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -7,32 +7,30 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import product
+from itertools import chain, product
 from math import prod
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr import Array
-from zarr.abc.store import Store
 
+from iltools_datasets._base.forks import renew_in_child
 from iltools_datasets.archive.chunks import ChunkEncoding, chunk_encoding
-from iltools_datasets.archive.place import OpenDirectory, read_bytes
+from iltools_datasets.archive.foreign import chunk_keys, open_foreign
+from iltools_datasets.archive.held import HeldPlace
+from iltools_datasets.archive.listing import read_array_metadata
 from iltools_datasets.archive.schema import ArraySpec
-from iltools_datasets.errors import ArchiveCorruptError, SourceError
+from iltools_datasets.errors import ArchiveChangedError, ArchiveCorruptError, SourceError
 
 _SERIAL_BELOW = 1 << 19
 """Bytes below which a read stays on the calling thread: handing over costs more than decoding."""
 _CACHE_BYTES = 32 << 20
 _MAX_THREADS = 16
-_ZARRS = "zarrs.ZarrsCodecPipeline"
-_HAS_ZARRS = getattr(find_spec("zarrs"), "origin", None) is not None
-"""The optional package `zarrs` decodes shards faster than zarr-python's own codecs."""
-_ZARRS_LOCK = Lock()
+_LARGE_CHUNK = 256 << 20
+_CHUNK_OF_ARRAY = 16
+"""A large chunk that is so many times as large as its whole array was not made by anybody who had the array."""
+_DAMAGE = (ValueError, RuntimeError, OSError, MemoryError, ArithmeticError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +60,56 @@ class _ChunkJob:
     encoding: ChunkEncoding
     index: tuple[int, ...]
     out: NDArray[Any]
+    absent: list[tuple[RowRange, str]]
+    """Where it notes a chunk that is not there."""
 
 
 class RowReader:
     """Reads row ranges of many arrays of one archive; safe to use from several threads and after a fork.
 
     With `all_chunks_written` a chunk that is not there is damage; otherwise it stands for its fill value, as Zarr has
-    it, and is counted in `missing`.
+    it, and is counted in `missing`. Where the archive has been replaced meanwhile it is neither, but an error that says
+    so. `is_consolidated` says that arrays need no metadata of their own beside that at the root.
     """
 
-    def __init__(self, place: Path | Store, all_chunks_written: bool = False) -> None:
+    def __init__(self, place: HeldPlace, all_chunks_written: bool = False, is_consolidated: bool = False) -> None:
         self.missing: dict[str, int] = {}
         self.all_chunks_written = all_chunks_written
         self._place = place
-        self._is_local = isinstance(place, Path)
-        self._open = OpenDirectory(place) if isinstance(place, Path) else place
+        self._is_consolidated = is_consolidated
+        self._seen_missing: set[tuple[str, str]] = set()
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Forget threads, their locks and what they may have been in the middle of."""
         self._lock = Lock()
-        self._seen_missing: set[tuple[str, tuple[int, ...]]] = set()
         self._cache: OrderedDict[tuple[str, tuple[int, ...]], NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
         self._pool: ThreadPoolExecutor | None = None
-        self._pool_pid = -1
 
-    def is_current(self) -> bool:
-        """Tell whether what is read is still what lies at the place, and not an archive replaced since."""
-        return not isinstance(self._open, OpenDirectory) or self._open.is_current()
+    def close(self) -> None:
+        """End the threads, let go of decoded chunks and of the place. Reading begins anew."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            self._cache.clear()
+            self._cached_bytes = 0
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._place.close()
 
     def read(self, ranges: Sequence[RowRange]) -> list[NDArray[Any]]:
-        """Return the rows of each range as fresh, writable arrays in native byte order."""
+        """Return the rows of each range as fresh, writable arrays in native byte order.
+
+        Raises:
+            ArchiveCorruptError: a chunk is cut, altered, no plain file, or missing although all were written.
+            ArchiveChangedError: the archive was replaced since it was opened, and what is asked for went with it.
+            SourceError: the array cannot be read at all: its metadata is damaged, its codec is not there.
+        """
         results: list[NDArray[Any]] = []
         jobs: list[_ChunkJob] = []
         foreign: list[tuple[RowRange, NDArray[Any]]] = []
+        absent: list[tuple[RowRange, str]] = []
         for rows in ranges:
             encoding = self._encoding(rows)
             if encoding is None:
@@ -101,30 +118,61 @@ class RowReader:
             else:
                 self._refuse_impossible(rows, encoding)
                 out = self._allocate(rows)
-                jobs += [_ChunkJob(rows, encoding, index, out) for index in _chunk_indices(rows, encoding)]
+                jobs += [_ChunkJob(rows, encoding, index, out, absent) for index in _chunk_indices(rows, encoding)]
             results.append(out)
-        if foreign:
-            list(self._threads().map(self._read_foreign, foreign))
+        if len(foreign) > 1:
+            absent += chain.from_iterable(self._threads().map(self._read_foreign, *zip(*foreign, strict=True)))
+        elif foreign:
+            absent += self._read_foreign(*foreign[0])
         # A file in memory is read faster than a thread is woken; a request to a store is not.
-        if len(jobs) > 1 and (not self._is_local or sum(out.nbytes for out in results) >= _SERIAL_BELOW):
+        if len(jobs) > 1 and (self._place.is_remote or sum(out.nbytes for out in results) >= _SERIAL_BELOW):
             list(self._threads().map(self._run, jobs))
         else:
             for job in jobs:
                 self._run(job)
+        if absent:
+            self._account(absent)
         return results
+
+    def _account(self, absent: Sequence[tuple[RowRange, str]]) -> None:
+        """Count chunks that stand for their fill value, unless they are missing because the archive was replaced."""
+        for path, rows in {rows.path: rows for rows, _ in absent}.items():
+            self._refuse_replaced(path, rows)
+        with self._lock:
+            for rows, key in absent:
+                if (rows.path, key) not in self._seen_missing:
+                    self._seen_missing.add((rows.path, key))
+                    self.missing[rows.path] = self.missing.get(rows.path, 0) + 1
+
+    def _refuse_replaced(self, path: str, rows: RowRange) -> None:
+        if self._place.is_current():
+            now = read_array_metadata(self._place, path)
+            is_same = now is not None and _layout_of(now) == _layout_of(rows.metadata)
+            if is_same:
+                return
+            if self._is_consolidated:
+                raise ArchiveCorruptError(
+                    f"{self._place}/{path}: its own metadata and the consolidated metadata at the root disagree"
+                )
+        raise ArchiveChangedError(f"{self._place}/{path}: the archive was replaced since it was opened; open it again")
 
     def _encoding(self, rows: RowRange) -> ChunkEncoding | None:
         try:
             encoding = chunk_encoding(rows.metadata)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise SourceError(f"{self._place}/{rows.path}: damaged array metadata: {error}") from error
-        if encoding is not None and (
-            len(encoding.chunk_shape) != len(rows.spec.shape) or any(size < 1 for size in encoding.chunk_shape)
-        ):
-            raise SourceError(
-                f"{self._place}/{rows.path}: chunk shape {encoding.chunk_shape} does not fit shape {rows.spec.shape}"
-            )
+        if encoding is not None:
+            self._refuse_chunk_shape(rows, encoding.chunk_shape)
         return encoding
+
+    def _refuse_chunk_shape(self, rows: RowRange, chunk_shape: tuple[int, ...]) -> None:
+        where = f"{self._place}/{rows.path}: chunk shape {chunk_shape}"
+        if len(chunk_shape) != len(rows.spec.shape) or any(size < 1 for size in chunk_shape):
+            raise SourceError(f"{where} does not fit shape {rows.spec.shape}")
+        chunk_bytes = prod(chunk_shape) * rows.spec.dtype.itemsize
+        array_bytes = prod(rows.spec.shape) * rows.spec.dtype.itemsize
+        if chunk_bytes > max(_LARGE_CHUNK, _CHUNK_OF_ARRAY * array_bytes):
+            raise SourceError(f"{where} takes {chunk_bytes} bytes, the whole array {array_bytes}")
 
     def _refuse_impossible(self, rows: RowRange, encoding: ChunkEncoding) -> None:
         # Before memory is asked for: metadata that promises more than was written must not allocate terabytes.
@@ -132,9 +180,9 @@ class RowReader:
             return
         ends = (rows.stop, *rows.spec.shape[1:])
         last = tuple((end - 1) // size for end, size in zip(ends, encoding.chunk_shape, strict=True))
-        key = _chunk_key(rows, encoding, last)
-        if read_bytes(self._open, key) is None:
-            raise self._missing_error(key)
+        key = encoding.key(last)
+        if not self._place.exists(f"{rows.path}/{key}"):
+            raise self._missing_error(rows, key)
 
     def _allocate(self, rows: RowRange) -> NDArray[Any]:
         try:
@@ -172,61 +220,64 @@ class RowReader:
         return chunk
 
     def _decode(self, job: _ChunkJob) -> NDArray[Any] | None:
-        key = _chunk_key(job.rows, job.encoding, job.index)
-        data = read_bytes(self._open, key)
+        key = job.encoding.key(job.index)
+        where = f"{self._place}/{job.rows.path}/{key}"
+        try:
+            data = self._place.read(f"{job.rows.path}/{key}", job.encoding.file_bytes)
+        except (ValueError, OSError) as error:
+            if isinstance(error, SourceError):
+                raise
+            raise ArchiveCorruptError(f"{where}: {error}") from error
         if data is None:
             if self.all_chunks_written:
-                raise self._missing_error(key)
-            self._count_missing(job.rows.path, job.index)
+                raise self._missing_error(job.rows, key)
+            job.absent.append((job.rows, key))
             return None
         try:
             return job.encoding.decode(data)
-        except (ValueError, RuntimeError, OSError, MemoryError, ArithmeticError) as error:
-            raise ArchiveCorruptError(f"{self._place}/{key}: damaged chunk ({len(data)} bytes): {error}") from error
+        except _DAMAGE as error:
+            self._refuse_replaced(job.rows.path, job.rows)
+            raise ArchiveCorruptError(f"{where}: damaged chunk ({len(data)} bytes): {error}") from error
 
-    def _missing_error(self, key: str) -> ArchiveCorruptError:
+    def _missing_error(self, rows: RowRange, key: str) -> SourceError:
+        try:
+            self._refuse_replaced(rows.path, rows)
+        except SourceError as error:
+            return error
         return ArchiveCorruptError(
-            f"{self._place}/{key}: chunk is missing from an archive that was written with every chunk"
+            f"{self._place}/{rows.path}/{key}: chunk is missing from an archive that was written with every chunk"
         )
 
-    def _count_missing(self, path: str, index: tuple[int, ...]) -> None:
-        with self._lock:
-            if (path, index) not in self._seen_missing:
-                self._seen_missing.add((path, index))
-                self.missing[path] = self.missing.get(path, 0) + 1
-
-    def _read_foreign(self, request: tuple[RowRange, NDArray[Any]]) -> None:
-        rows, out = request
+    def _read_foreign(self, rows: RowRange, out: NDArray[Any]) -> list[tuple[RowRange, str]]:
+        """Read by zarr-python; return the chunks, or shards, that were not there."""
         where = f"{self._place}/{rows.path}"
         try:
-            array = self._open_with_zarr(rows.path)
+            array = open_foreign(self._place, rows.path, rows.metadata)
+            self._refuse_chunk_shape(rows, array.metadata.chunk_grid.chunk_shape)
             out[...] = array[rows.start : rows.stop]
-            missing = prod(array.cdata_shape) - array.nchunks_initialized
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            keys = chunk_keys(array, rows.start, rows.stop)
+            absent = [(rows, key) for key in keys if not self._place.exists(f"{rows.path}/{key}")]
+        except _DAMAGE as error:
+            if isinstance(error, SourceError):
+                raise
+            self._refuse_replaced(rows.path, rows)
             raise ArchiveCorruptError(f"{where}: zarr cannot read it: {error}") from error
-        if missing and self.all_chunks_written:
-            raise ArchiveCorruptError(f"{where}: {missing} chunks missing from an archive written with every chunk")
-        if missing:
-            with self._lock:
-                self.missing[rows.path] = missing
-
-    def _open_with_zarr(self, path: str) -> Array[Any]:
-        if not (self._is_local and _HAS_ZARRS):
-            return zarr.open_array(self._place, path=path, mode="r")
-        # An array keeps the pipeline it was opened with; the setting itself belongs to the whole process.
-        with _ZARRS_LOCK, zarr.config.set({"codec_pipeline.path": _ZARRS}):
-            return zarr.open_array(self._place, path=path, mode="r")
+        self._refuse_replaced(rows.path, rows)
+        if absent and self.all_chunks_written:
+            raise self._missing_error(rows, absent[0][1])
+        return absent
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
-            if self._pool is None or self._pool_pid != os.getpid():
-                count = min(_MAX_THREADS, os.cpu_count() or 1) if self._is_local else _MAX_THREADS
-                self._pool, self._pool_pid = ThreadPoolExecutor(count, "iltools-archive"), os.getpid()
+            if self._pool is None:
+                count = _MAX_THREADS if self._place.is_remote else min(_MAX_THREADS, os.cpu_count() or 1)
+                self._pool = ThreadPoolExecutor(count, "iltools-archive")
             return self._pool
 
 
-def _chunk_key(rows: RowRange, encoding: ChunkEncoding, index: tuple[int, ...]) -> str:
-    return f"{rows.path}/{encoding.key(index)}"
+def _layout_of(metadata: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what must not change under a reader: shape, type and chunks as both formats have them."""
+    return tuple(metadata.get(name) for name in ("shape", "dtype", "chunks", "data_type", "chunk_grid"))
 
 
 def _chunk_indices(rows: RowRange, encoding: ChunkEncoding) -> Iterable[tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.forks import renew_in_child
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.errors import MissingKeyError, SchemaError
 from iltools_datasets.store.keys import Key
@@ -44,10 +44,14 @@ class ArchiveRows:
             for clip in self._trajectories
         ]
         self.keys: list[Key] = list(dict.fromkeys(key for clip in self._trajectories for key in clip.keys))
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Forget the thread, the locks and the buffers that they guard, as a forked child has to."""
         self._columns: dict[Key, _Column] = {}
         self._lock = Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._pid = os.getpid()
 
     @property
     def buffered_bytes(self) -> int:
@@ -57,7 +61,7 @@ class ArchiveRows:
         counts = self._column(key).row_count
         found = counts[trajectory]
         if (found < 0).any():
-            for number in np.unique(trajectory[found < 0]).tolist():
+            for number in _distinct(trajectory[found < 0]).tolist():
                 counts[number] = self._count_rows(key, number)
             found = counts[trajectory]
         return found
@@ -84,9 +88,7 @@ class ArchiveRows:
 
     def _gather(self, column: _Column, block: Index, offset: Index) -> NDArray[Any]:
         # Consecutive rows mostly lie in one block, so only the first of each run is looked up.
-        begins = np.empty(len(block), dtype=np.bool_)
-        begins[:1] = True
-        np.not_equal(block[1:], block[:-1], out=begins[1:])
+        begins = _begins(block)
         needed = block[begins]
         run = np.cumsum(begins) - 1
         with column.lock:
@@ -94,7 +96,7 @@ class ArchiveRows:
             if (slots >= 0).all():
                 column.pool.use(slots)
                 return column.pool.gather(slots[run], offset)
-        if len(np.unique(needed)) > column.pool.capacity:
+        if len(_distinct(needed)) > column.pool.capacity:
             half = len(block) // 2
             return np.concatenate(
                 [
@@ -106,7 +108,7 @@ class ArchiveRows:
         with column.lock:
             slots = column.pool.find(needed)
             column.pool.use(slots[slots >= 0])
-            missing = np.unique(needed[slots < 0])
+            missing = _distinct(needed[slots < 0])
             if len(missing):
                 column.pool.admit(self._read_blocks(column.key, missing), keep_current=False)
                 slots = column.pool.find(needed)
@@ -126,7 +128,9 @@ class ArchiveRows:
             room = column.pool.room
         if room and absent[: urgent * len(trajectory)].any():
             missing = block[absent]
-            soonest = np.sort(np.unique(missing, return_index=True)[1])[:room]
+            order = np.argsort(missing, kind="stable")
+            ordered = missing[order]
+            soonest = np.sort(order[_begins(ordered)])[:room]
             column.ahead = self._threads().submit(self._read_ahead, column, np.sort(missing[soonest]))
 
     def _read_ahead(self, column: _Column, blocks: Index) -> None:
@@ -152,9 +156,6 @@ class ArchiveRows:
         return result
 
     def _column(self, key: Key) -> _Column:
-        if self._pid != os.getpid():
-            # In a forked child the parent's thread does not run, and its locks may be held for ever.
-            self._columns, self._lock, self._executor, self._pid = {}, Lock(), None, os.getpid()
         column = self._columns.get(key)
         if column is None:
             with self._lock:
@@ -177,9 +178,29 @@ class ArchiveRows:
             return self._executor
 
     def close(self) -> None:
-        if self._executor is not None and self._pid == os.getpid():
-            self._executor.shutdown(wait=True, cancel_futures=True)
-        self._executor = None
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
+
+
+def _begins(values: Index) -> NDArray[np.bool_]:
+    """Return where a run of equal values begins, bool [n]."""
+    begins = np.empty(len(values), dtype=np.bool_)
+    begins[:1] = True
+    np.not_equal(values[1:], values[:-1], out=begins[1:])
+    return begins
+
+
+def _distinct(values: Index) -> Index:
+    """Return each value once, in ascending order.
+
+    Not by `np.unique`, which imports a module when it is first called: a child forked meanwhile would wait for the end
+    of that import for ever.
+    """
+    ordered = np.sort(values)
+    return ordered[_begins(ordered)]
 
 
 @dataclass(slots=True)

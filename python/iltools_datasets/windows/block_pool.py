@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets import _core
+from iltools_datasets.errors import OutOfRangeError
 
 Index = NDArray[np.int64]
 
@@ -23,6 +24,8 @@ class BlockPool:
         self.block_rows = block_rows
         self._rows = np.empty((capacity * block_rows, *row_shape), dtype)
         self._block_in_slot = np.full(capacity, -1, dtype=np.int64)
+        # Rows of each slot that hold something: the last block of a clip is shorter, and memory begins uninitialised.
+        self._filled = np.zeros(capacity, dtype=np.int64)
         self._last_used = np.full(capacity, -1, dtype=np.int64)
         self._tick = 0
         # The numbers of the blocks that are here, sorted, and the slot of each.
@@ -66,6 +69,7 @@ class BlockPool:
         for slot, (block, rows) in zip(replaceable.tolist(), blocks, strict=False):
             first = slot * self.block_rows
             self._rows[first : first + len(rows)] = rows
+            self._filled[slot] = len(rows)
             self._block_in_slot[slot] = block
             self._last_used[slot] = self._tick
         taken = np.flatnonzero(self._block_in_slot >= 0)
@@ -73,5 +77,10 @@ class BlockPool:
         self._present = self._block_in_slot[self._slot]
 
     def gather(self, slots: Index, offset: Index) -> NDArray[Any]:
-        """Return the rows at an offset within each slot, [len(slots), ...], as a fresh array."""
+        """Return the rows at an offset within each slot, [len(slots), ...], as a fresh array.
+
+        Raises OutOfRangeError for an offset past what the slot's block holds, and for a slot that is none.
+        """
+        if len(slots) and (slots.min() < 0 or offset.min() < 0 or (offset >= self._filled[slots]).any()):
+            raise OutOfRangeError("a row is asked for that its block does not hold")
         return _core.gather([self._rows], slots * self.block_rows + offset)[0]

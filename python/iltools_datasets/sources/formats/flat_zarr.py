@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.abc.store import Store
-from zarr.storage import ZipStore
 
 from iltools_datasets.archive.chunks import native_dtype
+from iltools_datasets.archive.held import hold
 from iltools_datasets.archive.listing import Hierarchy, list_hierarchy
 from iltools_datasets.archive.rows import RowRange, RowReader
 from iltools_datasets.archive.schema import ArraySpec, is_per_state
@@ -52,16 +51,15 @@ class FlatZarrSource(Source):
         return [SourceFile(path, self.motion or self._stem(path)) for path in below]
 
     def read(self, file: SourceFile) -> Iterator[Recording]:
-        place: Path | Store = ZipStore(file.path, mode="r") if file.path.is_file() else file.path
-        try:
-            yield from self._episodes(file.path, place)
-        finally:
-            if isinstance(place, Store):
-                place.close()
-
-    def _episodes(self, path: Path, place: Path | Store) -> Iterator[Recording]:
+        place = hold(file.path)
         hierarchy = list_hierarchy(place)
-        rows = RowReader(place, all_chunks_written=False)
+        rows = RowReader(place, is_consolidated=hierarchy.is_consolidated)
+        try:
+            yield from self._episodes(file.path, hierarchy, rows)
+        finally:
+            rows.close()
+
+    def _episodes(self, path: Path, hierarchy: Hierarchy, rows: RowReader) -> Iterator[Recording]:
         keys = _step_keys(path, hierarchy)
         ends = _episode_ends(path, hierarchy, rows, keys)
         first = 0
