@@ -20,10 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from expert_motion import open_expert_store
-from iltools_datasets import TrajectoryStore
-from iltools_datasets.jax.device_store import DeviceStore
+from iltools_datasets import DeviceStore, TrajectoryStore, WindowSource
 from iltools_datasets.jax_stream import DoubleBufferStreamer
-from iltools_datasets.windows.source import WindowSource
 
 KEYS = ["qpos", "qvel", ("next", "qpos")]
 HIDDEN = 256

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from iltools_datasets import TrajectoryStore
+from iltools_datasets import TrajectoryStore, build_store
 from iltools_datasets.demo.cartpole import CartPole
 from iltools_datasets.demo.recording import archive_clips, record_clips
-from iltools_datasets.ingest.from_archive import build_store
 from iltools_datasets.sources import export, open_sources
 
 G1_RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "unitree_g1"

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from expert_motion import open_expert_store
+from iltools_datasets import WindowSource
 from iltools_datasets.jax_stream import DoubleBufferStreamer
-from iltools_datasets.windows.source import WindowSource
 
 
 @jax.jit

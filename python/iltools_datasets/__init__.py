@@ -3,25 +3,32 @@
 Importing this package loads neither torch nor jax; names are resolved on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from iltools_datasets._base.lazy_names import names_on_first_use
 from iltools_datasets._base.worker_processes import use_one_thread_in_workers
 
 if TYPE_CHECKING:
-    from iltools_datasets._core import num_threads, set_num_threads
+    from iltools_datasets._core import __version__, num_threads, set_num_threads
+    from iltools_datasets.ingest.from_archive import build_store
+    from iltools_datasets.jax.device_store import DeviceStore
     from iltools_datasets.store.builder import StoreBuilder
     from iltools_datasets.store.maintenance import Damage, repair_store, verify_store
     from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
     from iltools_datasets.store.trajectory_store import TrajectoryStore
+    from iltools_datasets.windows.source import WindowSource
 
 _HOMES = {
     "Damage": "store.maintenance",
+    "DeviceStore": "jax.device_store",
     "EnvAssignment": "store.segments",
     "Segment": "store.segments",
     "Segments": "store.segments",
     "StoreBuilder": "store.builder",
     "TrajectoryStore": "store.trajectory_store",
+    "WindowSource": "windows.source",
+    "__version__": "_core",
+    "build_store": "ingest.from_archive",
     "num_threads": "_core",
     "repair_store": "store.maintenance",
     "set_num_threads": "_core",
@@ -30,12 +37,15 @@ _HOMES = {
 
 __all__ = [
     "Damage",
+    "DeviceStore",
     "EnvAssignment",
     "Segment",
     "Segments",
     "StoreBuilder",
     "TrajectoryStore",
+    "WindowSource",
     "__version__",
+    "build_store",
     "num_threads",
     "repair_store",
     "set_num_threads",
@@ -44,16 +54,4 @@ __all__ = [
 
 use_one_thread_in_workers()
 
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from iltools_datasets._core import __version__
-
-        return __version__
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = names_on_first_use(__name__, _HOMES)

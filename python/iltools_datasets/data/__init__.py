@@ -1,7 +1,8 @@
 """Transitions in batches: data sets, the loader for JAX, statistics and transforms. Names are found on first use."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from iltools_datasets._base.lazy_names import names_on_first_use
 
 if TYPE_CHECKING:
     from iltools_datasets.data.data_loader import JaxDataLoader
@@ -80,12 +81,4 @@ __all__ = [
     "z_score_unnormalize",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = names_on_first_use(__name__, _HOMES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import OutOfRangeError, SchemaError, StoreChangedError
 from iltools_datasets.store.keys import Boundary, Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
-from iltools_datasets.windows.dataset import VectorizedTrajectoryDataset
 from iltools_datasets.windows.readers import RowsReader, StoreReader, WindowReader
 from iltools_datasets.windows.rows import MOST_STEPS, Index
+
+if TYPE_CHECKING:
+    from iltools_datasets.windows.dataset import VectorizedTrajectoryDataset
 
 __all__ = ["WindowSource"]
 
