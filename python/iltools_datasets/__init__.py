@@ -9,7 +9,7 @@ from iltools_datasets._base.lazy_names import names_on_first_use
 from iltools_datasets._base.worker_processes import use_one_thread_in_workers
 
 if TYPE_CHECKING:
-    from iltools_datasets._core import __version__, num_threads, set_num_threads
+    from iltools_datasets._core import __version__, num_threads, release_memory, set_num_threads
     from iltools_datasets.ingest.from_archive import build_store
     from iltools_datasets.jax.device_store import DeviceStore
     from iltools_datasets.store.builder import StoreBuilder
@@ -30,6 +30,7 @@ _HOMES = {
     "__version__": "_core",
     "build_store": "ingest.from_archive",
     "num_threads": "_core",
+    "release_memory": "_core",
     "repair_store": "store.maintenance",
     "set_num_threads": "_core",
     "verify_store": "store.maintenance",
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "build_store",
     "num_threads",
+    "release_memory",
     "repair_store",
     "set_num_threads",
     "verify_store",

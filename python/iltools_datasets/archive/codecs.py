@@ -58,6 +58,13 @@ def most_encoded(codec: Mapping[str, Any], size: int) -> int:
     return size + size // 2 + _SLACK
 
 
+def codecs_of(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the codecs of array metadata, of either format, in the order in which data go through them."""
+    if metadata["zarr_format"] == 2:
+        return [codec for codec in (*(metadata.get("filters") or ()), metadata.get("compressor")) if codec]
+    return list(metadata["codecs"])
+
+
 def has_checksum(codecs: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether data that went through these codecs carries a checksum that decoding compares."""
     for codec in codecs:

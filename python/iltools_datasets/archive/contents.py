@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive.chunks import native_dtype
 from iltools_datasets.archive.listing import Hierarchy, Metadata
-from iltools_datasets.archive.schema import PACKED_INDEX_KEYS, ArraySpec, count_states, is_per_state
+from iltools_datasets.archive.schema import PACKED_INDEX_KEYS, ArraySpec, is_per_state, longest_and_misfit
 from iltools_datasets.errors import SchemaError, SourceError
 
 _NESTED_DEPTH = 4
@@ -35,6 +35,7 @@ class Clip:
     first_row: int = 0
     clips_before: int = 0
     transition_keys: frozenset[str] = frozenset()
+    misfit: str | None = None
 
     def place(self, key: str) -> tuple[str, int]:
         """Return the path of the array that holds `key` and the clip's first row in it."""
@@ -75,7 +76,7 @@ def find_clips(
         if packed:
             clips += _packed_clips(where, group, specs, attributes, read_array)
         elif specs:
-            clips.append(_nested_clip(where, group, specs, attributes))
+            clips.append(_nested_clip(group, specs, attributes))
     if not clips:
         found = f"; found {skipped[0]}" if skipped else "; found no arrays"
         raise SourceError(f"{where}: no trajectories as <dataset_source>/<motion>/<trajectory>/<key>{found}")
@@ -93,10 +94,10 @@ def _spec(where: str, node: Metadata) -> ArraySpec | None:
     return ArraySpec(shape, dtype) if dtype is not None and is_per_state(dtype, shape) else None
 
 
-def _nested_clip(where: str, group: tuple[str, ...], specs: Mapping[str, ArraySpec], attributes: Metadata) -> Clip:
-    path = "/".join(group)
-    num_states = count_states({key: spec.shape[0] for key, spec in specs.items()}, f"{where}: {path}")
-    return Clip((group[0], group[1]), group[2], num_states, specs, attributes, path)
+def _nested_clip(group: tuple[str, ...], specs: Mapping[str, ArraySpec], attributes: Metadata) -> Clip:
+    num_states, misfit = longest_and_misfit({key: spec.shape[0] for key, spec in specs.items()})
+    task = (group[0], group[1])
+    return Clip(task, group[2], num_states, specs, attributes, "/".join(group), misfit=misfit)
 
 
 def _packed_clips(
@@ -118,23 +119,36 @@ def _packed_clips(
             f"{where}: {path}: {len(start)} starts, {len(length)} lengths and {len(set(names))} names do not agree"
         )
     columns = {key: spec for key, spec in specs.items() if key not in PACKED_INDEX_KEYS}
-    _check_packed_rows(f"{where}: {path}", columns, transition_keys, start, length)
-    return [
-        Clip(
-            task=(group[0], group[1]),
-            name=name,
-            num_states=rows,
-            keys=_PackedKeys(columns, transition_keys, rows),
-            attributes={**shared, **extra},
-            group=path,
-            first_row=first,
-            clips_before=number,
-            transition_keys=transition_keys,
+    misfits = _packed_misfits(f"{where}: {path}", columns, transition_keys, start, length)
+    clips = []
+    for number, (name, first, rows, extra) in enumerate(zip(names, start.tolist(), length.tolist(), own, strict=True)):
+        keys: Mapping[str, ArraySpec] = _PackedKeys(columns, transition_keys, rows)
+        if number in misfits:
+            keys = {
+                key: _rows_there(spec, columns[key], first - number * (key in transition_keys))
+                for key, spec in keys.items()
+            }
+        clips.append(
+            Clip(
+                task=(group[0], group[1]),
+                name=name,
+                num_states=rows,
+                keys=keys,
+                attributes={**shared, **extra},
+                group=path,
+                first_row=first,
+                clips_before=number,
+                transition_keys=transition_keys,
+                misfit=misfits.get(number),
+            )
         )
-        for number, (name, first, rows, extra) in enumerate(
-            zip(names, start.tolist(), length.tolist(), own, strict=True)
-        )
-    ]
+    return clips
+
+
+def _rows_there(spec: ArraySpec, column: ArraySpec, first: int) -> ArraySpec:
+    """Return the spec of a clip's rows as far as the column has them."""
+    rows = max(0, min(spec.shape[0], column.shape[0] - first)) if first >= 0 else 0
+    return ArraySpec((rows, *spec.shape[1:]), spec.dtype)
 
 
 class _PackedKeys(Mapping[str, ArraySpec]):
@@ -164,23 +178,24 @@ def _packed_index(
     return read_array(path).astype(np.int64)
 
 
-def _check_packed_rows(
+def _packed_misfits(
     where: str,
     columns: Mapping[str, ArraySpec],
     transition_keys: frozenset[str],
     start: NDArray[np.int64],
     length: NDArray[np.int64],
-) -> None:
+) -> dict[int, str]:
+    """Return what is wrong with each clip of a packed motion whose rows some column does not have."""
     if not columns:
         raise SchemaError(f"{where}: no array with a row per state")
     if len(start) and (start.min() < 0 or length.min() < 0):
         raise SourceError(f"{where}: negative start or length")
+    misfits: dict[int, str] = {}
     for key, spec in columns.items():
         is_transition = key in transition_keys
-        shift = np.arange(len(start)) if is_transition else 0
-        ends = start - shift + length - is_transition
-        if len(ends) and (ends.max() > spec.shape[0] or (start - shift).min() < 0):
-            worst = int(ends.argmax())
-            raise SchemaError(
-                f"{where}: {key!r} has {spec.shape[0]} rows, trajectory {worst} needs rows up to {int(ends[worst])}"
-            )
+        first = start - (np.arange(len(start)) if is_transition else 0)
+        ends = first + length - is_transition
+        for number in np.flatnonzero((ends > spec.shape[0]) | (first < 0)).tolist():
+            needed = f"rows {int(first[number])} to {int(ends[number])} are needed"
+            misfits.setdefault(number, f"{key!r} has {spec.shape[0]} rows in all, {needed}")
+    return misfits

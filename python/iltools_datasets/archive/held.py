@@ -47,6 +47,8 @@ class HeldPlace(Protocol):
 
     is_remote: bool
     """Whether each file takes a request over a network."""
+    is_checked: bool
+    """Whether the place itself compares what is read with a checksum."""
 
     def read(self, key: str, most: int | None = None) -> bytes | None:
         """Return the content of a file below the root, or None if there is none.
@@ -87,7 +89,7 @@ def hold(location: Location) -> HeldPlace:
 class HeldDirectory:
     """A directory held open by its descriptor."""
 
-    is_remote = False
+    is_remote, is_checked = False, False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -196,7 +198,7 @@ def _pread(descriptor: int, at: int, length: int) -> bytes:
 class HeldZip:
     """A Zarr hierarchy inside a zip, at its top or below the one directory that was zipped."""
 
-    is_remote = False
+    is_remote, is_checked = False, True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -276,7 +278,7 @@ def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
 class HeldStore:
     """A zarr store, for instance a bucket; that it was replaced is known by its root metadata."""
 
-    is_remote = True
+    is_remote, is_checked = True, False
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -43,9 +43,10 @@ class ArchiveReader:
     Args:
         path: the Zarr root: a path, a URL such as `s3://bucket/archive.zarr`, or a zarr store.
 
-    Everything is listed and checked at once: all arrays of a trajectory must agree in T (keys of
-    `schema.TRANSITION_KEYS` may have T - 1 rows). Arrays that are no rows per state (scalars, text) and arrays outside
-    the layout are left out and named in `skipped`.
+    Everything is listed and checked at once: all arrays of a trajectory should agree in T (keys of
+    `schema.TRANSITION_KEYS` may have T - 1 rows). Where they do not, the trajectory's `misfit` says so, and T is that
+    of its longest array. Arrays that are no rows per state (scalars, text) and arrays outside the layout are left out
+    and named in `skipped`.
 
     Attributes:
         tasks: every (dataset_source, motion), natural-sorted, numbered from 0.
@@ -57,7 +58,6 @@ class ArchiveReader:
     Raises:
         SourceNotFoundError: there is nothing at the path.
         SourceError: it is no archive, its metadata is damaged or of a newer format.
-        SchemaError: arrays of a trajectory disagree in length.
     """
 
     def __init__(self, path: Location) -> None:
@@ -96,6 +96,17 @@ class ArchiveReader:
     def missing_chunks(self) -> dict[str, int]:
         """Array path -> number of its chunks that were not there and were read as the fill value, so far."""
         return dict(self._rows.missing)
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Paths of the arrays whose chunks carry no checksum: what was altered in them, nobody can tell."""
+        places = {clip.place(key)[0] for clip in self._clips.values() for key in clip.keys}
+        return sorted(path for path in places if not self._rows.is_checked(self._nodes[path]))
+
+    @property
+    def misfits(self) -> list[Trajectory]:
+        """Trajectories whose arrays do not fit together."""
+        return [trajectory for trajectory in self.trajectories if trajectory.misfit is not None]
 
     def trajectory(self, task_id: int, traj_id: int) -> Trajectory:
         """Return the trajectory with these ids; UnknownSegmentError (a KeyError) if there is none."""
@@ -205,7 +216,7 @@ class ArchiveReader:
             self._clips[task_id, traj_id] = clip
             path = "/".join((*clip.task, clip.name))
             trajectories.append(
-                Trajectory(task_id, traj_id, clip.name, path, clip.num_states, clip.keys, clip.attributes)
+                Trajectory(task_id, traj_id, clip.name, path, clip.num_states, clip.keys, clip.attributes, clip.misfit)
             )
         return trajectories
 
@@ -222,6 +233,8 @@ class ArchiveReader:
         node = self._nodes[path]
         rows, dtype = clip.keys[key].shape[0], clip.keys[key].dtype
         spec = ArraySpec(tuple(node["shape"]), dtype)
+        if not rows:
+            return RowRange(path, node, spec, 0, 0)
         return RowRange(path, node, spec, first + min(start, rows), first + min(stop, rows))
 
     def _bytes(self, trajectory: Trajectory, keys: Sequence[str] | None) -> int:

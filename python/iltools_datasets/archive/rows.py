@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets._base.forks import renew_in_child
 from iltools_datasets.archive.chunks import ChunkEncoding, chunk_encoding
+from iltools_datasets.archive.codecs import codecs_of, has_checksum
 from iltools_datasets.archive.foreign import chunk_keys, open_foreign
 from iltools_datasets.archive.held import HeldPlace
 from iltools_datasets.archive.listing import read_array_metadata
@@ -97,6 +98,10 @@ class RowReader:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
         self._place.close()
+
+    def is_checked(self, metadata: Mapping[str, Any]) -> bool:
+        """Tell whether what is read of an array is compared with a checksum, its own or the zip's it lies in."""
+        return self._place.is_checked or has_checksum(codecs_of(metadata))
 
     def read(self, ranges: Sequence[RowRange]) -> list[NDArray[Any]]:
         """Return the rows of each range as fresh, writable arrays in native byte order.

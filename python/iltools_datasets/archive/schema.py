@@ -61,6 +61,8 @@ class Trajectory:
         num_states: T, the number of states.
         keys: the arrays, each `[T, ...]` or, for a key of `TRANSITION_KEYS`, possibly `[T - 1, ...]`.
         attributes: what its source said about it (rate, joint names, quaternion order, provenance).
+        misfit: what does not fit together (an array of another length), None where all does. Whoever uses the arrays
+            together has to look; each by itself can be read.
     """
 
     task_id: int
@@ -70,6 +72,7 @@ class Trajectory:
     num_states: int
     keys: Mapping[str, ArraySpec]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    misfit: str | None = None
 
     @property
     def dataset_source(self) -> str:
@@ -125,10 +128,18 @@ def count_states(lengths: Mapping[str, int], where: str) -> int:
     """
     if not lengths:
         raise SchemaError(f"{where}: no array with a row per state")
+    states, misfit = longest_and_misfit(lengths)
+    if misfit is not None:
+        raise SchemaError(f"{where}: {misfit}")
+    return states
+
+
+def longest_and_misfit(lengths: Mapping[str, int]) -> tuple[int, str | None]:
+    """Return T of a trajectory as its longest array has it, and what is wrong with the first key that does not fit."""
     states = {key: rows for key, rows in lengths.items() if key not in TRANSITION_KEYS}
     reference, expected = max((states or lengths).items(), key=lambda item: item[1])
     for key, rows in lengths.items():
         if rows != expected and not (key in TRANSITION_KEYS and rows == expected - 1):
             allowed = f"{expected} or {expected - 1}" if key in TRANSITION_KEYS else str(expected)
-            raise SchemaError(f"{where}: {key!r} has {rows} rows, expected {allowed} like {reference!r}")
-    return expected
+            return expected, f"{key!r} has {rows} rows, expected {allowed} like {reference!r}"
+    return expected, None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from iltools_datasets.archive import ArchiveReader
+from iltools_datasets.cli.opened import open_archive
 from iltools_datasets.cli.output import AsJson, err, facts, heading, human_bytes, out, print_json
 from iltools_datasets.ingest.default_keys import default_obs_keys
 from iltools_datasets.ingest.from_archive import build_store
@@ -30,7 +30,8 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build a store from an archive: what training samples from."""
-    keys = obs_keys or default_obs_keys(ArchiveReader(archive))
+    with open_archive(archive) as reader:
+        keys = obs_keys or default_obs_keys(reader)
     path, report = build_store(
         archive,
         store,

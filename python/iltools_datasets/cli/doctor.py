@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from iltools_datasets._base.terminal_progress import terminal_progress
-from iltools_datasets.archive import ArchiveReader
+from iltools_datasets.cli.opened import open_archive
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, heading, out, print_json
 from iltools_datasets.doctor import Diagnosis, examine
 
@@ -28,7 +28,7 @@ def doctor(
 
     Exits with 1 if there is any.
     """
-    with terminal_progress("examining", len(ArchiveReader(archive)), False if as_json else None) as advance:
+    with terminal_progress("examining", len(open_archive(archive)), False if as_json else None) as advance:
         diagnosis = examine(archive, fps, advance)
     if as_json:
         print_json({**asdict(diagnosis), "healthy": not diagnosis.findings})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from iltools_datasets.errors import IltoolsError, MissingKeyError, SourceError, 
 from iltools_datasets.motion.description import declared_rate
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
+
+if TYPE_CHECKING:
+    from iltools_datasets.archive.reader import ArchiveReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,38 @@ def open_path(path: str) -> Opened:
 
     Raises SourceNotFoundError if there is nothing, and SourceError with what else it is.
     """
-    if is_store(path):
-        return OpenedStore(path)
-    if "://" not in path and not Path(path).exists():
-        raise SourceNotFoundError(f"{path}: no such file or directory")
-    taken_for = raw_format(path)
-    if taken_for is not None:
-        raise SourceError(f"{path}: raw files ({taken_for}); make an archive of them with: iltools export auto {path}")
-    return OpenedArchive(path)
+    return OpenedStore(path) if is_store(path) else OpenedArchive(path)
+
+
+def open_archive(path: str) -> ArchiveReader:
+    """Open an archive (a path or a URL).
+
+    Raises SourceNotFoundError if there is nothing, and SourceError with what else it is.
+    """
+    if "://" not in path:
+        if not Path(path).exists():
+            raise SourceNotFoundError(f"{path}: no such file or directory")
+        if is_store(path):
+            raise SourceError(f"{path}: is a store, expected the archive that it was built from")
+        taken_for = raw_format(path)
+        if taken_for is not None:
+            raise SourceError(
+                f"{path}: raw files ({taken_for}); make an archive of them with: "
+                f"iltools export auto {path} --out ARCHIVE"
+            )
+    # Imported here, for a store is looked at without zarr.
+    from iltools_datasets.archive.reader import ArchiveReader
+
+    return ArchiveReader(path)
+
+
+def size_on_disk(path: str) -> int | None:
+    """Return the bytes of all files at a path, None behind a URL."""
+    if "://" in path:
+        return None
+    place = Path(path)
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def is_store(path: str) -> bool:
@@ -110,10 +137,9 @@ class OpenedArchive:
     kind: Literal["archive", "store"] = "archive"
 
     def __init__(self, path: str) -> None:
-        from iltools_datasets.archive import ArchiveReader
 
         self.path = path
-        self._reader = ArchiveReader(path)
+        self._reader = open_archive(path)
         names = {task.task_id: task.name for task in self._reader.tasks}
         trajectories = self._reader.trajectories
         if not trajectories:
@@ -132,9 +158,9 @@ class OpenedArchive:
                 count = 1 if seen is None else seen.num_clips + 1
                 first = seen or KeyInfo(spec.dtype.name, spec.shape[1:], 1)
                 self.keys[key] = KeyInfo(first.dtype, first.shape, count)
-        files = None if "://" in path else [file for file in Path(path).rglob("*") if file.is_file()]
-        self.bytes_on_disk = None if files is None else sum(file.stat().st_size for file in files)
+        self.bytes_on_disk = size_on_disk(path)
         self.notes = [f"left out: {line}" for line in self._reader.skipped]
+        self.notes += [f"does not fit together: {clip.path}: {clip.misfit}" for clip in self._reader.misfits]
 
     def attributes(self, position: int) -> Mapping[str, Any]:
         """Return the attributes of a clip."""

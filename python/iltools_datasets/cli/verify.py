@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.cli.opened import is_store, open_path
+from iltools_datasets.cli.opened import is_store, open_archive, size_on_disk
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
 from iltools_datasets.errors import IltoolsError
 from iltools_datasets.store.maintenance import verify_store
@@ -22,10 +23,7 @@ def verify(
     path: Annotated[str, typer.Argument(metavar="STORE", help="A store, or an archive.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare every block with its checksum; exit with 1 if something is damaged."""
-    # A store is not opened: it may be too damaged for that.
-    opened = None if is_store(path) else open_path(path)
-    kind = "store" if opened is None else opened.kind
+    """Read every byte and compare it with its checksum, where there is one; exit with 1 if something is damaged."""
     bar = Progress(
         TextColumn("verifying"), BarColumn(), TaskProgressColumn(), console=err(), transient=True, disable=as_json
     )
@@ -35,19 +33,54 @@ def verify(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        damages = (_damages_of_store if kind == "store" else _damages_of_archive)(path, progress)
+        # A store is not opened: it may be too damaged for that.
+        outcome = _of_store(path, progress) if is_store(path) else _of_archive(path, progress)
     if as_json:
-        print_json({"path": str(path), "kind": kind, "damages": damages})
+        print_json({"path": str(path), **asdict(outcome)})
     else:
-        console = out()
-        for damage in damages:
-            console.print(Text.assemble(("✗ ", "bad"), str(damage["message"])), soft_wrap=True)
-        if not damages:
-            size = (opened or open_path(path)).bytes_on_disk
-            remark = f"{'' if size is None else human_bytes(size) + ', '}all as it was written"
-            console.print(Text.assemble(("✓ ", "good"), f"{path}: {remark}"), soft_wrap=True)
-    if damages:
+        for damage in outcome.damages:
+            out().print(Text.assemble(("✗ ", "bad"), str(damage["message"])), soft_wrap=True)
+        for note in outcome.notes:
+            err().print(Text(note, style="warn"), soft_wrap=True)
+        if not outcome.damages:
+            size = size_on_disk(path)
+            remark = f"{'' if size is None else human_bytes(size) + ', '}{outcome.verdict}"
+            out().print(Text.assemble(("✓ ", "good"), f"{path}: {remark}"), soft_wrap=True)
+    if outcome.damages:
         raise typer.Exit(EXIT_FOUND)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What reading every byte showed. `unchecked` are arrays without checksums, `missing_chunks` counts per array."""
+
+    kind: Literal["store", "archive"]
+    damages: list[dict[str, Any]]
+    verdict: str
+    notes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    missing_chunks: dict[str, int] = field(default_factory=dict)
+
+
+def _of_store(path: str, progress: Progressing) -> _Outcome:
+    return _Outcome("store", _damages_of_store(path, progress), "all as it was written")
+
+
+def _of_archive(path: str, progress: Progressing) -> _Outcome:
+    reader = open_archive(path)
+    damages = _damages_of_archive(reader, progress)
+    unchecked, missing = reader.unchecked, reader.missing_chunks
+    notes = [f"{array}: {count} chunks are not there; they read as the fill value" for array, count in missing.items()]
+    notes += [f"left out: {line}" for line in reader.skipped]
+    notes += [f"does not fit together: {clip.path}: {clip.misfit}" for clip in reader.misfits]
+    if unchecked:
+        few = f"{', '.join(unchecked[:3])}{', ...' if len(unchecked) > 3 else ''}"
+        verdict = f"readable, but values could not be checked: {len(unchecked)} arrays have no checksums ({few})"
+    elif reader.all_chunks_written:
+        verdict = "all as it was written"
+    else:
+        verdict = "every chunk that is there matches its checksum"
+    return _Outcome("archive", damages, verdict, notes, unchecked, missing)
 
 
 def _damages_of_store(path: str, progress: Progressing) -> list[dict[str, Any]]:
@@ -62,8 +95,7 @@ def _damages_of_store(path: str, progress: Progressing) -> list[dict[str, Any]]:
     ]
 
 
-def _damages_of_archive(path: str, progress: Progressing) -> list[dict[str, Any]]:
-    reader = ArchiveReader(path)
+def _damages_of_archive(reader: ArchiveReader, progress: Progressing) -> list[dict[str, Any]]:
     damages: list[dict[str, Any]] = []
     for number, trajectory in enumerate(reader.trajectories, start=1):
         for key in trajectory.keys:

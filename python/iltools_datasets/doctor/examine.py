@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from iltools_datasets.archive.reader import ArchiveReader
-from iltools_datasets.archive.schema import Trajectory
+from iltools_datasets.archive.schema import TRANSITION_KEYS, Trajectory
 from iltools_datasets.doctor.checks import (
     Check,
     check_jumps,
@@ -71,6 +71,10 @@ def examine(
     known = {*VELOCITY_OF, *VELOCITY_OF.values()}
     recognised = unrated = 0
     for trajectory, arrays in reader.stream():
+        if trajectory.misfit is not None:
+            message = f"{trajectory.misfit}; what does not fit was not looked at"
+            diagnosis.findings.append(Finding("length", trajectory.path, None, None, message))
+            arrays = {key: rows for key, rows in arrays.items() if _fits(key, len(rows), trajectory.num_states)}
         motion = see_motion(trajectory, arrays, fps)
         diagnosis.num_states += trajectory.num_states
         recognised += bool(known & set(arrays))
@@ -89,6 +93,10 @@ def examine(
         diagnosis.notes.append(f"{unrated} clips declare no rate: velocities were held against the rate that fits them")
     diagnosis.notes += [f"left out: {line}" for line in reader.skipped]
     return diagnosis
+
+
+def _fits(key: str, rows: int, num_states: int) -> bool:
+    return rows == num_states or (key in TRANSITION_KEYS and rows == num_states - 1)
 
 
 def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Finding]:

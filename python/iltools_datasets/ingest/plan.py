@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from iltools_datasets.archive.schema import TRANSITION_KEYS, longest_and_misfit
 from iltools_datasets.errors import IltoolsError, MissingKeyError, SchemaError, SourceError
 from iltools_datasets.ingest.flags import FLAG_NAMES, FlagPlan, plan_flags, source_key
 from iltools_datasets.ingest.motion import MotionCheck
@@ -100,11 +101,17 @@ def _without_excluded(trajectory: Trajectory, options: ExportOptions, dropped: d
     if not excluded:
         return trajectory
     keys = {key: spec for key, spec in trajectory.keys.items() if key not in excluded}
-    return replace(trajectory, keys=keys)
+    if trajectory.misfit is None or not keys:
+        return replace(trajectory, keys=keys)
+    num_states, misfit = longest_and_misfit({key: spec.shape[0] for key, spec in keys.items()})
+    return replace(trajectory, keys=keys, num_states=num_states, misfit=misfit)
 
 
 def _check_required(trajectory: Trajectory, options: ExportOptions) -> int:
-    """Return T, after checking that the arrays asked for are there, the observation's with T rows of numbers."""
+    """Return T, after checking that the arrays asked for are there, the observation's with T rows.
+
+    Where its arrays do not fit together, and such a trajectory may be left out, only what was asked for has to.
+    """
     required = [*options.obs_keys]
     # An archive may have no action at all, but a name that only the caller uses must exist, and so must the one chosen
     # of two.
@@ -113,6 +120,11 @@ def _check_required(trajectory: Trajectory, options: ExportOptions) -> int:
     for key in required:
         if key not in trajectory.keys:
             raise MissingKeyError(f"{where(trajectory)}: no array {key!r}; it has {sorted(trajectory.keys)}")
+    if trajectory.misfit is not None:
+        if options.strict:
+            raise SchemaError(f"{where(trajectory)}: {trajectory.misfit}")
+        for key in trajectory.keys.keys() & {*options.obs_keys, action_key(trajectory, options), *FLAG_NAMES}:
+            _kind(trajectory, key)
     for key in options.obs_keys:
         if (found := trajectory.keys[key].shape[0]) != trajectory.num_states:
             raise SchemaError(f"{where(trajectory)}, key {key!r}: expected {trajectory.num_states} rows, found {found}")
@@ -205,7 +217,12 @@ def _column(key: str, kept: Sequence[Trajectory], options: ExportOptions) -> Col
 
 
 def _kind(trajectory: Trajectory, key: str) -> Kind:
-    return "state" if trajectory.keys[key].shape[0] == trajectory.num_states else "transition"
+    rows = trajectory.keys[key].shape[0]
+    if rows == trajectory.num_states:
+        return "state"
+    if rows != trajectory.num_states - 1 or (trajectory.misfit is not None and key not in TRANSITION_KEYS):
+        raise SchemaError(f"{where(trajectory)}, key {key!r}: expected {trajectory.num_states} rows, found {rows}")
+    return "transition"
 
 
 def stored_dtype(dtype: np.typing.DTypeLike, float_dtype: str | None) -> np.dtype[np.generic]:

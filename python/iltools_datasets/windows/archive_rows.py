@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets._base.forks import renew_in_child
 from iltools_datasets.archive.reader import ArchiveReader
+from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import MissingKeyError, SchemaError
 from iltools_datasets.store.keys import Key
 from iltools_datasets.windows.block_pool import BlockPool
@@ -78,6 +79,9 @@ class ArchiveRows:
                 f"{self._reader.path}: trajectory {clip.path}, key {key!r}: expected {pool_spec[0]} "
                 f"{list(pool_spec[1])} per state as elsewhere, found {spec.dtype} {list(spec.shape[1:])}"
             )
+        possible = (clip.num_states, clip.num_states - (key in TRANSITION_KEYS))
+        if clip.misfit is not None and spec.shape[0] not in possible:
+            raise SchemaError(f"{self._reader.path}: trajectory {clip.path}: {clip.misfit}")
         return spec.shape[0]
 
     def read(self, key: Key, trajectory: Index, step: Index) -> NDArray[Any]:
