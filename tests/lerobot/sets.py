@@ -348,6 +348,13 @@ def _write_v3(made: LeRobotSet, lengths: Any, encoded: Any, videos: Any, per_fil
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
     tasks = pa.table({"task_index": list(range(len(TASKS))), "__index_level_0__": list(TASKS)})
+    # As pandas writes a table whose index are the tasks.
+    columns = [
+        {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": kind, "metadata": None}
+        for name, field, kind in (("task_index", "task_index", "int64"), (None, "__index_level_0__", "object"))
+    ]
+    about = {"index_columns": ["__index_level_0__"], "columns": columns, "column_indexes": []}
+    tasks = tasks.replace_schema_metadata({"pandas": json.dumps(about)})
     pq.write_table(tasks, root / "meta/tasks.parquet")
     keys = next(iter(made.columns.values()))
     (root / "meta/stats.json").write_text(json.dumps({key: feature_stats(made.all(key)) for key in keys}))

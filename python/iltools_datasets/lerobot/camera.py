@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,7 @@ class Pictures(Protocol):
 
 
 class Camera:
-    """The pictures of one camera. Several threads may read at once.
+    """The pictures of one camera. Several threads may read at once; it pickles as the reader that has made it.
 
     Attributes:
         key: the feature.
@@ -45,6 +45,13 @@ class Camera:
         self._pictures = pictures
         self._segments = segments
         self._cache = cache
+        self.made_by: tuple[Callable[..., Camera], tuple[Any, ...]] | None = None
+        """How to make it again in another process."""
+
+    def __reduce__(self) -> tuple[Callable[..., Camera], tuple[Any, ...]]:
+        if self.made_by is None:
+            raise TypeError("a camera pickles only if a LeRobotReader has made it")
+        return self.made_by
 
     @property
     def notes(self) -> list[str]:

@@ -15,7 +15,7 @@ from iltools_datasets.lerobot.cache import CachedStore, set_name
 from iltools_datasets.lerobot.camera import Camera, Pictures
 from iltools_datasets.lerobot.decoders import DecoderPool
 from iltools_datasets.lerobot.episodes import EpisodeTable
-from iltools_datasets.lerobot.frame_cache import FrameCache, FrameDirectory, MemoryFrames, Shape, frame_cache_of
+from iltools_datasets.lerobot.frame_cache import FrameCache, FrameDirectory, MemoryFrames, Shape
 from iltools_datasets.lerobot.images import EncodedImages, ImagePictures
 from iltools_datasets.lerobot.info import LeRobotInfo
 from iltools_datasets.lerobot.video_pictures import VideoPictures
@@ -55,14 +55,14 @@ class Cameras:
         self,
         key: str,
         size: tuple[int, int] | None = None,
-        frame_cache: int | str | Path | MemoryFrames | FrameDirectory | None = None,
+        frame_cache: MemoryFrames | FrameDirectory | None = None,
     ) -> Camera:
         """Return a camera.
 
         Args:
             key: a feature of dtype video or image.
             size: (H, W) to which pictures are resized, bilinear, before anything is kept.
-            frame_cache: so many bytes of memory, or a directory, for decoded pictures.
+            frame_cache: where decoded pictures are kept.
 
         Raises MissingKeyError for what is no feature, SourceError for what is no camera.
         """
@@ -76,8 +76,7 @@ class Cameras:
         with self._lock:
             if key not in self._pictures:
                 self._pictures[key] = self._open(key)
-        kept = frame_cache_of(frame_cache)
-        cache = None if kept is None else self._cache(key, shape, kept)
+        cache = None if frame_cache is None else self._cache(key, shape, frame_cache)
         return Camera(key, shape, self._pictures[key], self._cached.store.segments, cache)
 
     def _cache(self, key: str, shape: Shape, kept: MemoryFrames | FrameDirectory) -> FrameCache:

@@ -38,7 +38,7 @@ class FrameCache(Protocol):
 
 
 class MemoryFrames:
-    """At most so many bytes of pictures, of any number of cameras; those used last stay.
+    """At most so many bytes of pictures, of any number of cameras; those used last stay. It pickles empty.
 
     Args:
         most_bytes: bytes of all pictures together.
@@ -51,6 +51,9 @@ class MemoryFrames:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Hashable, int], NDArray[np.uint8]] = OrderedDict()
         self._bytes = 0
+
+    def __reduce__(self) -> tuple[type[MemoryFrames], tuple[int]]:
+        return MemoryFrames, (self.most_bytes,)
 
     @property
     def num_bytes(self) -> int:

@@ -19,7 +19,7 @@ from iltools_datasets.lerobot.cameras import Cameras
 from iltools_datasets.lerobot.choice import EpisodeChoice
 from iltools_datasets.lerobot.episodes import EpisodeTable, read_episodes, read_tasks
 from iltools_datasets.lerobot.find import find
-from iltools_datasets.lerobot.frame_cache import FrameDirectory, MemoryFrames
+from iltools_datasets.lerobot.frame_cache import FrameDirectory, MemoryFrames, frame_cache_of
 from iltools_datasets.lerobot.info import Feature, LeRobotInfo, read_info
 from iltools_datasets.lerobot.stats import Rows, Statistics, read_statistics
 from iltools_datasets.store.keys import Key
@@ -282,7 +282,9 @@ class LeRobotReader:
             MissingKeyError: there is no such feature.
             SourceError: it is no camera, or pictures of `episodes` are missing.
         """
-        camera = self._cameras.camera(key, size, frame_cache)
+        kept = frame_cache_of(frame_cache)
+        camera = self._cameras.camera(key, size, kept)
+        camera.made_by = _reopen_camera, (self, key, size, kept)
         if episodes is not None:
             camera.check(episodes.segments.tolist())
         return camera
@@ -337,3 +339,9 @@ def _reopen(root: Path, cache: Path | None, wanted: str) -> LeRobotReader:
     if reader._fingerprint != wanted:
         raise StoreChangedError(f"{root}: its files changed since the reader was pickled; open it again")
     return reader
+
+
+def _reopen_camera(
+    reader: LeRobotReader, key: str, size: tuple[int, int] | None, frame_cache: MemoryFrames | FrameDirectory | None
+) -> Camera:
+    return reader.camera(key, size=size, frame_cache=frame_cache)
