@@ -73,3 +73,10 @@ class SavedState:
         if not isinstance(value, list | np.ndarray) or np.shape(value) != (count,):
             raise self.refuse(name, f"{count} integers")
         return checked_integers(self._named(name), value, low, high, outside=StateError, other=StateError)
+
+    def entries(self, name: str) -> list[Mapping[str, Any]]:
+        """Return a list of mappings."""
+        value = self._content.get(name)
+        if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+            raise self.refuse(name, "a list of mappings")
+        return value

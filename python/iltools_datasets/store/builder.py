@@ -67,6 +67,10 @@ class StoreBuilder:
         self._is_published = False
         self._writer = _core.StoreWriter(str(self.path), overwrite, as_json(self.attributes, "attributes"))
 
+    def add_alias(self, new: Key, old: Key) -> None:
+        """Give a transition or state key a second name, as `alias` does; before the first trajectory."""
+        self._alias[parts_of(new)] = parts_of(old)
+
     def __enter__(self) -> StoreBuilder:
         return self
 

@@ -11,6 +11,7 @@ pub mod index;
 pub mod lookahead;
 pub mod parallel;
 pub mod part;
+pub mod recording;
 mod row_copy;
 pub mod segment;
 pub mod slab;

@@ -7,6 +7,7 @@ mod arrays;
 mod errors;
 mod gather;
 mod index;
+mod recorder;
 mod segments;
 mod store;
 mod stream;
@@ -21,6 +22,8 @@ mod _core {
     use super::gather::{gather, num_threads, release_memory, set_num_threads};
     #[pymodule_export]
     use super::index::{EpochShuffle, IndexStream, SequentialCursors, UniformDraws, window_rows};
+    #[pymodule_export]
+    use super::recorder::Recorder;
     #[pymodule_export]
     use super::segments::SegmentTable;
     #[pymodule_export]

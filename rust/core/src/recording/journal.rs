@@ -1,0 +1,522 @@
+//! The journal: every step and every end, one record each, written before the call that records it returns.
+//!
+//! A record is good if both its checksums are; the first that is not, and all after it, never happened: it is what a kill left
+//! half-written. Records lie in files of about 64 MiB, which are removed when all their rows are elsewhere.
+
+use std::fs::{self, File};
+use std::io::{IoSlice, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::episodes::Episodes;
+use crate::{Error, Result};
+
+/// Bytes after which a new file is begun.
+const FILE_BYTES: u64 = 64 << 20;
+/// Bytes that may be written and not yet be on disk.
+const SYNC_BYTES: u64 = 16 << 20;
+const MAGIC: [u8; 4] = *b"ILJ1";
+const HEADER_BYTES: usize = 40;
+
+/// What a step holds: bytes of one env's row of each column, and which of them an end may hold, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of envs.
+    pub num_envs: usize,
+    /// Bytes of one row of each column.
+    pub row_bytes: Vec<usize>,
+    /// How many of the columns, the first ones, are states: an end holds their last rows.
+    pub num_states: usize,
+}
+
+impl Shape {
+    fn step_bytes(&self) -> Result<usize> {
+        let row = self.row_bytes.iter().try_fold(1_usize, |sum, &bytes| sum.checked_add(bytes));
+        row.and_then(|row| row.checked_mul(self.num_envs))
+            .filter(|&bytes| bytes < isize::MAX as usize / 2)
+            .ok_or_else(|| Error::Schema(format!("{} envs of {:?} bytes a row", self.num_envs, self.row_bytes)))
+    }
+
+    /// Where a column begins within a step's body, after its mask.
+    fn column_offset(&self, column: usize) -> usize {
+        self.num_envs * (1 + self.row_bytes[..column].iter().sum::<usize>())
+    }
+
+    fn end_bytes(&self, ended: usize, with_states: bool) -> Option<usize> {
+        let states: usize = if with_states { self.row_bytes[..self.num_states].iter().sum() } else { 0 };
+        ended.checked_mul(5 + states)
+    }
+}
+
+/// Where a record's body lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the file.
+    pub file: u64,
+    /// First byte of the body.
+    pub offset: u64,
+}
+
+/// The ends of some episodes, `[M]` each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// The envs.
+    pub envs: Vec<u32>,
+    /// Bit 0: terminated; bit 1: truncated; bit 2: its last row is in `states`.
+    pub how: Vec<u8>,
+    /// The last rows of the state columns, `[M, bytes]` each; empty if no env says.
+    pub states: Vec<Vec<u8>>,
+}
+
+/// A record of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// At the beginning of each file: which episodes run, how many are over, and which step comes next.
+    Begin(Episodes),
+    /// A step: which rows are data.
+    Step(Vec<u8>),
+    /// Ends after the step before; their last rows are in the record itself.
+    End {
+        /// The envs.
+        envs: Vec<u32>,
+        /// As in `End`.
+        how: Vec<u8>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Begin = 1,
+    Step = 2,
+    End = 3,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    kind: u8,
+    count: u32,
+    step: u64,
+    body_bytes: u64,
+    body_crc32c: u32,
+}
+
+impl Header {
+    fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = self.kind;
+        bytes[8..12].copy_from_slice(&self.count.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.step.to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.body_bytes.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.body_crc32c.to_le_bytes());
+        let crc32c = crc32c::crc32c(&bytes[..32]);
+        bytes[32..36].copy_from_slice(&crc32c.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        if bytes[..4] != MAGIC || crc32c::crc32c(&bytes[..32]) != u32_at(32) {
+            return None;
+        }
+        Some(Self {
+            kind: bytes[4],
+            count: u32_at(8),
+            step: u64_at(12),
+            body_bytes: u64_at(20),
+            body_crc32c: u32_at(28),
+        })
+    }
+}
+
+/// The journal of one recording, being written.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    shape: Shape,
+    file: File,
+    number: u64,
+    written: u64,
+    unsynced: u64,
+    /// Whether a write failed: what is in the file then is cut off by whoever reads it.
+    broken: bool,
+}
+
+impl Journal {
+    /// Begin a journal, or its next file, in a directory that is made if it is missing.
+    pub fn begin(directory: &Path, number: u64, shape: Shape, episodes: &Episodes) -> Result<Self> {
+        shape.step_bytes()?;
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let file = create(directory, number)?;
+        let mut this =
+            Self { directory: directory.to_path_buf(), shape, file, number, written: 0, unsynced: 0, broken: false };
+        this.write_begin(episodes)?;
+        Ok(this)
+    }
+
+    /// Path of a file.
+    pub fn path(&self, number: u64) -> PathBuf {
+        path_of(&self.directory, number)
+    }
+
+    /// What a step holds.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Record a step. `mask` is `[num_envs]`, `columns` are `[num_envs, bytes]` each. `episodes` stands before it.
+    pub fn step(&mut self, episodes: &Episodes, mask: &[u8], columns: &[&[u8]]) -> Result<Place> {
+        let expected = self.shape.row_bytes.iter().map(|bytes| bytes * self.shape.num_envs);
+        if mask.len() != self.shape.num_envs || !columns.iter().map(|column| column.len()).eq(expected) {
+            return Err(Error::Schema(format!("{}: a step of another shape", self.directory.display())));
+        }
+        self.next_file_if_full(episodes)?;
+        let mut pieces = Vec::with_capacity(columns.len() + 1);
+        pieces.push(mask);
+        pieces.extend_from_slice(columns);
+        self.write(Kind::Step, self.shape.num_envs as u32, episodes.next_step(), &pieces)
+    }
+
+    /// Record ends of running episodes.
+    pub fn end(&mut self, episodes: &Episodes, end: &End) -> Result<Place> {
+        let (ended, with_states) = (end.envs.len(), !end.states.is_empty());
+        let states: usize = end.states.iter().map(Vec::len).sum();
+        if end.how.len() != ended || self.shape.end_bytes(ended, with_states) != Some(5 * ended + states) {
+            return Err(Error::Schema(format!("{}: ends of another shape", self.directory.display())));
+        }
+        let envs: Vec<u8> = end.envs.iter().flat_map(|env| env.to_le_bytes()).collect();
+        let mut pieces: Vec<&[u8]> = vec![&envs, &end.how];
+        pieces.extend(end.states.iter().map(Vec::as_slice));
+        self.write(Kind::End, ended as u32, episodes.next_step(), &pieces)
+    }
+
+    /// Bring what was written to disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.unsynced = 0;
+        self.file.sync_data().map_err(Error::io(self.path(self.number)))
+    }
+
+    /// The file, if so much of it is not on disk yet that somebody should call `sync_data` on it: that takes a while.
+    pub fn due_for_sync(&mut self) -> Result<Option<File>> {
+        if self.unsynced < SYNC_BYTES {
+            return Ok(None);
+        }
+        self.unsynced = 0;
+        self.file.try_clone().map(Some).map_err(Error::io(self.path(self.number)))
+    }
+
+    fn next_file_if_full(&mut self, episodes: &Episodes) -> Result<()> {
+        if self.written < FILE_BYTES {
+            return Ok(());
+        }
+        self.sync()?;
+        self.file = create(&self.directory, self.number + 1)?;
+        self.number += 1;
+        self.written = 0;
+        self.write_begin(episodes)
+    }
+
+    fn write_begin(&mut self, episodes: &Episodes) -> Result<()> {
+        let running = episodes.running().iter().map(|first| first.unwrap_or(u64::MAX));
+        let mut body: Vec<u8> = episodes.num_ended().to_le_bytes().to_vec();
+        body.extend(running.flat_map(u64::to_le_bytes));
+        self.write(Kind::Begin, episodes.num_envs() as u32, episodes.next_step(), &[&body]).map(|_| ())
+    }
+
+    fn write(&mut self, kind: Kind, count: u32, step: u64, pieces: &[&[u8]]) -> Result<Place> {
+        let path = self.path(self.number);
+        if self.broken {
+            return Err(Error::Invalid(format!("{}: an earlier write failed", path.display())));
+        }
+        let body_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let body_crc32c = pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
+        let header = Header { kind: kind as u8, count, step, body_bytes: body_bytes as u64, body_crc32c }.to_bytes();
+        let mut slices = Vec::with_capacity(pieces.len() + 1);
+        slices.push(IoSlice::new(&header));
+        slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
+        if let Err(error) = write_all(&self.file, &mut slices) {
+            // What was written of it is cut off; where even that fails, readers cut it by its checksum.
+            self.broken = self.file.set_len(self.written).is_err();
+            return Err(Error::io(path)(error));
+        }
+        let place = Place { file: self.number, offset: self.written + HEADER_BYTES as u64 };
+        self.written += (HEADER_BYTES + body_bytes) as u64;
+        self.unsynced += (HEADER_BYTES + body_bytes) as u64;
+        Ok(place)
+    }
+}
+
+/// Where the row of an env lies within a step's body.
+pub(super) fn row_offset(shape: &Shape, column: usize, env: u32) -> u64 {
+    (shape.column_offset(column) + env as usize * shape.row_bytes[column]) as u64
+}
+
+/// Where a row of a state column lies within the body of the ends of `ended` envs.
+pub(super) fn end_row_offset(shape: &Shape, ended: usize, column: usize, row: u32) -> u64 {
+    let before: usize = shape.row_bytes[..column].iter().sum();
+    (ended * (5 + before) + row as usize * shape.row_bytes[column]) as u64
+}
+
+pub(super) fn path_of(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:010}.log"))
+}
+
+fn create(directory: &Path, number: u64) -> Result<File> {
+    let path = path_of(directory, number);
+    File::options().append(true).read(true).create_new(true).open(&path).map_err(Error::io(&path))
+}
+
+fn write_all(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Numbers of the files in a journal's directory, in order; none if there is no directory.
+pub fn files(directory: &Path) -> Result<Vec<u64>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(directory)(error)),
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::io(directory))?.file_name();
+        numbers
+            .extend(name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|stem| stem.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Read a journal from its oldest file on, giving each good record and where it lies to `take`.
+///
+/// Ends at the first record that is not whole; what follows it is cut off, so that the journal can be gone on with. Returns
+/// the number of the next file.
+pub fn replay(
+    directory: &Path,
+    shape: &Shape,
+    longest: u64,
+    mut take: impl FnMut(Record, Place) -> Result<()>,
+) -> Result<u64> {
+    let mut next = 0;
+    let mut is_cut = false;
+    for number in files(directory)? {
+        let path = path_of(directory, number);
+        if is_cut {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+            continue;
+        }
+        next = number + 1;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(Error::io(&path))?;
+        let length = file.metadata().map_err(Error::io(&path))?.len();
+        let mut at = 0;
+        while let Some((record, body_bytes)) = read_record(&file, at, length, shape, longest, at == 0)? {
+            take(record, Place { file: number, offset: at + HEADER_BYTES as u64 })?;
+            at += HEADER_BYTES as u64 + body_bytes;
+        }
+        if at < length {
+            file.set_len(at).map_err(Error::io(&path))?;
+            is_cut = true;
+        }
+        if at == 0 {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(next)
+}
+
+/// The record at a byte of a file, and the bytes of its body; `None` where there is no whole one.
+fn read_record(
+    file: &File,
+    at: u64,
+    length: u64,
+    shape: &Shape,
+    longest: u64,
+    is_first: bool,
+) -> Result<Option<(Record, u64)>> {
+    let mut header = [0; HEADER_BYTES];
+    if length - at < HEADER_BYTES as u64 || file.read_exact_at(&mut header, at).is_err() {
+        return Ok(None);
+    }
+    let Some(header) = Header::from_bytes(&header) else { return Ok(None) };
+    let body_at = at + HEADER_BYTES as u64;
+    if header.body_bytes > length - body_at || !fits(&header, shape, is_first)? {
+        return Ok(None);
+    }
+    // The part of the body that is wanted is kept; all of it goes into the checksum, a piece at a time.
+    let wanted = match header.kind {
+        kind if kind == Kind::Step as u8 => shape.num_envs,
+        kind if kind == Kind::End as u8 => 5 * header.count as usize,
+        _ => header.body_bytes as usize,
+    };
+    let Some(kept) = checked_body(file, body_at, &header, wanted) else { return Ok(None) };
+    let record = match header.kind {
+        kind if kind == Kind::Step as u8 => Record::Step(kept),
+        kind if kind == Kind::End as u8 => {
+            let (envs, how) = kept.split_at(4 * header.count as usize);
+            let envs = envs.chunks_exact(4).map(|env| u32::from_le_bytes([env[0], env[1], env[2], env[3]])).collect();
+            Record::End { envs, how: how.to_vec() }
+        }
+        _ => {
+            let mut numbers = kept.chunks_exact(8).map(|n| u64::from_le_bytes(n.try_into().unwrap_or_default()));
+            let num_ended = numbers.next().unwrap_or_default();
+            let running = numbers.map(|first| (first != u64::MAX).then_some(first)).collect();
+            Record::Begin(Episodes::restore(running, num_ended, header.step, longest))
+        }
+    };
+    Ok(Some((record, header.body_bytes)))
+}
+
+/// Whether a record of this journal can look like this; each file begins with one of the first kind, and has no other.
+fn fits(header: &Header, shape: &Shape, is_first: bool) -> Result<bool> {
+    let (count, bytes) = (header.count as usize, header.body_bytes as usize);
+    Ok(match header.kind {
+        kind if kind == Kind::Begin as u8 => is_first && count == shape.num_envs && bytes == 8 * (count + 1),
+        kind if kind == Kind::Step as u8 => !is_first && count == shape.num_envs && bytes == shape.step_bytes()?,
+        kind if kind == Kind::End as u8 => {
+            let sizes = [false, true].map(|with_states| shape.end_bytes(count, with_states));
+            !is_first && count <= shape.num_envs && sizes.contains(&Some(bytes))
+        }
+        _ => false,
+    })
+}
+
+fn checked_body(file: &File, at: u64, header: &Header, wanted: usize) -> Option<Vec<u8>> {
+    const PIECE: usize = 1 << 20;
+    let mut piece = vec![0; PIECE.min(header.body_bytes as usize)];
+    let (mut kept, mut crc32c, mut done) = (Vec::with_capacity(wanted), 0, 0_u64);
+    while done < header.body_bytes {
+        let now = piece.len().min((header.body_bytes - done) as usize);
+        file.read_exact_at(&mut piece[..now], at + done).ok()?;
+        crc32c = crc32c::crc32c_append(crc32c, &piece[..now]);
+        kept.extend_from_slice(&piece[..now.min(wanted - kept.len())]);
+        done += now as u64;
+    }
+    (crc32c == header.body_crc32c).then_some(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::episodes::Last;
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape { num_envs: 3, row_bytes: vec![8, 4], num_states: 1 }
+    }
+
+    fn write_some(directory: &Path) -> (Vec<(Record, Place)>, Episodes) {
+        let mut episodes = Episodes::new(3, 1000).unwrap();
+        let mut journal = Journal::begin(directory, 0, shape(), &episodes).unwrap();
+        let mut expected = vec![(Record::Begin(episodes.clone()), Place { file: 0, offset: HEADER_BYTES as u64 })];
+        for step in 0..20_u8 {
+            let mask = [1, u8::from(step % 5 != 0), 1];
+            let (a, b) = ([step; 24], [step; 12]);
+            let place = journal.step(&episodes, &mask, &[&a, &b]).unwrap();
+            episodes.step(&mask, |_| ());
+            expected.push((Record::Step(mask.to_vec()), place));
+            if step % 4 == 3 {
+                let states = if step % 8 == 3 { vec![vec![9; 16]] } else { vec![] };
+                let end = End { envs: vec![0, 2], how: vec![1, 2], states };
+                let place = journal.end(&episodes, &end).unwrap();
+                for env in [0, 2] {
+                    episodes.end(env, true, false, Last::Unknown);
+                }
+                expected.push((Record::End { envs: end.envs, how: end.how }, place));
+            }
+        }
+        (expected, episodes)
+    }
+
+    fn read_all(directory: &Path) -> (Vec<(Record, Place)>, u64) {
+        let mut found = Vec::new();
+        let next = replay(directory, &shape(), 1000, |record, place| {
+            found.push((record, place));
+            Ok(())
+        });
+        (found, next.unwrap())
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_every_cut_leaves_whole_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = directory.path().join("journal");
+        let (expected, _) = write_some(&journal);
+        assert_eq!(read_all(&journal), (expected.clone(), 1));
+        let file = path_of(&journal, 0);
+        let whole = fs::read(&file).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(&file, &whole[..cut]).unwrap();
+            let (found, _) = read_all(&journal);
+            assert_eq!(found, expected[..found.len()]);
+            // All whose end lies before the cut, and the rest is gone from the file.
+            let next = expected.get(found.len()).map(|(_, place)| place.offset as usize - HEADER_BYTES);
+            let left = fs::metadata(&file).map_or(0, |file| file.len() as usize);
+            assert_eq!(left, next.unwrap_or(whole.len()));
+            assert!(left <= cut);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_it_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = directory.path().join("journal");
+        let (expected, _) = write_some(&journal);
+        let file = path_of(&journal, 0);
+        let whole = fs::read(&file).unwrap();
+        for at in (0..whole.len()).step_by(7) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&file, flipped).unwrap();
+            let (found, _) = read_all(&journal);
+            // Four bytes at the end of a header are of no meaning.
+            assert!(found.len() < expected.len() || found == expected);
+            assert_eq!(found, expected[..found.len()]);
+        }
+    }
+
+    #[test]
+    fn files_begin_with_what_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, mut episodes) = write_some(&directory.path().join("a"));
+        let mut journal = Journal::begin(&directory.path().join("b"), 4, shape(), &episodes).unwrap();
+        journal.written = FILE_BYTES;
+        journal.step(&episodes, &[1, 1, 1], &[&[0; 24], &[0; 12]]).unwrap();
+        episodes.step(&[1, 1, 1], |_| ());
+        assert_eq!(files(&directory.path().join("b")).unwrap(), [4, 5]);
+        assert_eq!(journal.number, 5);
+        let (found, next) = read_all(&directory.path().join("b"));
+        assert_eq!((found.len(), next), (3, 6));
+        let Record::Begin(begun) = &found[1].0 else { panic!("no beginning") };
+        assert_eq!((begun.next_step(), begun.num_ended()), (20, episodes.num_ended()));
+        fs::write(path_of(&directory.path().join("b"), 4), b"torn").unwrap();
+        assert_eq!(read_all(&directory.path().join("b")), (vec![], 5));
+        assert!(files(&directory.path().join("b")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn steps_of_another_shape_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let episodes = Episodes::new(3, 10).unwrap();
+        let mut journal = Journal::begin(directory.path(), 0, shape(), &episodes).unwrap();
+        for (mask, a) in [(&[1, 1][..], &[0; 24][..]), (&[1, 1, 1], &[0; 23])] {
+            assert!(matches!(journal.step(&episodes, mask, &[a, &[0; 12]]), Err(Error::Schema(_))));
+        }
+        let end = End { envs: vec![0], how: vec![1], states: vec![vec![0; 7]] };
+        assert!(matches!(journal.end(&episodes, &end), Err(Error::Schema(_))));
+        assert_eq!(read_all(directory.path()).0.len(), 1);
+    }
+}

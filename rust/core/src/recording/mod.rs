@@ -1,0 +1,11 @@
+//! Roll-outs while they are made: a journal of steps, which episodes they form, and the store that grows out of them.
+//!
+//! `docs/store-format.md` describes what lies on disk.
+
+mod episodes;
+mod journal;
+mod recorder;
+
+pub use episodes::{Episode, Last};
+pub use journal::{End, Shape};
+pub use recorder::{KNOWN, Recorder, TERMINATED, TRUNCATED};
