@@ -153,6 +153,13 @@ def test_the_top_level_has_few_doors() -> None:
     assert len(doors - addresses) <= 18, sorted(doors - addresses)
 
 
+def test_files_are_read_in_one_sitting() -> None:
+    files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi"), *(ROOT / "rust").glob("*/src/**/*.rs")]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert len(lines) > 200
+    assert {path: count for path, count in lines.items() if count > 400} == {}
+
+
 def test_no_module_imports_itself_by_a_detour() -> None:
     grimp = pytest.importorskip("grimp", reason="needs import-linter of the dev extra")
     graph = grimp.build_graph("iltools_datasets", exclude_type_checking_imports=True, cache_dir=None)

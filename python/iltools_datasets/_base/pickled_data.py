@@ -8,14 +8,10 @@ Arguments of opcodes are decoded by the standard library's `pickletools`.
 from __future__ import annotations
 
 import pickletools
-import re
 from collections.abc import Callable, Hashable
-from math import prod
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from iltools_datasets._base.pickled_arrays import NAMES, Array, DType, Mark, Name, array_of, finished, made
 from iltools_datasets.errors import SourceError
 
 __all__ = ["read_pickled_data"]
@@ -25,59 +21,7 @@ _MOST_OPCODES = 20_000_000
 """A list of a million poses has some ten million; each can make an object of a hundred bytes."""
 _VIEW_FROM = 1 << 12
 """Bytes from which the content of an array is a view of the file."""
-_DTYPE = re.compile(r"([<>=|]?)([biuf])([1248])")
-_TEXT_DTYPE = re.compile(r"([<>=|]?)([SU])([0-9]{1,6})")
 _FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
-class _Mark:
-    """Where a container's items begin on the stack."""
-
-
-class _Name(str):
-    """A global that was named: `module.attribute`, from the list."""
-
-    __slots__ = ()
-
-
-class _DType:
-    """A dtype in the making: its code, and the byte order that its state gives."""
-
-    def __init__(self, code: str) -> None:
-        self.code, self.order = code, "="
-
-    def numpy(self) -> np.dtype[Any]:
-        match = _DTYPE.fullmatch(self.code) or _TEXT_DTYPE.fullmatch(self.code)
-        if match is None:
-            raise ValueError(f"values of type {self.code!r} are not read")
-        order = match[1] or (self.order if self.order in "<>" else "=")
-        return np.dtype(f"{'' if order == '|' else order}{match[2]}{match[3]}")
-
-    @property
-    def holds_objects(self) -> bool:
-        return self.code in ("O", "O8", "|O")
-
-
-class _Array:
-    """An array in the making: `BUILD` gives it shape, type and content, and then it is replaced by the array."""
-
-    def __init__(self) -> None:
-        self.value: NDArray[Any] | None = None
-
-
-_ARRAY_MAKERS = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
-_FROM_BUFFER = {f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")}
-_SCALARS = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")}
-_DICTIONARIES = {"collections.OrderedDict", "builtins.dict", "__builtin__.dict"}
-_EMPTY_BYTES = {"__builtin__.bytes", "builtins.bytes"}
-_NAMES = (
-    {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
-    | _EMPTY_BYTES
-    | _ARRAY_MAKERS
-    | _FROM_BUFFER
-    | _SCALARS
-    | _DICTIONARIES
-)
 
 
 def read_pickled_data(content: memoryview, label: str) -> Any:
@@ -149,7 +93,7 @@ class _Machine:
         for _ in range(_MOST_OPCODES):
             opcode = reader.opcode()
             if opcode.name == "STOP":
-                return _finished(self._pop())
+                return finished(self._pop())
             if opcode.name == "BYTEARRAY8":
                 argument: Any = _raw_bytes(reader)
             else:
@@ -166,13 +110,13 @@ class _Machine:
 
     def _pop(self) -> Any:
         value = self._stack.pop()
-        if value is _Mark:
+        if value is Mark:
             raise ValueError("a mark where a value should be")
         return value
 
     def _since_mark(self) -> list[Any]:
         at = len(self._stack) - 1
-        while self._stack[at] is not _Mark:
+        while self._stack[at] is not Mark:
             at -= 1
             if at < 0:
                 raise ValueError("no mark")
@@ -184,7 +128,7 @@ class _Machine:
         """Framing and the protocol's number say nothing about the data."""
 
     def mark(self, _: Any) -> None:
-        self._stack.append(_Mark)
+        self._stack.append(Mark)
 
     def pop(self, _: Any) -> None:
         self._stack.pop()
@@ -245,28 +189,28 @@ class _Machine:
 
     def _push_name(self, module: Any, attribute: Any) -> None:
         name = f"{module}.{attribute}"
-        if name not in _NAMES:
+        if name not in NAMES:
             raise ValueError(f"{name:.200} is not data")
-        self._stack.append(_Name(name))
+        self._stack.append(Name(name))
 
     def reduce(self, _: Any) -> None:
         arguments, name = self._pop(), self._pop()
-        if not isinstance(name, _Name) or not isinstance(arguments, tuple):
+        if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that was made on the way")
-        self._stack.append(_reduced(name, arguments))
+        self._stack.append(made(name, arguments))
 
     def build(self, _: Any) -> None:
         state = self._pop()
         target = self._stack[-1]
-        if isinstance(target, _DType) and isinstance(state, tuple) and len(state) >= 2:
+        if isinstance(target, DType) and isinstance(state, tuple) and len(state) >= 2:
             target.order = state[1] if state[1] in ("<", ">", "|", "=") else "="
             if len(state) >= 5 and any(part is not None for part in state[2:5]):
                 raise ValueError("arrays of records are not read")
-        elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
+        elif isinstance(target, Array) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, content = state
-            target.value = _array(shape, dtype, fortran, content)
+            target.value = array_of(shape, dtype, fortran, content)
         else:
-            raise ValueError(f"a state for {type(target).__name__.lstrip('_')}, which has none")
+            raise ValueError(f"a state for {type(target).__name__}, which has none")
 
     def _the(self, kind: type) -> Any:
         if type(self._stack[-1]) is not kind:
@@ -275,103 +219,9 @@ class _Machine:
 
 
 def _key(key: Any) -> Hashable:
-    if not isinstance(key, str | int | float | bytes | bool) or isinstance(key, _Name):
-        raise ValueError(f"a key of type {type(key).__name__.lstrip('_')}")
+    if not isinstance(key, str | int | float | bytes | bool) or isinstance(key, Name):
+        raise ValueError(f"a key of type {type(key).__name__}")
     return key
-
-
-def _reduced(name: str, arguments: tuple[Any, ...]) -> Any:
-    if name in _ARRAY_MAKERS:
-        if arguments[:1] != (_Name("numpy.ndarray"),):
-            raise ValueError("an array of another class")
-        return _Array()
-    if name == "numpy.dtype":
-        if not isinstance(arguments[0], str):
-            raise ValueError("a dtype without a code")
-        return _DType(arguments[0])
-    if name in _FROM_BUFFER:
-        content, dtype, shape, order = arguments
-        return _array(shape, dtype, order == "F", content)
-    if name in _SCALARS:
-        dtype, content = arguments
-        return _array((), dtype, False, content)[()]
-    if name == "_codecs.encode":
-        text, encoding = arguments
-        if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
-            raise ValueError("bytes in another encoding than latin-1")
-        return text.encode("latin-1")
-    if arguments == () and name in _DICTIONARIES | _EMPTY_BYTES:
-        return {} if name in _DICTIONARIES else b""
-    raise ValueError(f"{name} with {len(arguments)} arguments is not data")
-
-
-def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> NDArray[Any]:
-    """Return the array of a shape over its bytes; the sizes are compared before anything is made."""
-    if not isinstance(shape, tuple) or len(shape) > 32:
-        raise ValueError("no shape")
-    if any(type(extent) is not int or not 0 <= extent < 2**48 for extent in shape):
-        raise ValueError(f"no shape: {shape!r:.80}")
-    if not isinstance(dtype, _DType):
-        raise ValueError("an array without a dtype")
-    order: Any = "F" if fortran else "C"
-    if dtype.holds_objects:
-        if not isinstance(content, list) or len(content) != prod(shape):
-            raise ValueError(f"{list(shape)} objects are announced, {len(content)} are there")
-        objects = np.empty(len(content), dtype=object)
-        for at, item in enumerate(content):
-            objects[at] = _finished(item)
-        return objects.reshape(shape, order=order)
-    if isinstance(content, str):  # Python 2's bytes
-        content = content.encode("latin-1")
-    if not isinstance(content, bytes | memoryview):
-        raise ValueError(f"values of an array in {type(content).__name__}")
-    plain = dtype.numpy()
-    needed = prod(shape) * plain.itemsize
-    if needed != len(content):
-        raise ValueError(f"{plain} {list(shape)} takes {needed} bytes, {len(content)} are there")
-    if plain == np.bool_ and np.frombuffer(content, np.uint8).max(initial=0) > 1:
-        raise ValueError("bools that are neither 0 nor 1")
-    array: NDArray[Any] = np.ndarray(shape, plain, content, order=order)
-    return array
-
-
-def _finished(value: Any) -> Any:
-    """Return a value with the arrays that were made within it in place.
-
-    Whatever is there several times is looked into once: a pickle of a hundred bytes can hold a tuple 2^50 times.
-    """
-    root = [value]
-    todo: list[list[Any] | dict[Any, Any]] = [root]
-    seen: set[int] = {id(root)}
-    tuples: dict[int, tuple[Any, tuple[Any, ...]]] = {}
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, tuple):
-            if id(item) not in tuples:
-                tuples[id(item)] = (
-                    item,
-                    tuple(plain(part) for part in item),
-                )  # kept alive, so that its id stays its own
-            return tuples[id(item)][1]
-        if isinstance(item, list | dict):
-            if id(item) not in seen:
-                seen.add(id(item))
-                todo.append(item)
-        elif isinstance(item, _Array):
-            if item.value is None:
-                raise ValueError("an array without a state")
-            return item.value
-        elif isinstance(item, _Name | _DType) or item is _Mark:
-            raise ValueError(f"{type(item).__name__.lstrip('_')} is no data")
-        elif isinstance(item, memoryview):
-            return bytes(item)
-        return item
-
-    while todo:
-        container = todo.pop()
-        for place in range(len(container)) if isinstance(container, list) else list(container):
-            container[place] = plain(container[place])
-    return root[0]
 
 
 _VALUES = {
