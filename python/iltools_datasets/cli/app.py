@@ -19,7 +19,7 @@ _HELP = (
     "[cyan]demo[/] does all of that in under a minute."
 )
 
-VERBS = ("demo", "export", "doctor", "build", "info", "view", "verify", "repair", "bench")
+VERBS = ("demo", "collect", "export", "doctor", "build", "info", "view", "verify", "repair", "bench")
 """Each is a function in the module of that name."""
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from iltools_datasets._base.extras import missing_extra
 
@@ -62,6 +62,8 @@ def as_policy(policy: Any, *, stochastic: bool = False) -> Policy:
     Raises:
         ArgumentError: it cannot be called.
     """
+    if isinstance(policy, Decides):
+        return cast(Policy, policy)
     if hasattr(policy, "update_distribution") and hasattr(policy, "act_inference"):
         return _ActorCritic(policy, stochastic)
     if hasattr(policy, "output_distribution_params") or _takes(policy, "stochastic_output"):
@@ -71,7 +73,11 @@ def as_policy(policy: Any, *, stochastic: bool = False) -> Policy:
     return _Callable(policy)
 
 
-class _Callable:
+class Decides:
+    """Base of what is a `Policy` already."""
+
+
+class _Callable(Decides):
     """A function of what the env gives: actions alone, or (actions, mean, sigma)."""
 
     def __init__(self, policy: Callable[[Any], Any]) -> None:
@@ -95,7 +101,7 @@ class _Callable:
             reset(ended)
 
 
-class _ActorCritic:
+class _ActorCritic(Decides):
     """rsl_rl 2 and 3: the distribution is updated by a call of its own."""
 
     def __init__(self, policy: Any, stochastic: bool) -> None:
@@ -117,7 +123,7 @@ class _ActorCritic:
         self._policy.reset(ended)
 
 
-class _DistributionModel:
+class _DistributionModel(Decides):
     """rsl_rl 4 and later: one call that draws, after which mean and deviation are those of this call.
 
     After a deterministic call they would be missing, or of an earlier step.
@@ -190,7 +196,7 @@ def load_exported(path: Path, group: str, device: torch.device | str = "cpu") ->
     return _OfGroup(module, group, getattr(module, "reset", None))
 
 
-class _OfGroup:
+class _OfGroup(Decides):
     def __init__(self, call: Callable[[torch.Tensor], torch.Tensor], group: str, reset: Any = None) -> None:
         self._call, self._group, self._reset = call, group, reset
 

@@ -61,14 +61,14 @@ def collect(
     vector, expert = adapt(env), as_policy(policy, stochastic=stochastic)
     step, count = vector.reset(seed), 0
     while (steps is None or count < steps) and (not collector.is_full or collector.running):
-        seen = _group_of(step.groups, group)
+        seen = group_of(step.groups, group)
         decision = expert(step)
         terms = None if student is None else student.split(seen)
         collector.add_step(
             seen,
-            _matrix(decision.actions),
-            None if decision.mean is None else _matrix(decision.mean),
-            None if decision.sigma is None else _matrix(decision.sigma),
+            matrix(decision.actions),
+            None if decision.mean is None else matrix(decision.mean),
+            None if decision.sigma is None else matrix(decision.sigma),
             None if student is None or terms is None else student.get_observation(terms),
             step.live,
         )
@@ -94,7 +94,7 @@ def _mark(
 ) -> None:
     ids = ended.nonzero().squeeze(1).cpu()
     running = [int(env) for env in ids if int(env) in set(collector.running)]
-    last = None if final is None else _group_of(final, group)
+    last = None if final is None else group_of(final, group)
     last_student = None if last is None or student is None else student.get_observation(student.split(last))
     if running:
         collector.mark_trajectory_end(
@@ -108,7 +108,8 @@ def _mark(
         student.reset_history(ids.to(student.device))
 
 
-def _group_of(groups: Groups, group: str | None) -> torch.Tensor:
+def group_of(groups: Groups, group: str | None) -> torch.Tensor:
+    """Return an observation group; None is "policy", or else "actor". `MissingKeyError` with what there is."""
     names = ("policy", "actor") if group is None else (group,)
     for name in names:
         if name in groups:
@@ -116,6 +117,6 @@ def _group_of(groups: Groups, group: str | None) -> torch.Tensor:
     raise MissingKeyError(f"no observation group {' or '.join(map(repr, names))}; there are {sorted(groups)}")
 
 
-def _matrix(values: torch.Tensor) -> torch.Tensor:
+def matrix(values: torch.Tensor) -> torch.Tensor:
     """Return actions as rows: an env with one discrete action takes [N]."""
     return values.reshape(len(values), -1)
