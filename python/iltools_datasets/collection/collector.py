@@ -31,11 +31,7 @@ from iltools_datasets.collection.rows import (
     checked_rows,
     mask_out_nan,
 )
-from iltools_datasets.errors import (
-    ArgumentError,
-    ReadOnlyError,
-    SchemaError,
-)
+from iltools_datasets.errors import ArgumentError, ReadOnlyError, SchemaError
 from iltools_datasets.store.builder import StoreBuilder
 
 __all__ = ["ExpertTrajectoryCollector"]
@@ -288,6 +284,7 @@ class ExpertTrajectoryCollector:
             if self._place.builder is not None:
                 recording = self._require_recorded()
                 export.end_running(recording)
+                self._place.builder.attributes.update(self._attributes)
                 export.write_store(recording, self._place.builder, not self._num_unknown_ends)
                 self._place.builder.publish()
         except SchemaError:
