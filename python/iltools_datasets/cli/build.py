@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from iltools_datasets.cli.opened import open_archive
+from iltools_datasets.cli.opened import is_lerobot, open_archive
 from iltools_datasets.cli.output import AsJson, err, facts, heading, human_bytes, out, print_json
 from iltools_datasets.ingest.default_keys import default_obs_keys
 from iltools_datasets.ingest.from_archive import build_store
 
 
 def build(
-    archive: Annotated[str, typer.Argument(help="The Zarr archive: a path, or a URL of an object store.")],
+    archive: Annotated[
+        str, typer.Argument(help="The Zarr archive (a path, or a URL of an object store), or a LeRobot set.")
+    ],
     store: Annotated[Path, typer.Option("--out", help="Directory of the store.")],
     obs_keys: Annotated[
         list[str] | None,
@@ -30,6 +33,9 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build a store from an archive: what training samples from."""
+    if is_lerobot(archive):
+        _of_lerobot(archive, store, obs_keys, act_key, exclude_keys, float_dtype, keep_nan, overwrite, as_json)
+        return
     with open_archive(archive) as reader:
         keys = obs_keys or default_obs_keys(reader)
     path, report = build_store(
@@ -60,3 +66,58 @@ def build(
     )
     for line in report.remarks():
         err().print(Text(line, style="warn"))
+
+
+def _of_lerobot(
+    path: str,
+    place: Path,
+    obs_keys: list[str] | None,
+    act_key: str | None,
+    exclude_keys: list[str] | None,
+    float_dtype: str,
+    keep_nan: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from iltools_datasets.lerobot.build import build_lerobot
+
+    if float_dtype != "float32":
+        raise typer.BadParameter("a LeRobot set is stored as float32", param_hint="--float-dtype")
+    begin = time.perf_counter()
+    store = build_lerobot(
+        path,
+        place,
+        obs_keys=obs_keys or (),
+        act_key=act_key,
+        exclude_keys=exclude_keys or (),
+        on_nan="keep" if keep_nan else "error",
+        overwrite=overwrite,
+    )
+    seconds = time.perf_counter() - begin
+    keys = [key for key in store.keys if isinstance(key, str)]
+    notes = store.attributes["lerobot"]["notes"]
+    if as_json:
+        print_json(
+            {
+                "path": str(place),
+                "num_trajectories": store.num_trajectories,
+                "num_transitions": len(store),
+                "bytes_on_disk": store.bytes_on_disk,
+                "seconds": seconds,
+                "keys": keys,
+                "notes": notes,
+            }
+        )
+        return
+    console = out()
+    console.print(heading(place, f"store, built in {seconds:.1f} s"), soft_wrap=True)
+    console.print(
+        facts(
+            ("episodes", f"{store.num_trajectories:,}"),
+            ("transitions", f"{len(store):,}, one for each frame"),
+            ("on disk", human_bytes(store.bytes_on_disk)),
+            ("keys", ", ".join(keys)),
+        )
+    )
+    for note in notes:
+        err().print(Text(note, style="warn"))

@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 from iltools_datasets._base.terminal_progress import terminal_progress
-from iltools_datasets.cli.opened import open_archive
+from iltools_datasets.cli.opened import is_lerobot, open_archive
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, heading, out, print_json
 from iltools_datasets.doctor import Diagnosis, examine
 
 
 def doctor(
-    archive: Annotated[str, typer.Argument(help="The Zarr archive: a path, or a URL of an object store.")],
+    archive: Annotated[
+        str, typer.Argument(help="The Zarr archive (a path, or a URL of an object store), or a LeRobot set.")
+    ],
     fps: Annotated[
         float | None, typer.Option(help="Hold velocities against this rate, not against the one each clip declares.")
     ] = None,
@@ -28,8 +30,13 @@ def doctor(
 
     Exits with 1 if there is any.
     """
-    with terminal_progress("examining", len(open_archive(archive)), False if as_json else None) as advance:
-        diagnosis = examine(archive, fps, advance)
+    if is_lerobot(archive):
+        from iltools_datasets.doctor.lerobot import examine_lerobot
+
+        diagnosis = examine_lerobot(archive)
+    else:
+        with terminal_progress("examining", len(open_archive(archive)), False if as_json else None) as advance:
+            diagnosis = examine(archive, fps, advance)
     if as_json:
         print_json({**asdict(diagnosis), "healthy": not diagnosis.findings})
     else:

@@ -10,17 +10,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iltools_datasets.cli.opened import Opened, is_store, open_path, raw_format
+from iltools_datasets.cli.opened import Opened, is_lerobot, is_store, open_path, raw_format
 from iltools_datasets.cli.output import AsJson, facts, heading, human_bytes, out, print_json
 
 _MOST_TASKS = 20
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="An archive, a store, or raw files.")],
+    path: Annotated[str, typer.Argument(help="An archive, a store, a LeRobot set, or raw files.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what is at a path: clips, keys, rates and sizes."""
+    if is_lerobot(path):
+        from iltools_datasets.cli.lerobot_info import document_of, present
+
+        document = document_of(path)
+        if as_json:
+            print_json(document)
+        else:
+            present(document, out())
+        return
     taken_for = None if is_store(path) else raw_format(path)
     if taken_for is not None:
         _raw(path, taken_for, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -44,11 +44,15 @@ class KeyInfo:
 
 
 class Opened(Protocol):
-    """What can be asked of an archive and of a store alike."""
+    """What can be asked of an archive, of a store and of a LeRobot set alike.
 
-    kind: Literal["archive", "store"]
+    `numbers` is what each clip is called where it is called by a number.
+    """
+
+    kind: Literal["archive", "store", "LeRobot set"]
     path: str
     clips: list[ClipInfo]
+    numbers: Sequence[int]
     keys: dict[str, KeyInfo]
     bytes_on_disk: int | None
     array_bytes: int | None
@@ -62,10 +66,14 @@ class Opened(Protocol):
 
 
 def open_path(path: str) -> Opened:
-    """Open an archive (a path or a URL) or a store.
+    """Open an archive (a path or a URL), a store or a LeRobot set.
 
     Raises SourceNotFoundError if there is nothing, and SourceError with what else it is.
     """
+    if is_lerobot(path):
+        from iltools_datasets.cli.opened_lerobot import OpenedLeRobot
+
+        return OpenedLeRobot(path)
     return OpenedStore(path) if is_store(path) else OpenedArchive(path)
 
 
@@ -105,6 +113,11 @@ def is_store(path: str) -> bool:
     return (Path(path) / "manifest.json").is_file()
 
 
+def is_lerobot(path: str) -> bool:
+    """Tell whether there is a LeRobot set, sound or not, at the path."""
+    return "://" not in path and (Path(path) / "meta" / "info.json").is_file()
+
+
 def raw_format(path: str) -> str | None:
     """Return the format of raw files at the path, or None if there are none of a known one."""
     from iltools_datasets.sources import recognise
@@ -124,8 +137,8 @@ def find_clip(opened: Opened, wanted: str | None) -> int:
     for position, clip in enumerate(opened.clips):
         if wanted in (clip.path, clip.name):
             return position
-    if wanted.isdigit() and int(wanted) < len(opened.clips):
-        return int(wanted)
+    if wanted.isdigit() and int(wanted) in opened.numbers:
+        return opened.numbers.index(int(wanted))
     raise UnknownSegmentError(
         f"{opened.path}: no clip {wanted!r}; there are {len(opened.clips)}, the first is {opened.clips[0].path!r}"
     )
@@ -134,7 +147,7 @@ def find_clip(opened: Opened, wanted: str | None) -> int:
 class OpenedArchive:
     """A Zarr archive."""
 
-    kind: Literal["archive", "store"] = "archive"
+    kind: Literal["archive", "store", "LeRobot set"] = "archive"
 
     def __init__(self, path: str) -> None:
 
@@ -148,6 +161,7 @@ class OpenedArchive:
             ClipInfo(names[entry.task_id], entry.name, entry.num_states, declared_rate(entry.attributes))
             for entry in trajectories
         ]
+        self.numbers: Sequence[int] = range(len(self.clips))
         self.keys: dict[str, KeyInfo] = {}
         self.array_bytes: int | None = sum(
             int(np.prod(spec.shape)) * spec.dtype.itemsize for entry in trajectories for spec in entry.keys.values()
@@ -174,7 +188,7 @@ class OpenedArchive:
 class OpenedStore:
     """A store."""
 
-    kind: Literal["archive", "store"] = "store"
+    kind: Literal["archive", "store", "LeRobot set"] = "store"
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -189,6 +203,7 @@ class OpenedStore:
             )
             for segment, name in zip(store.segments, store.trajectory_names, strict=True)
         ]
+        self.numbers: Sequence[int] = range(len(self.clips))
         self.keys = {
             _text(key): KeyInfo(store.dtype(key).name, store.shape(key), len(self.clips)) for key in store.keys
         }

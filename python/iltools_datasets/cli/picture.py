@@ -15,17 +15,26 @@ if TYPE_CHECKING:
     from iltools_datasets.cli.scene import Scene
 
 _MOST_LABELLED = 12
+_MOST_CAMERAS = 4
+_WIDTH = 11
 
 
 def save_picture(scene: Scene, path: Path) -> None:
-    """Write the clip's curves, its root's path if it has one, and all clip lengths; the suffix picks the format.
+    """Write the clip's curves, its root's path, its cameras' pictures if it has any, and all clip lengths.
+
+    The suffix picks the format.
 
     Raises OSError where the file cannot be written and ValueError for a suffix that is no picture's.
     """
-    height = min(30, max(6.5, 0.14 * len(scene.names)))
-    figure = Figure(figsize=(11, height), layout="constrained")
+    strips = list(scene.strips.items())[:_MOST_CAMERAS]
+    curves = min(30, max(6.5, 0.14 * len(scene.names)))
+    heights = [curves, *(_strip_height(pictures) for _, (_, pictures) in strips)]
+    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     figure.suptitle(f"{scene.clip.path}  ({PurePath(scene.path).name})", fontsize=11)
-    grid = figure.add_gridspec(2, 3)
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    for number, (camera, (seconds, pictures)) in enumerate(strips, start=1):
+        _strip(figure, rows[number], camera, seconds, pictures)
+    grid = rows[0].subgridspec(2, 3)
     _curves(figure.add_subplot(grid[:, :2]), scene)
     if scene.root is None:
         _lengths(figure.add_subplot(grid[:, 2]), scene)
@@ -70,6 +79,24 @@ def _root(axes: Any, scene: Scene) -> None:
     axes.set_title("root path, from above (m)", fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+
+
+def _strip_height(pictures: NDArray[Any]) -> float:
+    """Return the inches that a row of pictures [n, H, W, C] takes, with its title."""
+    count, height, width = pictures.shape[:3]
+    return float(min(4.0, _WIDTH / count * height / width)) + 0.5
+
+
+def _strip(figure: Figure, place: Any, camera: str, seconds: NDArray[Any], pictures: NDArray[Any]) -> None:
+    """Draw some pictures of a camera in a row, each under its time."""
+    grid = place.subgridspec(1, len(pictures), wspace=0.02)
+    for number, (time, picture) in enumerate(zip(seconds, pictures, strict=True)):
+        axes = figure.add_subplot(grid[number])
+        axes.imshow(picture if picture.shape[2] > 1 else picture[..., 0], cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{time:.1f} s", fontsize=8, loc="left")
+        axes.set_axis_off()
+        if number == 0:
+            axes.text(0, -0.05, camera, transform=axes.transAxes, fontsize=8, va="top")
 
 
 def _lengths(axes: Any, scene: Scene) -> None:

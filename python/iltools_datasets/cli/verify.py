@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.cli.opened import is_store, open_archive, size_on_disk
+from iltools_datasets.cli.opened import is_lerobot, is_store, open_archive, size_on_disk
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
 from iltools_datasets.errors import IltoolsError
 from iltools_datasets.store.maintenance import verify_store
@@ -20,7 +20,7 @@ Progressing = Callable[[int, int], None]
 
 
 def verify(
-    path: Annotated[str, typer.Argument(metavar="STORE", help="A store, or an archive.")],
+    path: Annotated[str, typer.Argument(metavar="STORE", help="A store, an archive, or a LeRobot set.")],
     as_json: AsJson = False,
 ) -> None:
     """Read every byte and compare it with its checksum, where there is one; exit with 1 if something is damaged."""
@@ -34,7 +34,8 @@ def verify(
             bar.update(task, completed=done, total=total)
 
         # A store is not opened: it may be too damaged for that.
-        outcome = _of_store(path, progress) if is_store(path) else _of_archive(path, progress)
+        read = _of_store if is_store(path) else _of_lerobot if is_lerobot(path) else _of_archive
+        outcome = read(path, progress)
     if as_json:
         print_json({"path": str(path), **asdict(outcome)})
     else:
@@ -54,7 +55,7 @@ def verify(
 class _Outcome:
     """What reading every byte showed. `unchecked` are arrays without checksums, `missing_chunks` counts per array."""
 
-    kind: Literal["store", "archive"]
+    kind: Literal["store", "archive", "LeRobot set"]
     damages: list[dict[str, Any]]
     verdict: str
     notes: list[str] = field(default_factory=list)
@@ -64,6 +65,17 @@ class _Outcome:
 
 def _of_store(path: str, progress: Progressing) -> _Outcome:
     return _Outcome("store", _damages_of_store(path, progress), "all as it was written")
+
+
+def _of_lerobot(path: str, progress: Progressing) -> _Outcome:
+    from iltools_datasets.lerobot.verify import verify_set
+
+    broken, checked = verify_set(path, progress)
+    damages = [{"file": entry.place, "key": entry.key, "block": None, "message": entry.message} for entry in broken]
+    verdict = "every row and picture can be read, but values could not be checked: a LeRobot set has no checksums"
+    if checked:
+        verdict = f"every row and picture can be read, and {checked} files match the SHA-256 that they are named by"
+    return _Outcome("LeRobot set", damages, verdict)
 
 
 def _of_archive(path: str, progress: Progressing) -> _Outcome:

@@ -14,7 +14,8 @@ from rich.text import Text
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.cli.curves import Curve, draw_with_scale, value_range
 from iltools_datasets.cli.opened import Opened, find_clip, open_path
-from iltools_datasets.cli.output import AsJson, heading, out, print_json
+from iltools_datasets.cli.opened_lerobot import OpenedLeRobot
+from iltools_datasets.cli.output import AsJson, err, heading, out, print_json
 from iltools_datasets.cli.scene import Scene
 from iltools_datasets.errors import MissingKeyError
 from iltools_datasets.motion.kinds import VELOCITY_OF
@@ -23,10 +24,11 @@ _ROOT_COLUMNS = 7
 _CURVE_HEIGHT = 3
 _BAR_WIDTH = 32
 _FEW_CLIPS = 5
+_STRIP_PICTURES = 6
 
 
 def view(
-    path: Annotated[str, typer.Argument(help="An archive or a store.")],
+    path: Annotated[str, typer.Argument(help="An archive, a store or a LeRobot set.")],
     picture: Annotated[
         Path | None, typer.Option("--out", help="Write a picture there (png, svg, pdf) instead of drawing here.")
     ] = None,
@@ -39,14 +41,16 @@ def view(
     most: Annotated[int, typer.Option(help="Columns to draw in the terminal; 0 draws all.")] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a clip's curves, its root's path, and how long all clips are."""
-    scene = _scene(open_path(path), clip, key)
+    """Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are."""
+    scene = _scene(open_path(path), clip, key, with_pictures=picture is not None)
     if picture is not None:
         try:
             from iltools_datasets.cli.picture import save_picture
         except ModuleNotFoundError as error:
             raise missing_extra("view", "a picture") from error
         save_picture(scene, picture)
+        for note in scene.notes:
+            err().print(Text(note, style="warn"), soft_wrap=True)
     if as_json:
         print_json(_document(scene, picture))
     elif picture is not None:
@@ -55,21 +59,25 @@ def view(
         _draw(scene, out(), most)
 
 
-def _scene(opened: Opened, wanted: str | None, key: str | None) -> Scene:
-    position = find_clip(opened, wanted)
+def _scene(opened: Opened, wanted: str | None, key: str | None, with_pictures: bool) -> Scene:
+    of_set = opened if isinstance(opened, OpenedLeRobot) else None
+    position = of_set.longest_with_pictures() if of_set and wanted is None else find_clip(opened, wanted)
     name = key or _default_key(opened)
     rows = opened.read(position, [name])[name]
     if rows.dtype.kind not in "fiub" or not rows.size:
         raise MissingKeyError(f"{opened.path}: {name!r} holds nothing to draw")
     values = rows.reshape(len(rows), -1)
+    strips, notes = of_set.strips(position, _STRIP_PICTURES) if of_set and with_pictures else ({}, [])
     return Scene(
         path=opened.path,
         clip=opened.clips[position],
         key=name,
-        names=_names(opened, position, name, rows.shape[1:]),
+        names=(of_set and of_set.column_names(name)) or _names(opened, position, name, rows.shape[1:]),
         values=values,
         root=_root_path(opened, position),
         lengths=np.array([clip.num_states for clip in opened.clips]),
+        strips=strips,
+        notes=notes,
     )
 
 

@@ -3,4 +3,6 @@
 from iltools_datasets.doctor.examine import Diagnosis, examine
 from iltools_datasets.doctor.finding import Finding
 
+# `doctor.lerobot.examine_lerobot` looks at a LeRobot set; it is found there, as it needs the extra `data`.
+
 __all__ = ["Diagnosis", "Finding", "examine"]

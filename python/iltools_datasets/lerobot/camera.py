@@ -23,6 +23,9 @@ class Pictures(Protocol):
     def check(self, segments: Iterable[int]) -> None:
         """Raise SourceError if pictures of some episodes (positions in the store's segments) are not there."""
 
+    def leftovers(self) -> list[str]:
+        """Return a line for each file that was looked at with pictures that belong to no frame."""
+
     def jobs(
         self, segment: NDArray[np.int64], frame: NDArray[np.int64], outputs: list[NDArray[np.uint8]]
     ) -> list[Callable[[], None]]:
@@ -61,6 +64,10 @@ class Camera:
     def check(self, segments: Iterable[int]) -> None:
         """Raise SourceError if pictures of some episodes (positions in the store's segments) are not there."""
         self._pictures.check(segments)
+
+    def leftovers(self) -> list[str]:
+        """Return a line for each file that was looked at with pictures that belong to no frame of any episode."""
+        return self._pictures.leftovers()
 
     def read(self, index: ArrayLike, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return the pictures of some frames.

@@ -51,6 +51,12 @@ class Cameras:
         """What is unusual about the pictures looked at so far."""
         return [note for pictures in self._pictures.values() for note in pictures.notes]
 
+    def video_path(self, key: str, position: int) -> Path | None:
+        """Return the file with the pictures of an episode of a video camera; None for one whose pictures are images."""
+        self.camera(key)
+        pictures = self._pictures[key]
+        return pictures.path(position) if isinstance(pictures, VideoPictures) else None
+
     def camera(
         self,
         key: str,

@@ -194,6 +194,10 @@ class ImagePictures:
         """Raise SourceError if a frame of any episode has no picture; whether they can be decoded shows later."""
         self._images()
 
+    def leftovers(self) -> list[str]:
+        """Return nothing: each picture lies in its frame's row."""
+        return []
+
     def jobs(
         self, segment: NDArray[np.int64], frame: NDArray[np.int64], outputs: list[NDArray[np.uint8]]
     ) -> list[Callable[[], None]]:

@@ -289,6 +289,13 @@ class LeRobotReader:
             camera.check(episodes.segments.tolist())
         return camera
 
+    def video_path(self, key: str, episode: int) -> Path | None:
+        """Return the mp4 with a camera's pictures of an episode, there or not; None where they lie in the data files.
+
+        Raises OutOfRangeError for an episode that is not there, and as `camera`.
+        """
+        return self._cameras.video_path(key, int(self.choice([episode]).segments[0]))
+
     def pictures(self, index: ArrayLike, key: str, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return a camera's pictures of some frames, uint8 [B, H, W, C]; see `camera` and `Camera.read`."""
         if key not in self._plain_cameras:
@@ -322,11 +329,16 @@ class LeRobotReader:
             )
         return np.array(frames, dtype=np.int64)
 
+    @property
+    def nan(self) -> Mapping[str, Sequence[tuple[int, int, int]]]:
+        """Feature -> (episode, first frame with NaN, number of such frames), in episode order."""
+        return self._cached.nan
+
     def check_no_nan(self, keys: Iterable[str], episodes: Iterable[int] | None = None) -> None:
         """Raise SourceError naming feature, episode and frame if the values of chosen episodes hold NaN."""
         chosen = None if episodes is None else set(episodes)
         for key in keys:
-            for episode, frame, count in self._cached.nan.get(key, ()):
+            for episode, frame, count in self.nan.get(key, ()):
                 if chosen is None or episode in chosen:
                     raise SourceError(
                         f"{self.root}: episode {episode}, frame {frame}: {key!r} is NaN, in {count} frames of the "

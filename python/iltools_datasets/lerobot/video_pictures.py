@@ -80,10 +80,33 @@ class VideoPictures:
         """Relative paths of all files of this camera."""
         return self._relative
 
+    def path(self, position: int) -> Path:
+        """Return the file with an episode's pictures; whether it is there is not looked at."""
+        return self._root / self._relative[int(self._file[position])]
+
     def check(self, segments: Iterable[int]) -> None:
         """Index the files of some episodes; SourceError unless every episode of them has its pictures there."""
         for file in np.unique(self._file[np.fromiter(segments, np.int64)]).tolist():
             self._place(file)
+
+    def leftovers(self) -> list[str]:
+        """Return a line for each file that was looked at with pictures that belong to no frame."""
+        lines = []
+        for file in np.unique(self._file[self._first != _UNKNOWN]).tolist():
+            inside = np.flatnonzero(self._file == file)
+            claimed = np.zeros(len(self._index(file)), np.bool_)
+            for position in inside.tolist():
+                first, stride = int(self._first[position]), max(1, int(self._stride[position]))
+                listed = self._listed.get(position)
+                count = int(self._table.length[position])
+                last = first + stride * (count - 1) if listed is None else int(listed[-1])
+                claimed[first : last + stride] = True
+            if not claimed.all():
+                lines.append(
+                    f"{self._relative[file]}: {int((~claimed).sum())} of {len(claimed)} pictures belong to no episode, "
+                    f"the first is picture {int(claimed.argmin())}"
+                )
+        return lines
 
     def jobs(
         self, segment: NDArray[np.int64], frame: NDArray[np.int64], outputs: list[NDArray[np.uint8]]
