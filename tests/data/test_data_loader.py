@@ -316,6 +316,37 @@ class TestErrors:
         assert numbers_of(batch) == list(range(10))
 
 
+class TestStores:
+    def test_other_keys_and_flags(self, tmp_path: Path) -> None:
+        from conftest import build_store, expected_columns, make_clips
+
+        clips = make_clips([9, 5, 12])
+        store = TrajectoryStore.open(build_store(tmp_path / "store", clips))
+        wanted = expected_columns(clips)
+        batch = StoreDataset(store, obs_keys=["qvel", "qpos"]).batch(range(len(store)))
+        np.testing.assert_array_equal(batch.obs, np.hstack([wanted["qvel"], wanted["qpos"]]))
+        np.testing.assert_array_equal(batch.next_obs, np.hstack([wanted["next", "qvel"], wanted["next", "qpos"]]))
+        np.testing.assert_array_equal(batch.done, wanted["next", "done"][:, 0])
+        usual = StoreDataset(store)
+        np.testing.assert_array_equal(usual.batch([3]).obs, wanted["observation"][[3]])
+        assert usual[3].obs.shape == (13,)
+        with pytest.raises(MissingKeyError, match=r"no key 'acts'; there are .*StoreDataset\(store, obs_keys="):
+            StoreDataset(store, action_key="acts")
+
+    def test_rewards(self, tmp_path: Path) -> None:
+        from iltools_datasets import StoreBuilder
+
+        rng = np.random.default_rng(0)
+        state, action, reward = rng.standard_normal((6, 2)), rng.standard_normal((5, 1)), rng.standard_normal((5, 1))
+        with StoreBuilder(tmp_path / "store") as builder:
+            builder.add(
+                0, 0, {"observation": state}, {"action": action, ("next", "reward"): reward, "mine": reward[:, 0]}
+            )
+        store = TrajectoryStore.open(tmp_path / "store")
+        for dataset in (StoreDataset(store), StoreDataset(store, reward_key="mine")):
+            np.testing.assert_array_equal(dataset.batch(range(5)).reward, reward[:, 0].astype(np.float32))
+
+
 class TestExtras:
     def test_columns_of_a_store(self, store: TrajectoryStore) -> None:
         for transition, extras in JaxDataLoader(store, 16, extra=["index", ("next", "observation")], seed=0):
@@ -417,6 +448,26 @@ class TestEnd:
         for thread in threads:
             thread.join(10)
         assert loader_threads() == []
+
+    def test_what_an_epoch_that_was_left_had_ahead_makes_room(self) -> None:
+        made: list[int] = []
+        enough = threading.Event()
+
+        class Counting(StoreDatasetOf):
+            def batch(self, index: Any, *, extra: Any = ()) -> Any:
+                made.append(len(index))
+                if len(made) == wanted:
+                    enough.set()
+                return super().batch(index, extra=extra)
+
+        wanted = 6
+        with JaxDataLoader(Counting(Numbered(400)), 2, 2, prefetch_factor=3) as loader:
+            iter(loader)
+            assert enough.wait(20)
+            enough.clear()
+            wanted = 12
+            iter(loader)
+            assert enough.wait(20)
 
     def test_no_more_is_made_ahead_than_said(self) -> None:
         made = []

@@ -136,6 +136,8 @@ if child == 0:
         next(iterator)
     except StreamError as error:
         print(error, flush=True)
+    rows = loader.dataset.gather([0, 1, 2, 3])
+    print(len(rows['action']), flush=True)
     loader.close()
     os._exit(0)
 os.waitpid(child, 0)
@@ -145,7 +147,8 @@ print(len(list(iterator)), flush=True)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "the stream was started in another process, before a fork; stop() and start() it here",
+        "this epoch was begun in another process, before a fork; iterate over the loader here",
+        "4",
         "47",
     ]
 

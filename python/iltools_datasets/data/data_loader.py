@@ -201,6 +201,8 @@ class JaxDataLoader:
         workers = self._workers
         if not self.num_workers:
             return self._maker(batch)
+        if self._workers_pid != os.getpid():
+            raise StreamError("this epoch was begun in another process, before a fork; iterate over the loader here")
         if workers is None:
             raise StreamError("the loader is closed")
         if isinstance(workers, TorchWorkers):

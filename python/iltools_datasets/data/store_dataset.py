@@ -20,6 +20,7 @@ from iltools_datasets.windows.readers import as_bfloat16
 
 __all__ = ["StoreDataset"]
 
+_OBS: tuple[Key, ...] = ("observation", "observation.state")
 _REWARDS: tuple[Key, ...] = ("reward", ("next", "reward"), "next.reward")
 _DONE: Key = ("next", "done")
 _INDEX = "index"
@@ -31,7 +32,7 @@ class StoreDataset(BatchDataset):
     Args:
         store: the store.
         obs_keys: what makes up the observation; several are flattened and put side by side. Each needs its
-            `("next", key)`.
+            `("next", key)`. None = `observation`, or else `observation.state`.
         action_key: the action.
         reward_key: the reward, `[]` or `[1]`; None = the first that is there of `reward`, `("next", "reward")` and
             `next.reward`, and zeros where there is none.
@@ -45,21 +46,27 @@ class StoreDataset(BatchDataset):
     def __init__(
         self,
         store: TrajectoryStore,
-        obs_keys: Sequence[Key] = ("observation",),
+        obs_keys: Sequence[Key] | None = None,
         action_key: Key = "action",
         reward_key: Key | None = None,
         done_key: Key | None = None,
     ) -> None:
         self.store = store
-        self._obs_keys = list(obs_keys)
-        self._next_keys: list[Key] = [("next", *parts_of(key)) for key in obs_keys]
+        usual = next((key for key in _OBS if key in store.keys), _OBS[0])
+        self._obs_keys: list[Key] = [usual] if obs_keys is None else list(obs_keys)
+        self._next_keys: list[Key] = [("next", *parts_of(key)) for key in self._obs_keys]
         self._reward_key = (
             next((key for key in _REWARDS if key in store.keys), None) if reward_key is None else reward_key
         )
         self._done_key = _DONE if done_key is None and _DONE in store.keys else done_key
         flags = [key for key in (self._reward_key, self._done_key) if key is not None]
         self._keys: list[Key] = [*self._obs_keys, *self._next_keys, action_key, *flags]
-        store.field_ids(self._keys)
+        missing = [key for key in self._keys if key not in store.keys]
+        if missing:
+            raise MissingKeyError(
+                f"{store.path}: no key {missing[0]!r}; there are {store.keys}. Say which are meant: "
+                "StoreDataset(store, obs_keys=[...], action_key=...)"
+            )
         self._bfloat16 = {key for key in store.keys if store.is_bfloat16(key)}
         lengths = store.segments.length
         self._last_step = lengths - 1
