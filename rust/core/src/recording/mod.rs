@@ -5,7 +5,9 @@
 mod episodes;
 mod journal;
 mod recorder;
+mod records;
 
 pub use episodes::{Episode, Last};
-pub use journal::{End, Shape};
+
 pub use recorder::{KNOWN, Recorder, TERMINATED, TRUNCATED};
+pub use records::{End, Shape};

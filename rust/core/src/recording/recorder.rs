@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::episodes::{Episode, Episodes, Last};
-use super::journal::{End, Journal, Place, Record, Shape, end_row_offset, path_of, replay, row_offset};
+use super::journal::{Journal, path_of, replay};
+use super::records::{End, Place, Record, Shape, end_row_offset, row_offset};
 use crate::{Error, Result};
 
 /// Bit of `End::how`: the episode ended by what happened.
