@@ -16,6 +16,7 @@ from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.trajopt.digit_refs import DigitRefSpec, build_refs_from_window
 from iltools_datasets.trajopt.state_files import StateFiles
 from iltools_datasets.windows.dataset import VectorizedTrajectoryDataset
+from iltools_datasets.windows.rows import TrajectoryRows, step_within
 
 __all__ = ["ReferenceSource"]
 
@@ -95,7 +96,7 @@ class ReferenceSource:
         left = np.asarray(self.traj_lengths)[traj] - first
         own = np.minimum(-(-left // stride), self.window)
         row = np.minimum(np.arange(self.window), own[:, None] - 1) * stride
-        states = self._reader.read(env, traj, first, row)
+        states = self._reader.read(traj, first[:, None] + row)
         try:
             refs = build_refs_from_window(
                 states["qpos"], states["qvel"], self.spec.every_state(), ee_pos=states.get("ee_pos")
@@ -137,31 +138,23 @@ class ReferenceSource:
 class _Reader(Protocol):
     lengths: list[int]
 
-    def read(self, env: Index, traj: Index, first: Index, row: Index) -> States:
-        """Return the states of each env's trajectory at `first + row` (`row` is [E, T]), `[E, T, ...]` by key."""
+    def read(self, traj: Index, step: Index) -> States:
+        """Return the states at steps [E, T], which exist, of trajectories [E], `[E, T, ...]` by key."""
 
     def close(self) -> None: ...
 
 
-class _DatasetReader:
-    def __init__(self, dataset: VectorizedTrajectoryDataset) -> None:
-        self._dataset = dataset
-        self.lengths = dataset.traj_lengths
-        self._keys = ("qpos", "qvel", *(key for key in _OPTIONAL_KEYS if key in dataset.all_keys))
+class _RowsReader:
+    def __init__(self, rows: TrajectoryRows) -> None:
+        self._rows = rows
+        self.lengths: list[int] = rows.num_states.tolist()
+        self._keys = ("qpos", "qvel", *(key for key in _OPTIONAL_KEYS if key in rows.keys))
 
-    def read(self, env: Index, traj: Index, first: Index, row: Index) -> States:
-        envs = env.tolist()
-        self._dataset.update_references(
-            env_to_traj=dict(zip(envs, traj.tolist(), strict=True)),
-            env_to_step=dict(zip(envs, first.tolist(), strict=True)),
-        )
-        place = np.arange(len(env))[:, None]
-        # What lies past a trajectory's end comes from its start, and `row` leaves it out.
-        span = int(row.max()) + 1
-        return {key: self._dataset.fetch_window(env, key, span)[place, row] for key in self._keys}
+    def read(self, traj: Index, step: Index) -> States:
+        return {key: self._rows.read(key, traj, step_within(self._rows, key, traj, step)) for key in self._keys}
 
     def close(self) -> None:
-        self._dataset.close()
+        self._rows.close()
 
 
 class _FileReader:
@@ -169,7 +162,7 @@ class _FileReader:
         self._files = files
         self.lengths = files.lengths
 
-    def read(self, env: Index, traj: Index, first: Index, row: Index) -> States:
+    def read(self, traj: Index, step: Index) -> States:
         whole = {k: self._files.read(k) for k in set(traj.tolist())}
         keys = ("qpos", "qvel", *(key for key in _OPTIONAL_KEYS if any(key in states for states in whole.values())))
         for k, states in whole.items():
@@ -178,7 +171,6 @@ class _FileReader:
                 if key not in states or key not in expected or states[key].shape[1:] != expected[key].shape[1:]:
                     shapes = [list(states[key].shape[1:]) if key in states else None for states in (expected, states)]
                     raise SchemaError(f"{self._files.paths[k]}: {key}: expected rows of {shapes[0]}, found {shapes[1]}")
-        step = first[:, None] + row
         return {key: np.stack([whole[k][key][step[e]] for e, k in enumerate(traj.tolist())]) for key in keys}
 
     def close(self) -> None:
@@ -196,9 +188,8 @@ def _open(
     missing: list[str] = []
     if zarr_path is not None:
         origin = str(zarr_path.path if isinstance(zarr_path, TrajectoryStore) else zarr_path)
-        cfg = {"window_size": rows, "buffer_size": rows, "allow_wrap": True}
         try:
-            return origin, _DatasetReader(VectorizedTrajectoryDataset(zarr_path, num_envs, cfg))
+            return origin, _RowsReader(VectorizedTrajectoryDataset(zarr_path, num_envs, {"buffer_size": rows}).rows)
         except SourceNotFoundError as error:
             missing.append(f"zarr_path: {error}")
     if ref_path is not None:
