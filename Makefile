@@ -41,10 +41,10 @@ test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with t
 	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests/faults -p fault_table -m faults -q
 
 kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and look at what each left.
-	PYTHONPATH=tests $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)
+	PYTHONPATH=tests/support $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)
 
 soak: $(VENV)/.dev $(VENV)/.native ## Draw 10^6 batches (BATCHES=...) with bounds on memory, descriptors and threads.
-	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py --batches $(or $(BATCHES),1000000)
+	PYTHONPATH=tests/support $(BIN)/python tests/faults/soak.py --batches $(or $(BATCHES),1000000)
 
 memcheck: ## Run the tests of the kernels, maps and output memory under valgrind; needs valgrind.
 	CARGO_TARGET_$(HOST)_RUNNER='valgrind -q --error-exitcode=9 --fair-sched=yes' PROPTEST_CASES=16 \

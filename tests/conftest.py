@@ -1,15 +1,32 @@
-"""What several tests share: where the real data lies, small stores, and the oracle they are compared with."""
+"""What all tests share: where the real data lies, and what Python may take for a package. Helpers are in `support`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from iltools_datasets import StoreBuilder
+
+TESTS = Path(__file__).parent
+
+
+class NoFolderIsAPackage(PathFinder):
+    """Does not take `tests/jax` for JAX where that is not installed: to Python any folder on its path is a package."""
+
+    @classmethod
+    def find_spec(
+        cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = super().find_spec(fullname, path, target)
+        is_folder = spec is not None and spec.origin is None and list(spec.submodule_search_locations or ())
+        return None if is_folder and path is None and (TESTS / fullname).is_dir() else spec
+
+
+sys.meta_path = [NoFolderIsAPackage if finder is PathFinder else finder for finder in sys.meta_path]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -25,61 +42,6 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
-
-
-Clips = list[dict[str, np.ndarray]]
-
-
-def make_clips(lengths: list[int], seed: int = 0) -> Clips:
-    """Random trajectories: `qpos` and `qvel` per state, `action` per transition, `done` at the last transition."""
-    rng = np.random.default_rng(seed)
-    clips = []
-    for states in lengths:
-        done = np.zeros((states - 1, 1), dtype=bool)
-        done[-1] = True
-        clips.append(
-            {
-                "qpos": rng.standard_normal((states, 7), dtype=np.float32),
-                "qvel": rng.standard_normal((states, 6), dtype=np.float32),
-                "action": rng.standard_normal((states - 1, 3), dtype=np.float32),
-                "done": done,
-            }
-        )
-    return clips
-
-
-def build_store(path: Path, clips: Clips, **options: Any) -> Path:
-    """Write clips as a store, three trajectories per task, with a concatenated observation."""
-    options.setdefault("concat", {"observation": ["qpos", "qvel"]})
-    options.setdefault("alias", {"terminated": ("next", "done")})
-    with StoreBuilder(path, **options) as builder:
-        for k, clip in enumerate(clips):
-            builder.add(
-                k // 3,
-                k % 3,
-                states={"qpos": clip["qpos"], "qvel": clip["qvel"]},
-                transitions={"action": clip["action"], ("next", "done"): clip["done"]},
-                name=f"clip{k}",
-                task_name=f"made/up{k // 3}",
-            )
-    return path
-
-
-def expected_columns(clips: Clips) -> dict[Any, np.ndarray]:
-    """All transitions of the clips, column by column, by concatenation alone."""
-
-    def stack(of: Callable[[dict[str, np.ndarray]], np.ndarray]) -> np.ndarray:
-        return np.concatenate([of(clip) for clip in clips])
-
-    columns: dict[Any, np.ndarray] = {}
-    for key in ("qpos", "qvel"):
-        columns[key] = stack(lambda clip, key=key: clip[key][:-1])
-        columns["next", key] = stack(lambda clip, key=key: clip[key][1:])
-    columns["observation"] = np.concatenate([columns["qpos"], columns["qvel"]], axis=1)
-    columns["next", "observation"] = np.concatenate([columns["next", "qpos"], columns["next", "qvel"]], axis=1)
-    columns["action"] = stack(lambda clip: clip["action"])
-    columns["next", "done"] = columns["terminated"] = stack(lambda clip: clip["done"])
-    return columns
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

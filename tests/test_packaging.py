@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import iltools_datasets
@@ -138,3 +139,15 @@ def test_a_command_without_its_extra_names_it(arguments: list[str], hidden: tupl
     assert outcome.returncode == 2, outcome.stderr
     assert f"[{extra}]" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_no_folder_of_tests_is_taken_for_a_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tests/jax` would be `import jax` where that is not installed, and tests that need it would not skip."""
+    monkeypatch.syspath_prepend(ROOT / "tests")
+    for room in ("faults", "jax", "lerobot", "support"):
+        assert (ROOT / "tests" / room).is_dir()
+    monkeypatch.setattr(sys, "path", [str(ROOT / "tests")])
+    for name in ("jax", "lerobot"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        assert find_spec(name) is None
+    assert find_spec("conftest") is not None

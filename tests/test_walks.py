@@ -12,8 +12,8 @@ from types import FrameType
 
 import iltools_datasets
 import pytest
-from conftest import build_store, make_clips
 from iltools_datasets import TrajectoryStore, WindowSource
+from stores import build_store, make_clips
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(iltools_datasets.__file__).parent

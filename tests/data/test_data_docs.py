@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("jax", reason="needs the jax extra")
-from conftest import build_store, make_clips
 from lerobot_cases import HEIGHT, WIDTH, cache_fixture, make_set  # noqa: F401
+from stores import build_store, make_clips
 
 pytestmark = pytest.mark.jax
 

@@ -318,7 +318,7 @@ class TestErrors:
 
 class TestStores:
     def test_other_keys_and_flags(self, tmp_path: Path) -> None:
-        from conftest import build_store, expected_columns, make_clips
+        from stores import build_store, expected_columns, make_clips
 
         clips = make_clips([9, 5, 12])
         store = TrajectoryStore.open(build_store(tmp_path / "store", clips))

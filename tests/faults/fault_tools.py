@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
+SUPPORT = TESTS / "support"
 WATCHDOG_SECONDS = 120
 
 
@@ -27,7 +28,7 @@ def run_python(
         text=True,
         timeout=WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "faults"))), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, TESTS / "faults"))), **environment},
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from iltools_datasets import TrajectoryStore, num_threads, set_num_threads
 
 ROWS = 40_000
-"""Rows of a batch; with the 60 bytes of a row of `conftest.build_store` three times the parallel threshold."""
+"""Rows of a batch; with the 60 bytes of a row of `stores.build_store` three times the parallel threshold."""
 
 
 def batch_index(store: TrajectoryStore) -> np.ndarray:
@@ -218,8 +218,8 @@ def killed_worker(path: str) -> None:
     for worker in workers[1:]:
         worker.terminate()
         worker.join()
-    from conftest import build_store, make_clips
     from iltools_datasets import verify_store
+    from stores import build_store, make_clips
 
     build_store(store.path, make_clips([50]), overwrite=True)
     assert verify_store(store.path) == []

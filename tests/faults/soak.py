@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from conftest import build_store, make_clips
 from iltools_datasets import TrajectoryStore, _core, verify_store
+from stores import build_store, make_clips
 
 LENGTHS = [3000, 500, 4001, 2]
 SMALL, LARGE = 32, 40_000

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_store, expected_columns, make_clips
 from fault_tools import compile_failing_calls, last_line, run_python, snapshot
 from iltools_datasets import StoreBuilder, TrajectoryStore, errors, repair_store, verify_store
+from stores import build_store, expected_columns, make_clips
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ BUILD_ON_FULL_DISK = """
 import errno, json, os, sys
 import numpy as np
 from pathlib import Path
-from conftest import build_store, expected_columns, make_clips
+from stores import build_store, expected_columns, make_clips
 from fault_tools import snapshot
 from iltools_datasets import StoreBuilder, TrajectoryStore, verify_store
 path = Path(sys.argv[1]) / "store"
@@ -152,7 +152,7 @@ def test_a_full_disk(small_disk: tuple[tuple[str, ...], Path], there: str, stubb
 FAIL_AT_EVERY_CALL_OF_A_FIRST_BUILD = """
 import os, sys
 from pathlib import Path
-from conftest import build_store, make_clips
+from stores import build_store, make_clips
 from fault_tools import Mode, arm
 from iltools_datasets import TrajectoryStore
 path, code, at = Path(sys.argv[1]), int(sys.argv[2]), 0
@@ -196,7 +196,7 @@ def test_a_first_build_that_fails_leaves_nothing(preload: dict[str, str], tmp_pa
 FAIL_AT_EVERY_CALL = """
 import errno, sys
 from pathlib import Path
-from conftest import build_store, make_clips
+from stores import build_store, make_clips
 from fault_tools import Mode, arm, snapshot
 from iltools_datasets import TrajectoryStore
 path = Path(sys.argv[1])

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build_store, make_clips
 from fault_tools import OPEN_AND_READ, last_line, run_python, snapshot
 from iltools_datasets import TrajectoryStore, _core, errors, verify_store
+from stores import build_store, make_clips
 
 BACKENDS = ["mmap", "ram", "pread"]
 STATES = 2000

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_tools import TESTS, WATCHDOG_SECONDS
+from fault_tools import SUPPORT, TESTS, WATCHDOG_SECONDS
 
 PROMISED_SECONDS = 0.2
 ATTEMPTS = 5
@@ -23,7 +23,7 @@ def seconds_to_stop(call: str, place: Path) -> float | None:
         text=True,
         timeout=WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'faults'}"},
+        env={**os.environ, "PYTHONPATH": f"{SUPPORT}{os.pathsep}{TESTS / 'faults'}"},
     )
     assert process.returncode == 0, process.stderr
     seconds = json.loads(process.stdout)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_store, make_clips
-from fault_tools import TESTS, WATCHDOG_SECONDS
+from fault_tools import SUPPORT, WATCHDOG_SECONDS
 from iltools_datasets import StoreBuilder, TrajectoryStore, _core
+from stores import build_store, make_clips
 
 METHODS = ["fork", "spawn", "forkserver"]
 MOMENTS = ["before", "after", "during"]
@@ -32,7 +32,7 @@ def run(scenario: str, *arguments: object) -> None:
         text=True,
         timeout=WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
     )
     assert process.returncode == 0, process.stderr
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build_store, expected_columns, make_clips
-from fault_tools import TESTS, WATCHDOG_SECONDS, compile_failing_calls, run_python, snapshot
+from fault_tools import SUPPORT, WATCHDOG_SECONDS, compile_failing_calls, run_python, snapshot
+from stores import build_store, expected_columns, make_clips
 
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
@@ -69,7 +69,7 @@ def test_checkpoints_killed_at_every_call(path: Path, tmp_path: Path, what: str)
         text=True,
         timeout=2 * WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(SUPPORT)},
     )
     assert process.returncode == 0, process.stderr
     assert int(process.stdout.splitlines()[-1]) >= 4
@@ -84,7 +84,7 @@ def test_spools_killed_at_every_call(tmp_path: Path, what: str, calls: int) -> N
         text=True,
         timeout=2 * WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "LD_PRELOAD": str(compile_failing_calls(tmp_path)), "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "LD_PRELOAD": str(compile_failing_calls(tmp_path)), "PYTHONPATH": str(SUPPORT)},
     )
     assert process.returncode == 0, process.stderr
     assert int(process.stdout) >= calls

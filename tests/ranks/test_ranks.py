@@ -12,13 +12,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
-from conftest import build_store, make_clips  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
 from iltools_datasets.ranks import jax_rank, shared_seed, torch_rank  # noqa: E402
 from iltools_datasets.replay_manager import ExpertReplayManager  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import TensorStorage  # noqa: E402
 

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 ray = pytest.importorskip("ray", reason="needs the ray extra")
 
-from conftest import build_store, make_clips  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from torchrl.data import ImmutableDatasetWriter, RayReplayBuffer  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning")]

@@ -13,8 +13,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
-from conftest import build_store, make_clips  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 
 if not torch.distributed.is_available():
     pytest.skip("torch was built without torch.distributed", allow_module_level=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build_store, make_clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iltools_datasets import StoreBuilder, TrajectoryStore, _core
 from iltools_datasets.errors import MissingKeyError, OutOfRangeError
 from iltools_datasets.store import trajectory_store
+from stores import build_store, make_clips
 
 LENGTHS = [9, 2, 33, 5, 17]
 

@@ -16,11 +16,11 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
 import torchrl.data as peer  # noqa: E402
-from conftest import Clips, build_store, expected_columns, make_clips  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import EnvAssignment, TrajectoryStore  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
+from stores import Clips, build_store, expected_columns, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter  # noqa: E402
 

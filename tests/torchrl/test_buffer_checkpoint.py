@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
 import torchrl.data as peer  # noqa: E402
-from conftest import build_store, make_clips  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
 from iltools_datasets.errors import StateError, StoreChangedError  # noqa: E402
 from iltools_datasets.replay_manager import ExpertReplayManager  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from test_resume import ENVS, SAMPLERS, rows  # noqa: E402
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter  # noqa: E402

@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
 import torchrl.data as peer  # noqa: E402
-from conftest import build_store, make_clips  # noqa: E402
 from iltools_datasets import EnvAssignment, TrajectoryStore  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
 from iltools_datasets.errors import StateError, StoreChangedError  # noqa: E402
 from iltools_datasets.replay_manager import ExpertReplayManager  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter  # noqa: E402
 
 STOPS = 1000

@@ -13,12 +13,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
-from conftest import build_store, make_clips  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets.errors import StateError  # noqa: E402
 from iltools_datasets.torchrl import RandomSampler, SamplerWithoutReplacement, TrajectoryStorage  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ListStorage, ReplayBuffer, TensorStorage  # noqa: E402
 from torchrl.data.replay_buffers import samplers as torchrl_samplers  # noqa: E402

@@ -14,7 +14,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
-from conftest import build_store, make_clips  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import EnvAssignment, Segment, Segments, TrajectoryStore  # noqa: E402
@@ -26,6 +25,7 @@ from iltools_datasets.torchrl import (  # noqa: E402
     SequentialPerEnvSampler,
     TrajectoryStorage,
 )
+from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import ReplayBuffer, TensorDictReplayBuffer  # noqa: E402
 from torchrl_cases import LENGTHS, assert_same, data_fixture, storage_fixture, store_fixture  # noqa: E402, F401

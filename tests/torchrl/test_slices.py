@@ -16,7 +16,6 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
 import torchrl.data as torchrl_data  # noqa: E402
-from conftest import build_store, make_clips  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import TrajectoryStore, _core  # noqa: E402
@@ -28,6 +27,7 @@ from iltools_datasets.torchrl import (  # noqa: E402
     TrajectoryStorage,
 )
 from iltools_datasets.torchrl import TensorDictReplayBuffer as OurReplayBuffer  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import LazyTensorStorage, ListStorage, ReplayBuffer, TensorDictReplayBuffer, TensorStorage  # noqa: E402
 from torchrl_cases import LENGTHS, assert_same, data_fixture, storage_fixture, store_fixture  # noqa: E402, F401

@@ -13,12 +13,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
-from conftest import build_store, make_clips  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import StoreBuilder, TrajectoryStore  # noqa: E402
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError  # noqa: E402
 from iltools_datasets.torchrl import RandomSampler, SamplerWithoutReplacement, TrajectoryStorage  # noqa: E402
+from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import ReplayBuffer, SliceSampler, TensorDictReplayBuffer, TensorStorage  # noqa: E402
 from torchrl.data.replay_buffers import samplers as torchrl_samplers  # noqa: E402

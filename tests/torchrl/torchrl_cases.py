@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("torchrl", reason="needs the torch extra")
 
-from conftest import build_store, expected_columns, make_clips  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets.torchrl import TrajectoryStorage  # noqa: E402
+from stores import build_store, expected_columns, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import TensorStorage  # noqa: E402
 

@@ -25,7 +25,7 @@ from iltools_datasets.errors import (
 )
 from iltools_datasets.storage import VectorizedTrajectoryDataset
 from iltools_datasets.windows.source import WindowSource
-from jax_cases import clips_fixture, store_fixture  # noqa: F401
+from numbered_store import clips_fixture, store_fixture  # noqa: F401
 
 Clips = list[dict[str, np.ndarray]]
 
@@ -192,13 +192,6 @@ class TestStore:
         with pytest.raises(SchemaError, match="mask"):
             WindowSource(store, None, 2, [0], boundary="mask")
         assert WindowSource(store, None, 2, [0])()["mask"].shape == (1, 2, 1)
-
-    def test_a_key_that_is_also_a_branch(self, tmp_path: Path) -> None:
-        with StoreBuilder(tmp_path / "s") as builder:
-            builder.add(0, 0, states={"a": np.zeros((4, 1))}, transitions={"next": np.zeros((3, 1))})
-        store = TrajectoryStore.open(tmp_path / "s")
-        with pytest.raises(SchemaError, match="next"):
-            WindowSource(store, None, 2, [0])
 
 
 class TestState:

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("torchrl", reason="needs the torch extra")
 pytest.importorskip("typer", reason="needs the cli extra")
 
-from conftest import build_store, make_clips
 from iltools_datasets.cli import main
 from iltools_datasets.replay.throughput import MODES, WINDOW
+from stores import build_store, make_clips
 
 
 def run(*arguments: str) -> int:

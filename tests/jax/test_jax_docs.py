@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("jax", reason="needs the jax extra")
 
-from conftest import build_store, make_clips
+from stores import build_store, make_clips
 
 pytestmark = pytest.mark.jax
 

@@ -1,17 +1,10 @@
-"""What tests with JAX share: several CPU devices, and a store with its contents."""
+"""A store in which no two values are alike, and its contents."""
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 import numpy as np
 import pytest
 from iltools_datasets import StoreBuilder, TrajectoryStore
-
-with suppress(ImportError, RuntimeError):  # no JAX, or some test began to use it before this directory was collected
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", 4)
 
 LENGTHS = [5, 40, 2, 17, 96, 33]
 """States per trajectory of `store`."""
@@ -42,7 +35,7 @@ def columns_fixture(clips: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 @pytest.fixture(name="store", scope="session")
 def store_fixture(clips: list[dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     """The store of the clips; trajectory k is (task k // 2, trajectory k % 2)."""
-    path = tmp_path_factory.mktemp("jax") / "store"
+    path = tmp_path_factory.mktemp("numbered") / "store"
     with StoreBuilder(path) as builder:
         for k, clip in enumerate(clips):
             states = {key: clip[key] for key in ("qpos", "qvel")}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Clips, build_store, expected_columns, make_clips
 from hypothesis import given
 from hypothesis import strategies as st
 from iltools_datasets import Segment, StoreBuilder, TrajectoryStore, _core, errors
+from stores import Clips, build_store, expected_columns, make_clips
 
 LENGTHS = [5, 2, 9, 3, 2, 14, 6]
 BACKENDS = ["mmap", "ram", "pread"]
