@@ -11,7 +11,7 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="needs the jax extra")
 from iltools_datasets.data import JaxDataLoader, LeRobotDatasetAdapter, LeRobotDatasetConfig  # noqa: E402
-from iltools_datasets.errors import MissingKeyError, SourceError, StateError  # noqa: E402
+from iltools_datasets.errors import MissingKeyError, SourceError, StateError, StoreChangedError  # noqa: E402
 from lerobot_cases import VERSIONS, Oracle, cache_fixture, make_set, read_counter  # noqa: E402, F401
 
 pytestmark = pytest.mark.jax
@@ -80,6 +80,22 @@ def test_a_picture_that_cannot_be_decoded_is_an_error_in_its_place(tmp_path: Pat
                 assert "in the batch at item 10 of epoch 0" in caught.value.__notes__
             else:
                 assert read_counter(np.asarray(next(iterator).obs[0])) == (first // 8, first % 8)
+
+
+def test_a_video_that_changes_while_it_is_open(tmp_path: Path) -> None:
+    made = make_set(tmp_path / "set", "v2.1", [8, 8], cameras={TOP: "video"})
+    dataset = LeRobotDatasetAdapter(LeRobotDatasetConfig(str(made.root), obs_keys=[TOP]))
+    loader = JaxDataLoader(dataset, 2, shuffle=False)
+    iterator = iter(loader)
+    assert read_counter(np.asarray(next(iterator).obs[1])) == (0, 1)
+    path = made.video_file(1, TOP)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content + b"\0" * 64)
+    for _ in range(3):
+        next(iterator)
+    with pytest.raises(StoreChangedError, match="episode_000001"):
+        next(iterator)
 
 
 def test_extras_are_checked_when_the_loader_is_made(tmp_path: Path) -> None:

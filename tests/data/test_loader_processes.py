@@ -162,19 +162,21 @@ def wait(batch):
     blocks.set()
     goes_on.wait()
     return batch
-loader = JaxDataLoader(make_store(sys.argv[1]), 4, num_workers=1, transform=wait)
+loader = JaxDataLoader(make_store(sys.argv[1]), 4, num_workers=1, transform=wait, shuffle=False)
 def interrupt():
     blocks.wait()
     os.kill(os.getpid(), signal.SIGINT)
+iterator = iter(loader)
 try:
     threading.Thread(target=interrupt).start()
-    next(iter(loader))
+    next(iterator)
 except KeyboardInterrupt:
-    print('interrupted')
+    print('interrupted', loader.state_dict()['position'])
 goes_on.set()
+print(int(next(iterator).obs[0, 0]), loader.state_dict()['position'])
 loader.close()
 print(len(list(loader)))
 """,
         tmp_path / "store",
     )
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["interrupted", "48"], "")
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["interrupted", "0", "0", "4", "48"], "")

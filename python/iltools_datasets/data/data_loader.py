@@ -198,6 +198,7 @@ class JaxDataLoader:
         return self._workers
 
     def _make(self, batch: Batch) -> Any:
+        """Return a batch of the epoch under way on the device; they are asked for in their order."""
         workers = self._workers
         if not self.num_workers:
             return self._maker(batch)
@@ -207,7 +208,7 @@ class JaxDataLoader:
             raise StreamError("the loader is closed")
         if isinstance(workers, TorchWorkers):
             return self._maker.finished(lambda _: workers.take(), batch)
-        return workers.take()
+        return workers.take(batch.number)
 
     def close(self) -> None:
         """End the threads or processes, and an epoch that is under way; another `for` begins them again."""
@@ -296,14 +297,15 @@ class _Epoch(Iterator[Any]):
         if self._taken == len(self._epoch):
             loader._run, loader._place = None, loader._next
             raise StopIteration
-        batch = loader._make(self._epoch[self._taken_one()])
-        loader._place = self._epoch.place_after(self._taken)
+        number = self._taken
+        try:
+            batch = loader._make(self._epoch[number])
+        except Exception:
+            self._taken = number + 1  # what cannot be made is passed over; what was interrupted is not
+            raise
+        self._taken = number + 1
+        loader._place = self._epoch.place_after(number + 1)
         return batch
-
-    def _taken_one(self) -> int:
-        """Count before the batch is made: what cannot be made is passed over by who goes on nevertheless."""
-        self._taken += 1
-        return self._taken - 1
 
 
 def _transition_collate_fn(items: Sequence[Any]) -> Transition:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from iltools_datasets._base.prefetch import Prefetcher
+from iltools_datasets.errors import StreamError
 
 Job = TypeVar("Job")
 Item = TypeVar("Item")
@@ -27,6 +28,7 @@ class _Outcome(Generic[Job, Item]):
     """What came of a job."""
 
     of: _Round[Job]
+    number: int
     item: Item | None = None
     error: BaseException | None = None
 
@@ -42,7 +44,6 @@ class ThreadWorkers(Generic[Job, Item]):
 
     def __init__(self, work: Callable[[Job], Item], count: int, ahead: int) -> None:
         self._desk = _Desk(work, count)
-        self._taken = 0
         self._prefetchers = [
             Prefetcher(partial(self._desk.next_outcome, worker), ahead, f"iltools-batches-{worker}")
             for worker in range(count)
@@ -51,21 +52,22 @@ class ThreadWorkers(Generic[Job, Item]):
     def begin(self, jobs: Sequence[Job]) -> None:
         """Begin a round; what is left of the one before is dropped."""
         self._desk.begin(jobs)
-        self._taken = 0
         for prefetcher in self._prefetchers:
             prefetcher.drop_ready()
 
-    def take(self) -> Item:
-        """Return what came of the next job, waiting for it. Raises what the job raised, and then goes on to the next.
+    def take(self, number: int) -> Item:
+        """Return what came of job `number` of the round, waiting for it; each is taken once, in their order.
 
         Raises:
-            StreamError: stopped meanwhile, or forked.
+            StreamError: stopped meanwhile, or forked; or this one was taken before, and lost to an interrupt.
+            Exception: whatever the job raised.
         """
-        prefetcher, current = self._prefetchers[self._taken % len(self._prefetchers)], self._desk.round
+        prefetcher, current = self._prefetchers[number % len(self._prefetchers)], self._desk.round
         outcome = prefetcher.take()
         while outcome.of is not current:
             outcome = prefetcher.take()
-        self._taken += 1
+        if outcome.number != number:
+            raise StreamError("a batch was lost when the loop was interrupted; iterate again")
         if outcome.error is not None:
             raise outcome.error
         return outcome.item  # type: ignore[return-value]
@@ -107,19 +109,19 @@ class _Desk(Generic[Job, Item]):
 
     def next_outcome(self, worker: int) -> _Outcome[Job, Item]:
         """Do a worker's next job, waiting for one. What it raises is an outcome, too: the thread goes on."""
-        current, job = self._wait_for_job(worker)
+        current, number, job = self._wait_for_job(worker)
         try:
-            return _Outcome(current, self.work(job))
+            return _Outcome(current, number, self.work(job))
         except BaseException as error:
-            return _Outcome(current, error=error)
+            return _Outcome(current, number, error=error)
 
-    def _wait_for_job(self, worker: int) -> tuple[_Round[Job], Any]:
+    def _wait_for_job(self, worker: int) -> tuple[_Round[Job], int, Any]:
         with self._changed:
             while not self._closed:
                 current = self.round
                 number = current.next_of[worker]
                 if number < len(current.jobs):
                     current.next_of[worker] += self.count
-                    return current, current.jobs[number]
+                    return current, number, current.jobs[number]
                 self._changed.wait()
         raise StopIteration
