@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iltools_datasets.cli.opened import Opened, is_lerobot, is_store, open_path, raw_format
+from iltools_datasets.cli.looked_at import Opened
+from iltools_datasets.cli.opened import is_lerobot, is_store, open_path, raw_format
 from iltools_datasets.cli.output import AsJson, facts, heading, human_bytes, out, print_json
 
 _MOST_TASKS = 20

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iltools_datasets.cli.opened import size_on_disk
+from iltools_datasets.cli.looked_at import size_on_disk
 from iltools_datasets.cli.output import facts, heading, human_bytes
 from iltools_datasets.lerobot import EpisodeTable, LeRobotInfo, read_info
 from iltools_datasets.lerobot.episodes import read_episodes, read_tasks

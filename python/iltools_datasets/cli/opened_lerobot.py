@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.cli.opened import ClipInfo, KeyInfo, size_on_disk
+from iltools_datasets.cli.looked_at import ClipInfo, KeyInfo, size_on_disk
 from iltools_datasets.errors import MissingKeyError, SourceError
 from iltools_datasets.lerobot import LeRobotReader
 from iltools_datasets.sources.formats.lerobot import flat_names

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.cli.opened import ClipInfo
+from iltools_datasets.cli.looked_at import ClipInfo
 
 
 @dataclass(frozen=True, slots=True)

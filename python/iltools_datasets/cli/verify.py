@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from iltools_datasets.archive import ArchiveReader
-from iltools_datasets.cli.opened import is_lerobot, is_store, open_archive, size_on_disk
+from iltools_datasets.cli.looked_at import size_on_disk
+from iltools_datasets.cli.opened import is_lerobot, is_store, open_archive
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, human_bytes, out, print_json
 from iltools_datasets.errors import IltoolsError
 from iltools_datasets.store.maintenance import verify_store

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.cli.curves import Curve, draw_with_scale, value_range
-from iltools_datasets.cli.opened import Opened, find_clip, open_path
+from iltools_datasets.cli.looked_at import Opened
+from iltools_datasets.cli.opened import find_clip, open_path
 from iltools_datasets.cli.opened_lerobot import OpenedLeRobot
 from iltools_datasets.cli.output import AsJson, err, heading, out, print_json
 from iltools_datasets.cli.scene import Scene

@@ -1,0 +1,65 @@
+"""What a clip, a key, and anything that holds clips is to whoever looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """One clip: the name of its task, its own name, T, and the states per second it declares."""
+
+    task: str
+    name: str
+    num_states: int
+    fps: float | None
+
+    @property
+    def path(self) -> str:
+        """`<task>/<name>`."""
+        return f"{self.task}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One key: dtype and shape of a row, of the first clip that has it, and the number of clips that have it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    num_clips: int
+
+
+class Opened(Protocol):
+    """What can be asked of an archive, of a store and of a LeRobot set alike.
+
+    `numbers` is what each clip is called where it is called by a number.
+    """
+
+    kind: Literal["archive", "store", "LeRobot set"]
+    path: str
+    clips: list[ClipInfo]
+    numbers: Sequence[int]
+    keys: dict[str, KeyInfo]
+    bytes_on_disk: int | None
+    array_bytes: int | None
+    notes: list[str]
+
+    def attributes(self, position: int) -> Mapping[str, Any]:
+        """Return what is declared about a clip."""
+
+    def read(self, position: int, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return whole arrays of a clip, [T, ...] or [T - 1, ...]; MissingKeyError if it lacks one."""
+
+
+def size_on_disk(path: str) -> int | None:
+    """Return the bytes of all files at a path, None behind a URL."""
+    if "://" in path:
+        return None
+    place = Path(path)
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
