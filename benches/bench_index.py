@@ -30,7 +30,8 @@ class Rows(ours.TrajectoryStorage):
     def __init__(self, count: int) -> None:
         starts = np.arange(0, count, 1000)
         table = _core.SegmentTable(np.zeros_like(starts), np.arange(len(starts)), starts, np.full_like(starts, 1000))
-        self.store = SimpleNamespace(segments=Segments(table), keys=[])
+        self.store = SimpleNamespace(segments=Segments(table), keys=[], core=None, field_ids=lambda keys: [])
+        self._known, self._bfloat16 = {}, []
         self.count = count
 
     @property

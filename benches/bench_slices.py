@@ -26,7 +26,8 @@ def check(batch: Any, transitions: Any) -> None:
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize(
-    ("slices", "length", "cached", "target"), [(64, 32, True, 2), (4096, 32, True, 5), (4096, 32, False, 5)]
+    ("slices", "length", "cached", "target"),
+    [(64, 32, True, 4), (256, 4, True, 4), (4096, 32, True, 5), (4096, 32, False, 5)],
 )
 def test_slices(
     record: Any,

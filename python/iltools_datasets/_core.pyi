@@ -15,6 +15,7 @@ __all__ = [
     "Recorder",
     "SegmentTable",
     "SequentialCursors",
+    "SliceCut",
     "Store",
     "StoreWriter",
     "UniformDraws",
@@ -34,6 +35,10 @@ DEBUG_BUILD: bool
 _Key = tuple[str, ...]
 _Boundary = Literal["wrap", "clamp", "mask", "error"]
 _Index = NDArray[np.int64]
+_Items = int | tuple[SegmentTable, _Index]
+"""So many transitions, or those of some segments of a table."""
+_Slices = tuple[_Index, NDArray[np.bool_], NDArray[np.bool_] | None, _Index, list[np.ndarray]]
+"""Rows, the last one of each slice, what is no padding, positions of trajectories, and the rows of the fields."""
 
 @final
 class SegmentTable:
@@ -83,24 +88,15 @@ class EpochShuffle(IndexStream):
 
     def __new__(
         cls,
-        total: int,
+        items: _Items,
         seed: int,
         epoch: int = 0,
         position: int = 0,
         shuffle: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        places: int = 0,
     ) -> Self: ...
-    @staticmethod
-    def over_segments(
-        table: SegmentTable,
-        segment: _Index,
-        seed: int,
-        epoch: int = 0,
-        position: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> EpochShuffle: ...
     @property
     def total(self) -> int: ...
     @property
@@ -111,19 +107,20 @@ class EpochShuffle(IndexStream):
     def position(self) -> int: ...
     @property
     def place(self) -> tuple[int, int]: ...
+    @property
+    def places(self) -> int: ...
     def next(self, count: int) -> _Index: ...
     def next_within_epoch(self, count: int) -> _Index: ...
+    def next_slices(
+        self, count: int, cut: SliceCut, within_epoch: bool, store: Store | None, fields: Sequence[int]
+    ) -> _Slices: ...
     def restore(self, seed: int, epoch: int, position: int) -> None: ...
 
 @final
 class UniformDraws(IndexStream):
     """Independent uniform draws, with replacement; the n-th draw depends on (seed, n) alone."""
 
-    def __new__(cls, total: int, seed: int, position: int = 0, rank: int = 0, world_size: int = 1) -> Self: ...
-    @staticmethod
-    def over_segments(
-        table: SegmentTable, segment: _Index, seed: int, position: int = 0, rank: int = 0, world_size: int = 1
-    ) -> UniformDraws: ...
+    def __new__(cls, items: _Items, seed: int, position: int = 0, rank: int = 0, world_size: int = 1) -> Self: ...
     @property
     def total(self) -> int: ...
     @property
@@ -131,7 +128,27 @@ class UniformDraws(IndexStream):
     @property
     def position(self) -> int: ...
     def next(self, count: int) -> _Index: ...
+    def next_slices(self, count: int, cut: SliceCut, store: Store | None, fields: Sequence[int]) -> _Slices: ...
     def restore(self, seed: int, position: int) -> None: ...
+
+@final
+class SliceCut:
+    """How slices are cut from trajectories, or from all windows of them."""
+
+    def __new__(
+        cls,
+        start: _Index,
+        length: _Index,
+        ring: int,
+        slice_len: int,
+        strict: bool,
+        padded: bool,
+        span: Sequence[int | None],
+        stride: int | None,
+        holders: bool,
+    ) -> Self: ...
+    @property
+    def total(self) -> int: ...
 
 def window_rows(
     table: SegmentTable, segment: _Index, step: _Index, length: int, boundary: _Boundary

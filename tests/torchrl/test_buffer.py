@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ pytest.importorskip("torchrl", reason="needs the torch extra")
 import torchrl.data as peer  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from iltools_datasets import EnvAssignment, TrajectoryStore  # noqa: E402
+from iltools_datasets import EnvAssignment, TrajectoryStore, _core  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
 from stores import Clips, build_store, expected_columns, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
@@ -79,11 +77,6 @@ def assert_same(a: TensorDict, b: TensorDict) -> None:
         assert torch.equal(a[key], b[key]), key
 
 
-def is_native(rb: Any) -> bool:
-    """Whether a buffer over a store makes its batches ahead natively."""
-    return bool(rb._prefetch) and rb.sampler.draws_transitions
-
-
 def let_it_run_ahead(rb: Any, store: TrajectoryStore) -> None:
     """Wait until as many batches are ready as may be."""
     stream, end = rb.sampler.index_stream, time.monotonic() + 30
@@ -100,7 +93,7 @@ def test_same_batches_as_torchrl(
     found = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=prefetch)
     for step in range(60):
         # Taken from what was made ahead in some steps, and drawn at once where nothing is ready yet in others.
-        if is_native(found) and step >= 2 and step % 5 < 3:
+        if prefetch and step >= 2 and step % 5 < 3:
             let_it_run_ahead(found, store)
         batch, info = found.sample(return_info=True)
         expected_batch, expected_info = expected.sample(return_info=True)
@@ -160,7 +153,7 @@ def test_a_checkpoint_holds_what_was_returned(
     rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=prefetch)
     for _ in range(before):
         rb.sample()
-    if is_native(rb) and before >= 2:
+    if prefetch and before >= 2:
         let_it_run_ahead(rb, store)
     again = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=prefetch)
     again.sample()
@@ -201,7 +194,7 @@ def test_another_sampler_takes_effect_with_the_next_sample(store: TrajectoryStor
             assert_same(rb.sample(), expected.sample())
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if "slices" not in name and "window" not in name])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_batches_really_are_made_ahead(store: TrajectoryStore, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=2)
     rb.sample()
@@ -233,44 +226,125 @@ def test_rows_that_were_made_ahead_of_another_store_are_not_taken(clips: Clips, 
         np.testing.assert_array_equal(batch["qpos"].numpy(), columns[1]["qpos"][batch["index"].numpy()])
 
 
-def test_slices_are_made_ahead_in_a_thread(store: TrajectoryStore) -> None:
-    rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS["every window"](store), prefetch=2)
-    plain = make(ours.TensorDictReplayBuffer, store, SAMPLERS["every window"](store))
-    in_threads = []
-    draw = rb._draw
-    rb._draw = lambda *of: (in_threads.append(threading.current_thread() is not threading.main_thread()), draw(*of))[1]
-    for step in range(100):
-        if step == 50:
-            state = rb.state_dict()
-        if step == 70:
-            rb.load_state_dict(state)
-            plain.load_state_dict(state)
-        size = 8 if step % 30 == 20 else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a size that is not the buffer's own
-            assert_same(rb.sample(size), plain.sample(size))
-    # The first, those after a jump or of another size, and the first one after each of these, are drawn at once.
-    assert in_threads.count(False) < 12
+SETTINGS: list[tuple[str, str, Any]] = [
+    ("ragged slices", "truncated_key", None),
+    ("ragged slices", "truncated_key", "cut"),
+    ("ragged slices", "init_key", None),
+    ("slices", "span", (True, 1)),
+    ("ragged slices", "strict_length", True),
+    ("ragged slices", "pad_output", True),
+    ("ragged slices", "slice_len", 3),
+    ("slices without", "num_slices", 3),
+    ("slices without", "strict_length", True),
+    ("slices without", "drop_last", True),
+    ("every window", "slice_len", 2),
+    ("every window", "stride", 3),
+    ("every window", "drop_last", True),
+    ("without", "drop_last", True),
+]
 
 
-def test_a_draw_that_fails_ahead_raises_in_its_place(store: TrajectoryStore) -> None:
-    rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS["slices"](store), prefetch=3)
-    draw, calls = rb._draw, []
+@pytest.mark.parametrize(("name", "setting", "value"), SETTINGS)
+def test_settings_of_a_live_sampler_hold_at_once(store: TrajectoryStore, name: str, setting: str, value: Any) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=2)
+    plain = make(peer.TensorDictReplayBuffer, store, SAMPLERS[name](store))
+    before = getattr(rb.sampler, setting)
+    for change in (None, value, before, value):
+        if change is not None or setting.endswith("key"):
+            setattr(rb.sampler, setting, change)
+            setattr(plain.sampler, setting, change)
+        for _ in range(3):
+            assert_same(rb.sample(), plain.sample())
+        let_it_run_ahead(rb, store)
 
-    def third_fails(*of: Any) -> Any:
-        calls.append(of)
-        if len(calls) == 3:
-            raise RuntimeError("no third")
-        return draw(*of)
 
-    rb._draw = third_fails
-    plain = make(ours.TensorDictReplayBuffer, store, SAMPLERS["slices"](store))
-    for _ in range(2):
-        assert_same(rb.sample(), plain.sample())
-    with pytest.raises(RuntimeError, match="no third"):
-        rb.sample()
-    for _ in range(5):
-        assert_same(rb.sample(), plain.sample())
+class Edited(ours.EpochUniformSampler):
+    """A curriculum: what is drawn is edited before it is used."""
+
+    def __init__(self, store: TrajectoryStore, how: str) -> None:
+        super().__init__(segments=store.segments, seed=1)
+        self.how = how
+
+    def sample(self, storage: Any = None, batch_size: int | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
+        index, info = super().sample(storage, batch_size)
+        if self.how == "in place":
+            index %= 50
+        elif self.how == "behind torch's back":
+            index.numpy()[...] //= 2
+        elif self.how == "one row":
+            index[-1] = 0
+        elif self.how == "beginning":
+            index = index[: len(index) // 2]
+        elif self.how == "end":
+            index = index[1:]
+        elif self.how == "every other":
+            index = index[::2]
+        elif self.how == "reversed":
+            index = index.flip(0)
+        elif self.how == "foreign":
+            index = torch.arange(len(index))
+        elif self.how == "longer":
+            index = torch.cat([index, index])
+        elif self.how == "copy":
+            index = index.clone()
+        return index, info
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "in place",
+        "behind torch's back",
+        "one row",
+        "beginning",
+        "end",
+        "every other",
+        "reversed",
+        "foreign",
+        "longer",
+        "copy",
+    ],
+)
+def test_an_edited_index_gets_its_own_rows(store: TrajectoryStore, columns: dict[Any, np.ndarray], how: str) -> None:
+    rb = make(ours.TensorDictReplayBuffer, store, Edited(store, how), prefetch=2)
+    plain = make(ours.TensorDictReplayBuffer, store, Edited(store, how))
+    for step in range(12):
+        batch = rb.sample()
+        assert_same(batch, plain.sample())
+        np.testing.assert_array_equal(batch["qpos"].numpy(), columns["qpos"][batch["index"].numpy()])
+        if step:
+            let_it_run_ahead(rb, store)
+
+
+def test_an_edited_index_of_slices_gets_its_own_rows(store: TrajectoryStore, columns: dict[Any, np.ndarray]) -> None:
+    class Mirrored(ours.SliceSampler):
+        def sample(self, storage: Any, batch_size: int) -> Any:
+            (index,), info = super().sample(storage, batch_size)
+            index.copy_(len(storage) - 1 - index)
+            return (index,), info
+
+    rb = make(ours.TensorDictReplayBuffer, store, Mirrored(slice_len=3, seed=1), prefetch=2)
+    for step in range(6):
+        batch = rb.sample()
+        np.testing.assert_array_equal(batch["qpos"].numpy(), columns["qpos"][rows(batch["index"]).numpy()])
+        if step:
+            let_it_run_ahead(rb, store)
+
+
+def test_the_rows_of_an_index_are_found_by_what_is_in_it(store: TrajectoryStore) -> None:
+    core, fields = store.core, store.field_ids(["qpos"])
+    stream = _core.EpochShuffle(len(store), 3)
+    stream.look_ahead(core, fields, 2)
+    first = stream.next(8)
+    while stream.num_ready() < 2:
+        time.sleep(0)
+    index = stream.next(8)
+    assert stream.rows_of(core, first) is None
+    for other in (index[:7], index[1:], index + 1, np.concatenate([index, index]), index[:0]):
+        assert stream.rows_of(core, np.ascontiguousarray(other)) is None
+    (rows_,) = stream.rows_of(core, index.copy())
+    np.testing.assert_array_equal(rows_, store.gather(index, ["qpos"])["qpos"])
+    assert stream.rows_of(core, index) is None  # they are the caller's now
 
 
 def test_a_batch_is_the_callers_own(store: TrajectoryStore, columns: dict[Any, np.ndarray]) -> None:

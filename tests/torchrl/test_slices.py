@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from iltools_datasets.torchrl import (  # noqa: E402
     TrajectoryStorage,
 )
 from iltools_datasets.torchrl import TensorDictReplayBuffer as OurReplayBuffer  # noqa: E402
+from iltools_datasets.torchrl.store_column import StoreColumn  # noqa: E402
 from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import LazyTensorStorage, ListStorage, ReplayBuffer, TensorDictReplayBuffer, TensorStorage  # noqa: E402
@@ -290,16 +292,13 @@ class TestStores:
     ) -> None:
         sampler = SliceSampler(slice_len=3)
         sampler.sample(storage, 12)
-        read: list[tuple[Any, int]] = []
-        for key, column in storage._storage.items(True, True):
-            monkeypatch.setattr(
-                column,
-                "_read",
-                lambda index, key=key, read_=column._read: (read.append((key, len(index))), read_(index))[1],
-            )
         monkeypatch.setattr(TrajectoryStorage, "get", lambda self, index: pytest.fail("read a whole batch"))
+        monkeypatch.setattr(StoreColumn, "rows", lambda self, index: pytest.fail("read a column by itself"))
+        stream, asked = sampler.index_stream, []
+        recording = SimpleNamespace(next_slices=lambda *of: (asked.append(of), stream.next_slices(*of))[1])
+        monkeypatch.setattr(sampler, "_stream", recording)
         sampler.sample(storage, 12)
-        assert read == [(("next", "done"), 12)]
+        assert [(of[0], of[-1]) for of in asked] == [(4, storage.store.field_ids([("next", "done")]))]
 
     def test_goes_into_a_buffer(self, store: TrajectoryStore, data: TensorDict) -> None:
         rb = TensorDictReplayBuffer(
@@ -486,11 +485,11 @@ class TestEveryWindow:
 
         sampler = EveryWindowSampler(4, seed=0)
         storage = Huge(TensorDict({"x": torch.zeros(1)}, [1]))
-        from iltools_datasets.torchrl.samplers import slice_info, slices
+        from iltools_datasets.torchrl.samplers import slices
         from iltools_datasets.torchrl.samplers.trajectory_table import TrajectoryTable
 
         monkeypatch.setattr(sampler, "_whole_table", lambda _: TrajectoryTable.from_stops(ends - 1, count * 1000))
-        monkeypatch.setattr(slice_info, "read_keys", lambda *_: {})
+        monkeypatch.setattr(slices, "read_keys", lambda *_: {})
         (index,), _ = sampler.sample(storage, 1024)
         assert (index.reshape(-1, 4).diff() == 1).all()
         assert index.max() > 300_000_000

@@ -26,7 +26,6 @@ from iltools_datasets.torchrl.buffer_checkpoint import (
     new_save,
     save_tensors,
 )
-from iltools_datasets.torchrl.samplers.ahead import SampledAhead
 from iltools_datasets.torchrl.samplers.base import SeededSampler
 from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
 
@@ -42,11 +41,11 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
     several dimensions or on another device, a shared buffer) takes TorchRL's way.
 
     With `prefetch=k` over a `TrajectoryStorage` and a sampler of this package, a native thread draws and gathers the
-    next k batches while the interpreter runs the step (slices: a Python thread, with the native gather); transforms run
-    in `sample()`. The sampler, and so a checkpoint, always stands at what was returned. Whatever changes the order of
-    things (an assignment, a restored state, another batch size or sampler) drops what was made ahead, and takes effect
-    with the next `sample()`. Other combinations prefetch TorchRL's way, but in one thread, so that batches come in the
-    sampler's order.
+    next k batches while the interpreter runs the step; transforms run in `sample()`. The sampler, and so a checkpoint,
+    always stands at what was returned. Whatever changes the order of things (an assignment, a restored state, another
+    batch size, a sampler's settings, another sampler) drops what was made ahead, and takes effect with the next
+    `sample()`. Other combinations prefetch TorchRL's way, but in one thread, so that batches come in the sampler's
+    order.
 
     With `pin_memory=True` over a `TrajectoryStorage` batches are gathered into pinned memory, without a copy.
 
@@ -60,11 +59,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
                 "pin_memory=True needs a CUDA device, and torch finds none: leave it out on this machine"
             )
         super().__init__(**kwargs)
-        self._sampled_ahead: SampledAhead | None = None
         self._prefetch_in_order()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_sampled_ahead": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -89,12 +84,15 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             )
         data, info = self._sample_straight(size)
         for key, value in info.items():
+            # Rows of a one-dimensional storage are as long as the batch. Slices give a tuple.
             if key == "index":
-                # Rows of a one-dimensional storage: as long as the batch, which needs no check. Slices give a tuple.
-                value = torch.stack(value, -1) if isinstance(value, tuple) else value
-                data._set_str("index", value, validated=True, inplace=False, non_blocking=False)
-            else:
+                value = value[0].unsqueeze(-1) if isinstance(value, tuple) else value
+            elif type(value) is not torch.Tensor or value.shape[:1] != data.batch_size or value.device != CPU:
                 data.set(key, expand_as_right(value, data) if value.ndim < data.ndim else value)
+                continue
+            # What fits needs no further check.
+            path = key if isinstance(key, tuple) else (key,)
+            data._set_tuple(path, value, validated=True, inplace=False, non_blocking=False)
         return (data, info) if return_info else data
 
     def __getitem__(self, index: Any) -> Any:
@@ -109,7 +107,6 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         stream = previous.index_stream if isinstance(previous, SeededSampler) else None
         if stream is not None and isinstance(self._storage, TrajectoryStorage):
             stream.look_ahead(self._storage.store.core, [], 0)
-        self._sampled_ahead = None
         return previous
 
     # State.
@@ -220,41 +217,32 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
 
     def _sample_straight(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
         with self._replay_lock:
-            if self._prefetch and not self._sampler.draws_transitions:
-                data, info = self._take_sampled_ahead(size)
-            else:
-                data, info = self._draw(self._sampler, size)
+            data, info = self._draw(size)
         if len(self._transform):
             with data.unlock_(), _set_dispatch_td_nn_modules(True):
                 data = self._transform(data)
         return data, info
 
-    def _draw(self, sampler: Any, size: int) -> tuple[TensorDict, dict[str, Any]]:
+    def _draw(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
         storage = self._storage
-        index, info = sampler.sample(storage, size)
+        index, info = self._sampler.sample(storage, size)
         info["index"] = index
         if self._writer.tracks_generations:
             info["index_generation"] = self._writer.generations_of(index)
         rows = index[0] if isinstance(index, tuple) else index
-        data = self._made_ahead(storage, rows) if self._prefetch and sampler.draws_transitions else None
+        data = self._made_ahead(storage, rows) if self._prefetch else None
         if data is None:
             data = storage.get_pinned(rows) if self._pin_memory else storage.get(rows)
         elif self._pin_memory:
             data = data.pin_memory()
         return data, info
 
-    def _take_sampled_ahead(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
-        ahead = self._sampled_ahead
-        if ahead is None or not ahead.serves(self._sampler, self._storage):
-            ahead = self._sampled_ahead = SampledAhead(self._sampler, self._storage, self._draw, self._prefetch_cap)
-        return ahead.take(size)
-
     def _made_ahead(self, storage: TrajectoryStorage, index: torch.Tensor) -> TensorDict | None:
         stream = self._sampler.index_stream
         if stream is None:
             return None
         core = storage.store.core
-        rows = stream.rows_of(core, index.numpy())
+        rows = stream.rows_of(core, index.contiguous().numpy())
         if rows is None and stream.depth_ahead(core) != self._prefetch_cap:
             stream.look_ahead(core, storage.fields, self._prefetch_cap)
         return None if rows is None else storage.assemble(rows, len(index))

@@ -16,6 +16,7 @@ from torchrl.data.replay_buffers.storages import TensorStorage
 from iltools_datasets._base.files import read_json, write_json
 from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError
+from iltools_datasets.store.keys import parts_of, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.torchrl.store_column import StoreColumn, non_negative
 from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
@@ -63,6 +64,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         self.uuid = store.uuid
         """Identity of the store's build; empty for a directory that this package did not write."""
         self.fields = store.field_ids()
+        self._known: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
         self._count = len(store)
         self._bfloat16 = [number for number, field in enumerate(store.layout) if field.dtype == "bfloat16"]
         self._layout = TensorDictLayout([field.key for field in store.layout])
@@ -124,12 +126,26 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
             arrays = core.gather(self.fields, non_negative(index, self._count).numpy(), None, threads)
         return self.assemble(arrays, len(index))
 
+    def known(self, keys: tuple[Any, ...]) -> tuple[list[Any], list[int]]:
+        """Return those of the keys that the store has, and by which numbers `store.core` addresses them."""
+        found = self._known.get(keys)
+        if found is None:
+            present = [key for key in keys if public(parts_of(key)) in self.store.keys]
+            found = self._known[keys] = present, self.store.field_ids(present)
+        return found
+
+    def tensors(self, fields: Sequence[int], arrays: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
+        """Return arrays that `store.core` gathered for some fields as tensors over the same memory."""
+        tensors = [torch.from_numpy(array) for array in arrays]
+        if self._bfloat16:
+            for place, number in enumerate(fields):
+                if number in self._bfloat16:
+                    tensors[place] = tensors[place].view(torch.bfloat16)
+        return tensors
+
     def assemble(self, arrays: Sequence[NDArray[Any]], count: int) -> TensorDict:
         """Return gathered arrays `[count, ...]`, one per field of the store, as a TensorDict over the same memory."""
-        leaves = [torch.from_numpy(array) for array in arrays]
-        for number in self._bfloat16:
-            leaves[number] = leaves[number].view(torch.bfloat16)
-        return self._layout.build(leaves, torch.Size([count]), CPU)
+        return self._layout.build(self.tensors(self.fields, arrays), torch.Size([count]), CPU)
 
     def get_pinned(self, index: torch.Tensor) -> TensorDict:
         """Return the transitions at an int64 vector in page-locked memory, gathered straight into it."""
@@ -138,12 +154,6 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         views = [leaf.view(torch.uint16) if leaf.dtype is torch.bfloat16 else leaf for leaf in leaves]
         core.gather(self.fields, index.numpy(), [view.numpy() for view in views], self.store.num_threads)
         return self._layout.build(leaves, torch.Size([len(index)]), CPU)
-
-    def read_keys(self, index: torch.Tensor, keys: Sequence[Any]) -> dict[Any, torch.Tensor]:
-        """Return the rows at an int64 vector of those of `keys` that the store has, and read nothing else."""
-        known = self.store.keys
-        found = [key for key in keys if (key[0] if isinstance(key, tuple) and len(key) == 1 else key) in known]
-        return {key: self._storage.get(key).rows(index.numpy()) for key in found}
 
     def _as_rows(self, index: Any) -> torch.Tensor | None:
         """Return the int64 row numbers that an index names, or None where TensorDict has to say what it means."""
@@ -205,7 +215,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        for name in ("_storage", "fields", "_bfloat16", "_layout", "_count", "_rows_like"):
+        for name in ("_storage", "fields", "_known", "_bfloat16", "_layout", "_count", "_rows_like"):
             del state[name]
         return state
 

@@ -1,9 +1,9 @@
-//! One kernel, some number of times, for counting instructions: `kernels gather|shuffle|cursors TIMES`.
+//! One kernel, some number of times, for counting instructions: `kernels gather|shuffle|slices|cursors TIMES`.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
-use iltools_core::index::{Domain, Draw, EpochShuffle, IndexStream, SequentialCursors};
+use iltools_core::index::{Cut, Domain, Draw, EpochShuffle, SequentialCursors, Shape, UniformDraws};
 use iltools_core::segment::SegmentTable;
 use iltools_core::slab::Buffer;
 use iltools_core::store::{Array, Backend, ColumnSpec, DType, Kind, Store, StoreWriter, Trajectory, gather_memory};
@@ -39,13 +39,12 @@ fn main() {
     let times: usize = arguments.next().and_then(|times| times.parse().ok()).unwrap_or(1);
     let total = CLIPS * (STATES as i64 - 1);
     let mut shuffle = EpochShuffle::new(Domain::all(total).expect("rows"), 1, 0, 0, true).expect("a shuffle");
-    let mut index = vec![0; BATCH];
     match kernel.as_str() {
         "gather" => {
             let directory = tempfile::tempdir().expect("a directory");
             let store = store(&directory.path().join("store"));
             let fields: Vec<usize> = (0..store.fields().len()).collect();
-            let index = shuffle.draw(Draw::Batch(BATCH));
+            let index = shuffle.items(Draw::Batch(BATCH)).expect("an index");
             for _ in 0..times {
                 let rows: Vec<Buffer> = gather_memory(&store, &fields, &index, Some(1), &|| false).expect("rows");
                 black_box(rows);
@@ -53,7 +52,17 @@ fn main() {
         }
         "shuffle" => {
             for _ in 0..times {
-                black_box(shuffle.draw(Draw::Batch(BATCH)));
+                black_box(shuffle.items(Draw::Batch(BATCH)).expect("an index"));
+            }
+        }
+        "slices" => {
+            let start: Vec<i64> = (0..CLIPS).map(|k| k * 100).collect();
+            let shape =
+                Shape { length: 4, strict: true, padded: false, span: [Some(0); 2], stride: None, holders: false };
+            let cut = Cut::new(&start, &[100; CLIPS as usize], total, shape).expect("slices");
+            let mut draws = UniformDraws::new(Domain::all(1).expect("rows"), 1, 0);
+            for _ in 0..times {
+                black_box(draws.slices(BATCH / 4, &cut).expect("an index"));
             }
         }
         "cursors" => {
@@ -63,9 +72,9 @@ fn main() {
             let segment: Vec<i64> = (0..BATCH as i64).map(|env| env % CLIPS).collect();
             let mut cursors = SequentialCursors::new(table, &segment, &vec![0; BATCH]).expect("cursors");
             for _ in 0..times {
-                cursors.next(black_box(&mut index));
+                black_box(cursors.next_rows().expect("an index"));
             }
         }
-        _ => println!("usage: kernels gather|shuffle|cursors TIMES"),
+        _ => println!("usage: kernels gather|shuffle|slices|cursors TIMES"),
     }
 }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod gather;
 pub mod index;
 pub mod lookahead;
+pub mod memory;
 pub mod parallel;
 pub mod part;
 pub mod recording;

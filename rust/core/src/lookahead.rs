@@ -1,8 +1,9 @@
 //! Batches made ahead of time: a native thread draws indices and gathers them while the caller's step runs.
 //!
 //! The thread works on a copy of the index stream, so the stream itself always stands at what was consumed. A batch made
-//! ahead is used only if it starts exactly where the stream stands and is of the draw asked for; anything else (another
-//! batch size, a restored state, a moved cursor) drops what was made and begins again from the stream.
+//! ahead is used only if it starts exactly where the stream stands and is what is asked for; anything else (another batch
+//! size, other slices, a restored state, a moved cursor) drops what was made and begins again from the stream. What cannot
+//! be made ahead is left to whoever asks for it, who sees why.
 //!
 //! Waking a thread costs whoever wakes it more than taking a batch. So while batches are taken at some pace, the thread
 //! looks by itself, some times per batch, whether there is room, and is woken only where nothing is left or where it has
@@ -11,23 +12,39 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::index::{Draw, IndexStream};
+use crate::index::{Ask, Drawn, IndexStream};
+use crate::memory::copied;
 use crate::parallel;
 use crate::slab::Buffer;
 use crate::store::{Store, gather_memory};
 
-/// A drawn batch: its indices and, per field, its rows.
-pub type Batch = (Vec<i64>, Result<Vec<Buffer>>);
+/// The rows of a batch, and which they are: whoever has an index can tell whether they are its rows.
+#[derive(Debug)]
+pub struct Made {
+    /// Transition indices.
+    pub index: Vec<i64>,
+    /// Their rows, per field.
+    pub rows: Vec<Buffer>,
+}
+
+/// What a draw from a stream with a thread ahead of it came to.
+#[derive(Debug)]
+pub enum Taken {
+    /// Drawn, and its rows are there.
+    Made(Drawn, Made),
+    /// Drawn, and no more.
+    Drawn(Drawn),
+    /// Nothing yet: it is being made, and the stream stands where it stood.
+    Underway,
+}
 
 /// A thread that keeps up to `depth` batches ready.
 #[derive(Debug)]
 pub struct LookAhead<S: IndexStream> {
     shared: Arc<Shared<S>>,
-    thread: Option<JoinHandle<()>>,
     pid: u32,
 }
 
@@ -45,7 +62,7 @@ struct Shared<S: IndexStream> {
 struct Queue<S: IndexStream> {
     ready: VecDeque<Ready<S>>,
     /// Where the next batch to make starts, and what it is to be.
-    ahead: Option<(S, Draw)>,
+    ahead: Option<(S, Ask)>,
     /// Whether it is being made.
     making: bool,
     /// When a batch was taken last, and the time from the one before to it.
@@ -60,15 +77,18 @@ struct Queue<S: IndexStream> {
 const LOOKS_PER_BATCH: u32 = 4;
 const LONGEST_LOOK: Duration = Duration::from_millis(20);
 const SHORTEST_LOOK: Duration = Duration::from_micros(25);
+/// How long a batch under way is waited for before whoever takes it may look around.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// Batches' time without one being taken after which the thread sleeps until it is woken.
 const PATIENCE: u32 = 4;
 
 #[derive(Debug)]
 struct Ready<S: IndexStream> {
     before: S::Position,
-    draw: Draw,
+    ask: Ask,
     after: S,
-    batch: Batch,
+    drawn: Drawn,
+    made: Made,
 }
 
 impl<S: IndexStream> Shared<S> {
@@ -109,11 +129,11 @@ impl<S: IndexStream> LookAhead<S> {
             depth: depth.max(1),
         });
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
+        std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
             parallel::work_in_the_background();
             make_batches(&theirs, &store, &fields);
         })?;
-        Ok(Self { shared, thread: Some(thread), pid: std::process::id() })
+        Ok(Self { shared, pid: std::process::id() })
     }
 
     /// Whether the thread exists here: it does not in a child that was forked after it had started.
@@ -121,8 +141,9 @@ impl<S: IndexStream> LookAhead<S> {
         self.pid == std::process::id()
     }
 
+    /// Whether the thread, which shares the queue while it lives, is gone: it will make nothing.
     fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        Arc::strong_count(&self.shared) == 1
     }
 
     /// How many batches are ready; 0 in a forked child.
@@ -130,68 +151,65 @@ impl<S: IndexStream> LookAhead<S> {
         if self.is_alive() { self.shared.lock().ready.len() } else { 0 }
     }
 
-    /// Make the draw on `stream` and return its batch if it was made ahead; otherwise only the indices.
+    /// Make a draw on `stream`, with its rows if they were made ahead.
     ///
-    /// Waits for a batch that is being made right now, but not for a thread that has not begun: on busy cores it would
-    /// begin milliseconds later, and the caller can gather meanwhile.
-    pub fn take(&self, stream: &mut S, draw: Draw) -> (Vec<i64>, Option<Result<Vec<Buffer>>>) {
+    /// Waits for a batch that is being made right now, a short while at a time, but not for a thread that has not begun: on
+    /// busy cores it would begin milliseconds later, and the caller can gather meanwhile.
+    pub fn take(&self, stream: &mut S, ask: &Ask) -> Result<Taken> {
         let position = stream.position();
         let mut queue = self.shared.lock();
         let is_next = |queue: &Queue<S>| {
-            queue.ahead.as_ref().is_some_and(|(start, wanted)| *wanted == draw && start.position() == position)
+            queue.ahead.as_ref().is_some_and(|(start, wanted)| wanted == ask && start.position() == position)
         };
-        // Looks around now and then: a thread that is gone makes nothing.
+        let begun = Instant::now();
         while queue.ready.is_empty() && queue.making && is_next(&queue) && !self.has_ended() {
-            queue = self.shared.filled.wait_timeout(queue, LONGEST_LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            let Some(left) = LONGEST_WAIT.checked_sub(begun.elapsed()) else { return Ok(Taken::Underway) };
+            queue = self.shared.filled.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let now = Instant::now();
         queue.pace = now - queue.taken;
         queue.taken = now;
-        let batch = if queue.ready.front().is_some_and(|ready| ready.draw == draw && ready.before == position) {
-            queue.ready.pop_front()
-        } else {
-            None
-        };
-        if let Some(ready) = batch {
+        if queue.ready.front().is_some_and(|ready| ready.ask == *ask && ready.before == position)
+            && let Some(ready) = queue.ready.pop_front()
+        {
             let wake = queue.sleeps || queue.ready.is_empty();
             drop(queue);
             if wake {
                 self.shared.emptied.notify_one();
             }
             *stream = ready.after;
-            return (ready.batch.0, Some(ready.batch.1));
+            return Ok(Taken::Made(ready.drawn, ready.made));
         }
-        let index = stream.draw(draw);
+        let drawn = stream.draw(ask)?;
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
         let dropped = std::mem::take(&mut queue.ready);
-        queue.ahead = Some((stream.clone(), draw));
+        queue.ahead = Some((stream.clone(), ask.clone()));
         drop(queue);
         self.shared.emptied.notify_one();
         drop(dropped);
-        (index, None)
+        Ok(Taken::Drawn(drawn))
     }
 }
 
 impl<S: IndexStream> Drop for LookAhead<S> {
+    /// The thread ends as soon as it looks. It is not waited for: it may be reading from a slow disk, and whoever drops this
+    /// may hold what others wait for.
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
         if !self.is_alive() {
             // The thread, and whoever held the lock at the fork, are in the parent.
-            std::mem::forget(thread);
             std::mem::forget(Arc::clone(&self.shared));
             return;
         }
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
         self.shared.lock().stopped = true;
         self.shared.emptied.notify_one();
-        let _ = thread.join();
     }
 }
 
 fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usize]) {
     loop {
         let mut queue = shared.lock();
-        let (mut stream, draw) = loop {
+        let (mut stream, ask) = loop {
             if queue.stopped {
                 return;
             }
@@ -206,17 +224,25 @@ fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usi
 
         let given_up = || shared.generation.load(Ordering::Relaxed) != generation;
         let before = stream.position();
-        let index = stream.draw(draw);
-        // One thread: the others belong to the step that runs meanwhile.
-        let rows = gather_memory(store, fields, &index, Some(1), &given_up);
+        let made = stream.draw(&ask).and_then(|drawn| {
+            let index = copied(&drawn.rows)?;
+            // One thread: the others belong to the step that runs meanwhile.
+            let rows = gather_memory(store, fields, &index, Some(1), &given_up)?;
+            Ok((drawn, Made { index, rows }))
+        });
 
         let mut queue = shared.lock();
         queue.making = false;
         if given_up() {
             continue;
         }
-        queue.ahead = Some((stream.clone(), draw));
-        queue.ready.push_back(Ready { before, draw, after: stream, batch: (index, rows) });
+        match made {
+            Ok((drawn, made)) => {
+                queue.ahead = Some((stream.clone(), ask.clone()));
+                queue.ready.push_back(Ready { before, ask, after: stream, drawn, made });
+            }
+            Err(_) => queue.ahead = None,
+        }
         shared.filled.notify_one();
     }
 }
@@ -224,9 +250,11 @@ fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usi
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
-    use crate::index::{Domain, EpochShuffle, SequentialCursors};
+    use crate::Error;
+    use crate::index::{Cut, Domain, Draw, EpochShuffle, SequentialCursors, Shape, UniformDraws};
     use crate::store::{Array, Backend, ColumnSpec, DType, Kind, StoreWriter, Trajectory};
 
     const TOTAL: i64 = 500;
@@ -252,11 +280,30 @@ mod tests {
         }
     }
 
-    fn check(index: &[i64], rows: Option<Result<Vec<Buffer>>>) -> bool {
-        let Some(rows) = rows else { return false };
-        let expected: Vec<u8> = index.iter().flat_map(|i| i.to_le_bytes()).collect();
-        assert_eq!(rows.unwrap()[0].to_vec(), expected);
-        true
+    fn items(draw: Draw) -> Ask {
+        Ask { draw, cut: None }
+    }
+
+    /// Take a batch, waiting for one under way; the rows, if they were made ahead, must be those of the index.
+    fn take<S: IndexStream>(look: &LookAhead<S>, stream: &mut S, ask: &Ask) -> (Drawn, bool) {
+        loop {
+            match look.take(stream, ask).unwrap() {
+                Taken::Underway => {}
+                Taken::Drawn(drawn) => return (drawn, false),
+                Taken::Made(drawn, made) => {
+                    assert_eq!(made.index, drawn.rows);
+                    let expected: Vec<u8> = drawn.rows.iter().flat_map(|i| i.to_le_bytes()).collect();
+                    assert_eq!(made.rows[0].to_vec(), expected);
+                    return (drawn, true);
+                }
+            }
+        }
+    }
+
+    fn cut(length: i64, stride: Option<i64>) -> Arc<Cut> {
+        let shape = Shape { length, strict: false, padded: false, span: [Some(0); 2], stride, holders: false };
+        let start: Vec<i64> = (0..5).map(|k| 100 * k).collect();
+        Arc::new(Cut::new(&start, &[100; 5], TOTAL, shape).unwrap())
     }
 
     #[test]
@@ -269,23 +316,54 @@ mod tests {
         let mut made_ahead = 0;
         // Batch size, kind of draw and position change in between.
         for round in 0..600_u64 {
-            let draw = match round / 40 % 3 {
+            let ask = items(match round / 40 % 3 {
                 0 => Draw::Batch(64),
                 1 => Draw::WithinEpoch(64),
                 _ => Draw::Batch(7),
-            };
+            });
             if round % 101 == 100 {
                 ahead.restore(round, 2, 17).unwrap();
                 plain.restore(round, 2, 17).unwrap();
             }
-            let (index, rows) = look.take(&mut ahead, draw);
-            assert_eq!(index, plain.draw(draw));
-            assert_eq!(ahead.position(), plain.position());
-            made_ahead += u32::from(check(&index, rows));
+            let (drawn, made) = take(&look, &mut ahead, &ask);
+            assert_eq!(drawn, plain.draw(&ask).unwrap());
+            assert_eq!(IndexStream::position(&ahead), IndexStream::position(&plain));
+            made_ahead += u32::from(made);
             wait(&look);
         }
         // All but those after a change: 15 changes of draw, 5 of position.
         assert!(made_ahead >= 575, "{made_ahead}");
+    }
+
+    #[test]
+    fn slices_are_made_ahead_as_they_are_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory.path().join("store"));
+        let draws = || UniformDraws::new(Domain::all(1).unwrap(), 3, 0);
+        let (mut ahead, mut plain) = (draws(), draws());
+        let look = LookAhead::start(Arc::clone(&store), vec![0], 2).unwrap();
+        let mut made_ahead = 0;
+        for round in 0..90 {
+            // An equal cut that is another one is no matter of correctness, only of what was made for nothing.
+            let asks = [4, 4, 30, 200].map(|length| Ask { draw: Draw::Batch(6), cut: Some(cut(length, None)) });
+            let ask = &asks[round / 30];
+            for _ in 0..3 {
+                let (drawn, made) = take(&look, &mut ahead, ask);
+                assert_eq!(drawn, plain.draw(ask).unwrap());
+                made_ahead += u32::from(made);
+                wait(&look);
+            }
+        }
+        assert_eq!(made_ahead, 180);
+        let ask = Ask { draw: Draw::WithinEpoch(7), cut: Some(cut(30, Some(7))) };
+        let shuffle = || EpochShuffle::new(Domain::all(55).unwrap(), 3, 0, 0, true).unwrap();
+        let (mut ahead, mut plain) = (shuffle(), shuffle());
+        let look = LookAhead::start(store, vec![0], 2).unwrap();
+        for round in 0..40 {
+            let (drawn, made) = take(&look, &mut ahead, &ask);
+            assert_eq!((drawn, made), (plain.draw(&ask).unwrap(), round > 0));
+            wait(&look);
+        }
     }
 
     #[test]
@@ -294,17 +372,89 @@ mod tests {
         let store = store(&directory.path().join("store"));
         let mut cursors = SequentialCursors::new(Arc::clone(store.segments()), &[0, 1], &[0, 50]).unwrap();
         let look = LookAhead::start(store, vec![0], 2).unwrap();
+        let ask = items(Draw::Batch(0));
         for step in 0..5 {
-            let (index, rows) = look.take(&mut cursors, Draw::Batch(0));
-            assert_eq!(index, [step, 150 + step]);
-            assert_eq!(check(&index, rows), step > 0);
+            let (drawn, made) = take(&look, &mut cursors, &ask);
+            assert_eq!((drawn.rows, made), (vec![step, 150 + step], step > 0));
             wait(&look);
         }
         cursors.update(&[1], &[4], &[10]).unwrap();
-        let (index, rows) = look.take(&mut cursors, Draw::Batch(0));
-        assert_eq!((index, rows.is_none()), (vec![5, 410], true));
+        let (drawn, made) = take(&look, &mut cursors, &ask);
+        assert_eq!((drawn.rows, made), (vec![5, 410], false));
         wait(&look);
-        let (index, rows) = look.take(&mut cursors, Draw::Batch(0));
-        assert_eq!((index.as_slice(), check(&index, rows)), (&[6, 411][..], true));
+        let (drawn, made) = take(&look, &mut cursors, &ask);
+        assert_eq!((drawn.rows, made), (vec![6, 411], true));
+    }
+
+    /// Counts; before 3 it says so and waits until it is told to go on, and there is no 7.
+    #[derive(Clone)]
+    struct Gated(i64, Sender<()>, Arc<Mutex<Receiver<()>>>);
+
+    impl IndexStream for Gated {
+        type Position = i64;
+
+        fn position(&self) -> i64 {
+            self.0
+        }
+
+        fn draw(&mut self, _: &Ask) -> Result<Drawn> {
+            match self.0 {
+                3 => {
+                    self.1.send(()).unwrap();
+                    self.2.lock().unwrap().recv().unwrap();
+                }
+                7 => return Err(Error::OutOfMemory("no seven".into())),
+                _ => {}
+            }
+            self.0 += 1;
+            Ok(Drawn { rows: vec![self.0 - 1], ..Drawn::default() })
+        }
+    }
+
+    /// A stream that stands at 3, a thread ahead of it that stands before making 3, and what lets it go on.
+    fn gated(path: &std::path::Path) -> (Gated, LookAhead<Gated>, Sender<()>) {
+        let ((arrived, arrival), (go_on, gate)) = (channel(), channel());
+        let look = LookAhead::start(store(path), vec![0], 2).unwrap();
+        let mut stream = Gated(0, arrived, Arc::new(Mutex::new(gate)));
+        for round in 0..3 {
+            assert_eq!(take(&look, &mut stream, &items(Draw::Batch(1))).0.rows, [round]);
+        }
+        arrival.recv().unwrap();
+        (stream, look, go_on)
+    }
+
+    #[test]
+    fn a_batch_under_way_is_not_waited_for_without_an_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut stream, look, go_on) = gated(&directory.path().join("store"));
+        let ask = items(Draw::Batch(1));
+        for _ in 0..3 {
+            assert!(matches!(look.take(&mut stream, &ask).unwrap(), Taken::Underway));
+            assert_eq!(stream.0, 3);
+        }
+        go_on.send(()).unwrap();
+        for round in 3..7 {
+            assert_eq!(take(&look, &mut stream, &ask).0.rows, [round]);
+        }
+        // What cannot be made ahead fails in its place, and only there.
+        for _ in 0..3 {
+            assert!(matches!(look.take(&mut stream, &ask), Err(Error::OutOfMemory(_))));
+            assert_eq!(stream.0, 7);
+        }
+        stream.0 = 8;
+        assert_eq!(take(&look, &mut stream, &ask).0.rows, [8]);
+    }
+
+    #[test]
+    fn dropping_does_not_wait_for_the_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_stream, look, go_on) = gated(&directory.path().join("store"));
+        let shared = Arc::downgrade(&look.shared);
+        drop(look);
+        assert!(shared.upgrade().is_some());
+        go_on.send(()).unwrap();
+        while shared.upgrade().is_some() {
+            std::thread::yield_now();
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The segment table: (task, trajectory, step) <-> transition index <-> state row.
 
+use crate::memory::{collected, with_room};
 use crate::row_copy::prefetch;
 use crate::{Error, Result};
 
@@ -53,15 +54,16 @@ impl SegmentTable {
                 .checked_add(length[k])
                 .ok_or_else(|| Error::Schema(format!("{}: segment lengths add up beyond 2^63", name())))?;
         }
-        let mut by_id: Vec<u32> = (0..count as u32).collect();
+        let mut by_id: Vec<u32> = collected(0..count as u32)?;
         let id = |k: u32| (task_id[k as usize], traj_id[k as usize]);
-        by_id.sort_by_key(|&k| id(k));
+        by_id.sort_unstable_by_key(|&k| (id(k), k));
         if let Some(pair) = by_id.windows(2).find(|pair| id(pair[0]) == id(pair[1])) {
             let (task, trajectory) = id(pair[0]);
             return Err(Error::Duplicate(format!("task {task}, trajectory {trajectory} appears twice")));
         }
-        let mut by_start: Vec<u32> = (0..count as u32).collect();
-        by_start.sort_by_key(|&k| start[k as usize]);
+        let mut by_start: Vec<u32> = collected(0..count as u32)?;
+        // Unstable sorts need no memory of their own.
+        by_start.sort_unstable_by_key(|&k| (start[k as usize], k));
         for pair in by_start.windows(2) {
             let (a, b) = (pair[0] as usize, pair[1] as usize);
             if start[a] + length[a] > start[b] {
@@ -77,7 +79,7 @@ impl SegmentTable {
                 )));
             }
         }
-        let locator = Locator::new(by_start.iter().map(|&k| start[k as usize]).collect());
+        let locator = Locator::new(collected(by_start.iter().map(|&k| start[k as usize]))?)?;
         let mut end = 0;
         let contiguous =
             start.iter().zip(&length).all(|(&start, &length)| start == std::mem::replace(&mut end, start + length));
@@ -158,15 +160,14 @@ impl SegmentTable {
     /// Where segments lie back to back, as they usually do, one look at the starts tells everything: other columns of the
     /// table are not touched, which for hundreds of thousands of segments lie outside the cache.
     pub fn locate_all(&self, index: &[i64]) -> Result<(Vec<i64>, Vec<i64>)> {
-        let mut segment = Vec::with_capacity(index.len());
-        let mut step = Vec::with_capacity(index.len());
+        let (mut segment, mut step) = (with_room(index.len())?, with_room(index.len())?);
         for (i, &transition) in index.iter().enumerate() {
             if let Some(&later) = index.get(i + AHEAD) {
                 self.locator.fetch(later);
             }
             let (k, at) = if self.contiguous && (0..self.num_transitions).contains(&transition) {
-                let k = self.locator.find(transition).unwrap_or(0);
-                (k, transition - self.locator.starts[k])
+                let (k, start) = self.locator.locate(transition);
+                (k, transition - start)
             } else {
                 self.locate(transition)?
             };
@@ -185,48 +186,74 @@ impl SegmentTable {
     }
 }
 
+/// Something that begins somewhere.
+pub trait Start: Copy {
+    /// Where it begins.
+    fn start(self) -> i64;
+}
+
+impl Start for i64 {
+    fn start(self) -> i64 {
+        self
+    }
+}
+
+/// A start, and beside it, on the same line of memory, what whoever finds it wants to know.
+impl Start for [i64; 2] {
+    fn start(self) -> i64 {
+        self[0]
+    }
+}
+
 /// Finds the last of many ascending starts that is not above a value.
 ///
 /// A table of about two buckets per start narrows the search to a handful of starts, so the cost depends neither on the
 /// number of rows nor, for lengths of one order of magnitude, on the number of segments.
 #[derive(Debug)]
-pub struct Locator {
-    starts: Vec<i64>,
+pub struct Locator<T = i64> {
+    starts: Vec<T>,
     /// `first[b]` = number of starts below the beginning of bucket `b`.
     first: Vec<u32>,
     shift: u32,
 }
 
-impl Locator {
+impl<T: Start> Locator<T> {
     /// Take ascending, non-negative starts.
-    pub fn new(starts: Vec<i64>) -> Self {
-        let last = starts.last().copied().unwrap_or(0).max(0) as u64;
+    pub fn new(starts: Vec<T>) -> Result<Self> {
+        let last = starts.last().map_or(0, |last| last.start()).max(0) as u64;
         let wanted = (2 * starts.len()).max(1) as u64;
         let mut shift = 0;
         while (last >> shift) >= wanted {
             shift += 1;
         }
         let buckets = (last >> shift) as usize + 1;
-        let mut first = Vec::with_capacity(buckets + 1);
+        let mut first = with_room(buckets + 1)?;
         let mut position = 0;
         for bucket in 0..buckets as u64 {
-            while position < starts.len() && ((starts[position] as u64) >> shift) < bucket {
+            while position < starts.len() && ((starts[position].start() as u64) >> shift) < bucket {
                 position += 1;
             }
             first.push(position as u32);
         }
         first.push(starts.len() as u32);
-        Self { starts, first, shift }
+        Ok(Self { starts, first, shift })
     }
 
     /// Fetch ahead what `find` will look at first.
     #[inline]
-    fn fetch(&self, value: i64) {
+    pub(crate) fn fetch(&self, value: i64) {
         let bucket = (value as u64 >> self.shift) as usize;
         prefetch(self.first.as_ptr().wrapping_add(bucket).cast());
         // Where lengths are alike, starts lie in proportion.
         let near = bucket.wrapping_mul(self.starts.len()) / (self.first.len() - 1);
         prefetch(self.starts.as_ptr().wrapping_add(near).cast());
+    }
+
+    /// The last start that is `<= value`, which the first one is, and its position.
+    #[inline]
+    pub(crate) fn locate(&self, value: i64) -> (usize, T) {
+        let position = self.find(value).unwrap_or(0);
+        (position, self.starts[position])
     }
 
     /// Position of the last start that is `<= value`; `None` before the first.
@@ -241,11 +268,11 @@ impl Locator {
         // have the processor guess wrong half of the time. Where it has none, the next start is above `value`; there is
         // one, as the last bucket has a start.
         if high - low <= 1 {
-            return (low + usize::from(self.starts[low] <= value)).checked_sub(1);
+            return (low + usize::from(self.starts[low].start() <= value)).checked_sub(1);
         }
         while low < high {
             let middle = usize::midpoint(low, high);
-            if self.starts[middle] <= value {
+            if self.starts[middle].start() <= value {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -275,7 +302,7 @@ mod tests {
         ) {
             let starts: Vec<i64> = gaps.iter().scan(0, |sum, &gap| { *sum += gap; Some(*sum) }).collect();
             let expected = starts.iter().rposition(|&start| start <= value);
-            prop_assert_eq!(Locator::new(starts).find(value), expected);
+            prop_assert_eq!(Locator::new(starts).unwrap().find(value), expected);
         }
 
         #[test]

@@ -88,6 +88,14 @@ impl Buffer {
         self.len == 0
     }
 
+    /// Another buffer with the same content.
+    pub fn copy(&self) -> Result<Self> {
+        let copy = Self::take(self.len)?;
+        // SAFETY: both slabs have at least `len` initialised bytes; the new one is nobody else's, so they do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(self.as_ptr(), copy.as_ptr(), self.len) };
+        Ok(copy)
+    }
+
     /// A copy of the content.
     pub fn to_vec(&self) -> Vec<u8> {
         // SAFETY: the slab has at least `len` initialised bytes, and `self` is borrowed while they are read.

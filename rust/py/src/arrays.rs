@@ -72,11 +72,6 @@ pub fn bytes_of(array: &Bound<'_, PyUntypedArray>) -> PyResult<(*mut u8, usize)>
     Ok((address.cast(), array.len() * array.dtype().itemsize()))
 }
 
-/// Address of the first element of a vector.
-pub fn address_of(index: &Bound<'_, PyArray1<i64>>) -> usize {
-    index.data() as usize
-}
-
 /// Whether an array may be written to.
 pub fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: as in `bytes_of`; only the flags are read.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use iltools_core::index::{self, Domain, Draw, Share};
+use iltools_core::index::{self, Ask, Domain, Draw, Share};
+use iltools_core::memory::copied;
 use numpy::{PyArray1, PyUntypedArray};
 use pyo3::PyClass;
 use pyo3::prelude::*;
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 use crate::arrays::Indices;
 use crate::errors::IntoPyResult;
 use crate::segments::SegmentTable;
+use crate::slices::{self, SliceCut, Slices};
 use crate::store::Store;
 use crate::stream::{RunsAhead, Stream};
 
@@ -47,8 +49,8 @@ impl IndexStream {
         self.stream.depth(store)
     }
 
-    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: &Index<'py>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(store, index)
+    fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: Indices<'_>) -> PyResult<Rows<'py>> {
+        self.stream.rows_of(store, index.as_slice()?)
     }
 }
 
@@ -76,22 +78,26 @@ impl SequentialCursors {
     }
 
     #[getter]
-    fn segment<'py>(&self, py: Python<'py>) -> Index<'py> {
-        PyArray1::from_vec(py, self.stream.with(py, |cursors| cursors.segment()))
+    fn segment<'py>(&self, py: Python<'py>) -> PyResult<Index<'py>> {
+        let segment = self.stream.with(py, |cursors| cursors.segment()).into_py_result(py)?;
+        Ok(PyArray1::from_vec(py, segment))
     }
 
     #[getter]
-    fn step<'py>(&self, py: Python<'py>) -> Index<'py> {
-        PyArray1::from_vec(py, self.stream.with(py, |cursors| cursors.step()))
+    fn step<'py>(&self, py: Python<'py>) -> PyResult<Index<'py>> {
+        let step = self.stream.with(py, |cursors| cursors.step()).into_py_result(py)?;
+        Ok(PyArray1::from_vec(py, step))
     }
 
-    fn next<'py>(&self, py: Python<'py>) -> Index<'py> {
-        self.stream.draw(py, Draw::Batch(0))
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Index<'py>> {
+        items(py, &self.stream, Draw::Batch(0))
     }
 
     fn update(&self, py: Python<'_>, env: Indices<'_>, segment: Indices<'_>, step: Indices<'_>) -> PyResult<()> {
-        let (env, segment, step) = (env.as_slice()?, segment.as_slice()?, step.as_slice()?);
-        self.stream.with(py, |cursors| cursors.update(env, segment, step)).into_py_result(py)
+        // Copies: where the lock has to be waited for, others may write to the caller's arrays meanwhile.
+        let copy = |indices: &Indices<'_>| copied(indices.as_slice()?).into_py_result(py);
+        let (env, segment, step) = (copy(&env)?, copy(&segment)?, copy(&step)?);
+        self.stream.with(py, |cursors| cursors.update(&env, &segment, &step)).into_py_result(py)
     }
 }
 
@@ -101,41 +107,42 @@ pub struct EpochShuffle {
     stream: Arc<Stream<index::EpochShuffle>>,
 }
 
+/// What a shuffle or draws run over: so many transitions, or those of some segments of a table.
+#[derive(FromPyObject)]
+pub enum Items<'py> {
+    All(i64),
+    Segments(PyRef<'py, SegmentTable>, Indices<'py>),
+}
+
+impl Items<'_> {
+    fn domain(&self, py: Python<'_>) -> PyResult<Domain> {
+        match self {
+            Self::All(total) => Domain::all(*total),
+            Self::Segments(table, segment) => Domain::segments(&table.table, segment.as_slice()?),
+        }
+        .into_py_result(py)
+    }
+}
+
 #[pymethods]
 impl EpochShuffle {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "keywords with defaults in Python")]
-    #[pyo3(signature = (total, seed, epoch=0, position=0, shuffle=true, rank=0, world_size=1))]
+    #[pyo3(signature = (items, seed, epoch=0, position=0, shuffle=true, rank=0, world_size=1, places=0))]
     fn new(
         py: Python<'_>,
-        total: i64,
+        items: Items<'_>,
         seed: u64,
         epoch: u64,
         position: i64,
         shuffle: bool,
         rank: u32,
         world_size: u32,
+        places: u64,
     ) -> PyResult<PyClassInitializer<Self>> {
-        let made = Domain::all(total).and_then(|all| index::EpochShuffle::new(all, seed, epoch, position, shuffle));
-        Self::shared(py, made, rank, world_size)
-    }
-
-    #[staticmethod]
-    #[expect(clippy::too_many_arguments, reason = "keywords with defaults in Python")]
-    #[pyo3(signature = (table, segment, seed, epoch=0, position=0, rank=0, world_size=1))]
-    fn over_segments(
-        py: Python<'_>,
-        table: &SegmentTable,
-        segment: Indices<'_>,
-        seed: u64,
-        epoch: u64,
-        position: i64,
-        rank: u32,
-        world_size: u32,
-    ) -> PyResult<Py<Self>> {
-        let made = Domain::segments(&table.table, segment.as_slice()?)
-            .and_then(|chosen| index::EpochShuffle::new(chosen, seed, epoch, position, true));
-        Py::new(py, Self::shared(py, made, rank, world_size)?)
+        let share = Share::new(rank, world_size).into_py_result(py)?;
+        let stream = index::EpochShuffle::new(items.domain(py)?, seed, epoch, position, shuffle).into_py_result(py)?;
+        Ok(IndexStream::of(stream.shared(share).after_places(places), |stream| Self { stream }))
     }
 
     #[getter]
@@ -163,28 +170,34 @@ impl EpochShuffle {
         self.stream.with(py, |shuffle| (shuffle.epoch(), shuffle.position()))
     }
 
-    fn next<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
-        self.stream.draw(py, Draw::Batch(count))
+    #[getter]
+    fn places(&self, py: Python<'_>) -> u64 {
+        self.stream.with(py, |shuffle| shuffle.places())
     }
 
-    fn next_within_epoch<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
-        self.stream.draw(py, Draw::WithinEpoch(count))
+    fn next<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Index<'py>> {
+        items(py, &self.stream, Draw::Batch(count))
+    }
+
+    fn next_within_epoch<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Index<'py>> {
+        items(py, &self.stream, Draw::WithinEpoch(count))
+    }
+
+    fn next_slices<'py>(
+        &self,
+        py: Python<'py>,
+        count: usize,
+        cut: &SliceCut,
+        within_epoch: bool,
+        store: Option<&Bound<'py, Store>>,
+        fields: Vec<usize>,
+    ) -> PyResult<Slices<'py>> {
+        let draw = if within_epoch { Draw::WithinEpoch(count) } else { Draw::Batch(count) };
+        slices::draw(py, &self.stream, draw, cut, store, &fields)
     }
 
     fn restore(&self, py: Python<'_>, seed: u64, epoch: u64, position: i64) -> PyResult<()> {
         self.stream.with(py, |shuffle| shuffle.restore(seed, epoch, position)).into_py_result(py)
-    }
-}
-
-impl EpochShuffle {
-    fn shared(
-        py: Python<'_>,
-        shuffle: iltools_core::Result<index::EpochShuffle>,
-        rank: u32,
-        world_size: u32,
-    ) -> PyResult<PyClassInitializer<Self>> {
-        let share = Share::new(rank, world_size).into_py_result(py)?;
-        Ok(IndexStream::of(shuffle.into_py_result(py)?.shared(share), |stream| Self { stream }))
     }
 }
 
@@ -197,31 +210,18 @@ pub struct UniformDraws {
 #[pymethods]
 impl UniformDraws {
     #[new]
-    #[pyo3(signature = (total, seed, position=0, rank=0, world_size=1))]
+    #[pyo3(signature = (items, seed, position=0, rank=0, world_size=1))]
     fn new(
         py: Python<'_>,
-        total: i64,
+        items: Items<'_>,
         seed: u64,
         position: u64,
         rank: u32,
         world_size: u32,
     ) -> PyResult<PyClassInitializer<Self>> {
-        Self::shared(py, Domain::all(total), seed, position, rank, world_size)
-    }
-
-    #[staticmethod]
-    #[pyo3(signature = (table, segment, seed, position=0, rank=0, world_size=1))]
-    fn over_segments(
-        py: Python<'_>,
-        table: &SegmentTable,
-        segment: Indices<'_>,
-        seed: u64,
-        position: u64,
-        rank: u32,
-        world_size: u32,
-    ) -> PyResult<Py<Self>> {
-        let chosen = Domain::segments(&table.table, segment.as_slice()?);
-        Py::new(py, Self::shared(py, chosen, seed, position, rank, world_size)?)
+        let share = Share::new(rank, world_size).into_py_result(py)?;
+        let stream = index::UniformDraws::new(items.domain(py)?, seed, position).shared(share);
+        Ok(IndexStream::of(stream, |stream| Self { stream }))
     }
 
     #[getter]
@@ -239,8 +239,19 @@ impl UniformDraws {
         self.stream.with(py, |draws| draws.position())
     }
 
-    fn next<'py>(&self, py: Python<'py>, count: usize) -> Index<'py> {
-        self.stream.draw(py, Draw::Batch(count))
+    fn next<'py>(&self, py: Python<'py>, count: usize) -> PyResult<Index<'py>> {
+        items(py, &self.stream, Draw::Batch(count))
+    }
+
+    fn next_slices<'py>(
+        &self,
+        py: Python<'py>,
+        count: usize,
+        cut: &SliceCut,
+        store: Option<&Bound<'py, Store>>,
+        fields: Vec<usize>,
+    ) -> PyResult<Slices<'py>> {
+        slices::draw(py, &self.stream, Draw::Batch(count), cut, store, &fields)
     }
 
     fn restore(&self, py: Python<'_>, seed: u64, position: u64) {
@@ -248,19 +259,8 @@ impl UniformDraws {
     }
 }
 
-impl UniformDraws {
-    fn shared(
-        py: Python<'_>,
-        domain: iltools_core::Result<Domain>,
-        seed: u64,
-        position: u64,
-        rank: u32,
-        world_size: u32,
-    ) -> PyResult<PyClassInitializer<Self>> {
-        let share = Share::new(rank, world_size).into_py_result(py)?;
-        let draws = index::UniformDraws::new(domain.into_py_result(py)?, seed, position).shared(share);
-        Ok(IndexStream::of(draws, |stream| Self { stream }))
-    }
+fn items<'py, S: index::IndexStream>(py: Python<'py>, stream: &Stream<S>, draw: Draw) -> PyResult<Index<'py>> {
+    Ok(PyArray1::from_vec(py, stream.draw(py, &Ask { draw, cut: None })?.rows))
 }
 
 type Mask<'py> = Bound<'py, PyArray1<bool>>;
@@ -275,9 +275,11 @@ pub fn window_rows<'py>(
     length: usize,
     boundary: &str,
 ) -> PyResult<(Index<'py>, Option<Mask<'py>>)> {
-    let (segment, step) = (segment.as_slice()?, step.as_slice()?);
+    // Copies: another thread might write to the caller's arrays meanwhile.
+    let copy = |indices: &Indices<'_>| copied(indices.as_slice()?).into_py_result(py);
+    let (segment, step) = (copy(&segment)?, copy(&step)?);
     let boundary: index::Boundary = boundary.parse().into_py_result(py)?;
-    let found = py.detach(|| index::window_rows(&table.table, segment, step, length, boundary)).into_py_result(py)?;
+    let found = py.detach(|| index::window_rows(&table.table, &segment, &step, length, boundary)).into_py_result(py)?;
     let rows = PyArray1::from_vec(py, found.rows);
     Ok((rows, found.mask.map(|mask| PyArray1::from_vec(py, mask))))
 }

@@ -9,6 +9,7 @@ mod gather;
 mod index;
 mod recorder;
 mod segments;
+mod slices;
 mod store;
 mod stream;
 mod writer;
@@ -26,6 +27,8 @@ mod _core {
     use super::recorder::Recorder;
     #[pymodule_export]
     use super::segments::SegmentTable;
+    #[pymodule_export]
+    use super::slices::SliceCut;
     #[pymodule_export]
     use super::store::{Field, Store, verify};
     #[pymodule_export]

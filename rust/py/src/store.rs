@@ -72,7 +72,8 @@ impl Store {
         fields.iter().zip(rows).map(over).collect()
     }
 
-    fn check_fields(&self, fields: &[usize]) -> PyResult<()> {
+    /// Refuse fields that are not there.
+    pub fn check_fields(&self, fields: &[usize]) -> PyResult<()> {
         let known = self.store.fields().len();
         match fields.iter().find(|&&number| number >= known) {
             Some(number) => Err(PyIndexError::new_err(format!("field {number} of {known}"))),

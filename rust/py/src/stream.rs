@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use iltools_core::index::{Draw, IndexStream};
-use iltools_core::lookahead::LookAhead;
+use iltools_core::index::{Ask, Drawn, IndexStream};
+use iltools_core::lookahead::{LookAhead, Made, Taken};
 use iltools_core::slab::Buffer;
-use numpy::{PyArray1, PyUntypedArray};
+use numpy::PyUntypedArray;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use crate::arrays::address_of;
 use crate::errors::IntoPyResult;
 use crate::store::Store;
 
@@ -25,7 +24,7 @@ pub struct Stream<S: IndexStream> {
 struct State<S: IndexStream> {
     stream: S,
     ahead: Option<Ahead<S>>,
-    drawn: VecDeque<Drawn>,
+    unfetched: VecDeque<(Made, Arc<Source>)>,
 }
 
 struct Ahead<S: IndexStream> {
@@ -46,14 +45,6 @@ impl Source {
     }
 }
 
-struct Drawn {
-    address: usize,
-    /// Kept alive, so that no other array can come to lie at its address while it stands for this batch.
-    _index: Py<PyArray1<i64>>,
-    rows: iltools_core::Result<Vec<Buffer>>,
-    source: Arc<Source>,
-}
-
 /// State is valid after every statement, so a panic elsewhere while it was locked does not spoil it.
 fn lock<S: IndexStream>(state: &Mutex<State<S>>) -> MutexGuard<'_, State<S>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,7 +52,7 @@ fn lock<S: IndexStream>(state: &Mutex<State<S>>) -> MutexGuard<'_, State<S>> {
 
 impl<S: IndexStream> Stream<S> {
     pub fn new(stream: S) -> Self {
-        Self { state: Mutex::new(State { stream, ahead: None, drawn: VecDeque::new() }) }
+        Self { state: Mutex::new(State { stream, ahead: None, unfetched: VecDeque::new() }) }
     }
 
     /// Look at or change the stream itself.
@@ -80,27 +71,60 @@ impl<S: IndexStream> Stream<S> {
         }
     }
 
-    /// Draw indices, from what was made ahead if it fits.
-    pub fn draw<'py>(&self, py: Python<'py>, draw: Draw) -> Bound<'py, PyArray1<i64>> {
-        let (index, made) = py.detach(|| {
-            let state = &mut *lock(&self.state);
-            match &state.ahead {
-                Some(ahead) if ahead.thread.is_alive() => {
-                    let (index, rows) = ahead.thread.take(&mut state.stream, draw);
-                    (index, rows.map(|rows| (rows, Arc::clone(&ahead.source))))
+    /// Draw, from what was made ahead if it fits.
+    pub fn draw(&self, py: Python<'_>, ask: &Ask) -> PyResult<Drawn> {
+        self.draw_with(py, ask, None).map(|(drawn, _)| drawn)
+    }
+
+    /// Draw, and copy some fields' rows of a store out of the batch, if it was made ahead and has them.
+    ///
+    /// While a batch is being made, signal handlers are run now and then, and never under a lock: they may draw, too.
+    pub fn draw_with(
+        &self,
+        py: Python<'_>,
+        ask: &Ask,
+        wanted: Option<(&Arc<iltools_core::store::Store>, &[usize])>,
+    ) -> PyResult<(Drawn, Option<Vec<Buffer>>)> {
+        loop {
+            let taken = py.detach(|| {
+                let state = &mut *lock(&self.state);
+                let Some(ahead) = state.ahead.as_ref().filter(|ahead| ahead.thread.is_alive()) else {
+                    return Ok(Some((state.stream.draw(ask)?, None)));
+                };
+                let (drawn, made) = match ahead.thread.take(&mut state.stream, ask)? {
+                    Taken::Underway => return Ok(None),
+                    Taken::Drawn(drawn) => return Ok(Some((drawn, None))),
+                    Taken::Made(drawn, made) => (drawn, made),
+                };
+                let copies = wanted.map_or(Ok(None), |(store, fields)| copies(&made, &ahead.source, store, fields))?;
+                if state.unfetched.len() == UNFETCHED {
+                    state.unfetched.pop_front();
                 }
-                _ => (state.stream.draw(draw), None),
-            }
-        });
-        let index = PyArray1::from_vec(py, index);
-        if let Some((rows, source)) = made {
-            let drawn = Drawn { address: address_of(&index), _index: index.clone().unbind(), rows, source };
-            let _unfetched = self.locked(py, |state| {
-                state.drawn.push_back(drawn);
-                if state.drawn.len() > UNFETCHED { state.drawn.pop_front() } else { None }
+                state.unfetched.push_back((made, Arc::clone(&ahead.source)));
+                Ok(Some((drawn, copies)))
             });
+            match taken.into_py_result(py)? {
+                Some(drawn) => return Ok(drawn),
+                None => py.check_signals()?,
+            }
         }
-        index
+    }
+}
+
+/// Copies of some fields' rows in a batch; `None` if it is of another store or lacks one of them.
+fn copies(
+    made: &Made,
+    source: &Source,
+    store: &Arc<iltools_core::store::Store>,
+    fields: &[usize],
+) -> iltools_core::Result<Option<Vec<Buffer>>> {
+    let place = |field| source.fields.iter().position(|known| known == field);
+    let places: Option<Vec<usize>> = fields.iter().map(place).collect();
+    match places {
+        Some(places) if source.is(store) => {
+            places.iter().map(|&at| made.rows[at].copy()).collect::<Result<_, _>>().map(Some)
+        }
+        _ => Ok(None),
     }
 }
 
@@ -116,17 +140,19 @@ pub trait RunsAhead: Send + Sync {
     /// How many batches are ready.
     fn num_ready(&self, py: Python<'_>) -> usize;
 
-    /// The rows of a store for a draw that was made ahead; `None` if it was not, or from another store.
+    /// The rows of a store at an index that was drawn ahead; `None` if they are not there. What counts is the content: one
+    /// that was changed since it was drawn is another index.
     fn rows_of<'py>(
         &self,
         store: &Bound<'py, Store>,
-        index: &Bound<'py, PyArray1<i64>>,
+        index: &[i64],
     ) -> PyResult<Option<Vec<Bound<'py, PyUntypedArray>>>>;
 }
 
 impl<S: IndexStream> RunsAhead for Stream<S> {
     fn look_ahead(&self, store: &Bound<'_, Store>, fields: Vec<usize>, depth: usize) -> PyResult<()> {
         let py = store.py();
+        store.get().check_fields(&fields)?;
         let ahead = if depth == 0 {
             None
         } else {
@@ -134,13 +160,8 @@ impl<S: IndexStream> RunsAhead for Stream<S> {
             let thread = LookAhead::start(core, fields.clone(), depth).map_err(PyOSError::new_err)?;
             Some(Ahead { thread, source: Arc::new(Source { store: store.clone().unbind(), fields }), depth })
         };
-        let (old, _drawn) =
-            self.locked(py, |state| (std::mem::replace(&mut state.ahead, ahead), std::mem::take(&mut state.drawn)));
-        // The thread is joined without the interpreter; what it gathered from is released with it.
-        if let Some(Ahead { thread, source, .. }) = old {
-            py.detach(|| drop(thread));
-            drop(source);
-        }
+        let _old =
+            self.locked(py, |state| (std::mem::replace(&mut state.ahead, ahead), std::mem::take(&mut state.unfetched)));
         Ok(())
     }
 
@@ -161,15 +182,13 @@ impl<S: IndexStream> RunsAhead for Stream<S> {
     fn rows_of<'py>(
         &self,
         store: &Bound<'py, Store>,
-        index: &Bound<'py, PyArray1<i64>>,
+        index: &[i64],
     ) -> PyResult<Option<Vec<Bound<'py, PyUntypedArray>>>> {
-        let (py, address, core) = (index.py(), address_of(index), store.get().core());
-        let found = self.locked(py, |State { drawn, .. }| {
-            let position = drawn.iter().position(|drawn| drawn.address == address && drawn.source.is(core));
-            position.and_then(|position| drawn.remove(position))
+        let (py, core) = (store.py(), store.get().core());
+        let found = self.locked(py, |State { unfetched, .. }| {
+            let position = unfetched.iter().position(|(made, source)| source.is(core) && made.index == index);
+            position.and_then(|position| unfetched.remove(position))
         });
-        let Some(drawn) = found else { return Ok(None) };
-        let rows = drawn.rows.into_py_result(py)?;
-        drawn.source.store.get().arrays_over(py, &drawn.source.fields, &[index.len()?], rows).map(Some)
+        found.map(|(made, source)| store.get().arrays_over(py, &source.fields, &[index.len()], made.rows)).transpose()
     }
 }

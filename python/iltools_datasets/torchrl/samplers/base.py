@@ -32,9 +32,6 @@ class SeededSampler(Sampler):  # type: ignore[misc]
     the same batch sizes.
     """
 
-    draws_transitions = True
-    """Whether what the native generator draws are transition indices, which can be gathered as they are."""
-
     def __init__(self, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed <= UINT64_MAX):
             raise ValueError(f"seed is {seed!r}; an integer within 0..2^64-1 is needed")
@@ -164,15 +161,6 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         self._restored_generator = generator
         if uuid and uuid != self._store_uuid:
             self._store_uuid, self._is_store_verified = uuid, False
-
-    def place(self) -> dict[str, Any]:
-        """Return where the stream stands: the part of the state that a draw changes."""
-        return self._state()
-
-    def go_to(self, place: dict[str, Any]) -> None:
-        """Continue at a place of this sampler, or of a copy of it."""
-        kind = type(self).__name__
-        self._restore(SavedState({"kind": kind, "version": STATE_VERSION, **place}, kind, STATE_VERSION))
 
     def dumps(self, path: str | Path) -> None:
         """Write the state into the directory `path`, as JSON and in one step: a kill leaves the old or the new one."""

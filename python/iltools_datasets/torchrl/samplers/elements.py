@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torchrl.data.replay_buffers import samplers as torchrl_samplers
 from torchrl.data.replay_buffers.storages import Storage
 
@@ -124,8 +123,10 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         index = on_device(self._next_items(storage, total, batch_size), storage)
         return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
 
-    def _next_items(self, storage: Storage, total: int, count: int) -> NDArray[np.int64]:
-        """Return the next items, up to `count`, of 0..total that make up the storage; sets the flags."""
+    def _next_items(
+        self, storage: Storage, total: int, count: int, draw: Callable[[_core.EpochShuffle, int], Any] | None = None
+    ) -> Any:
+        """Return the next items, up to `count`, of 0..total, or what `draw` makes of them; sets the flags."""
         of_all = count * self.world_size
         if of_all > total and self.drop_last:
             raise ValueError(
@@ -150,7 +151,8 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
                 RuntimeWarning,
                 stacklevel=2,
             )
-        items = stream.next(count) if self.drop_last else stream.next_within_epoch(count)
+        draw = draw or (_core.EpochShuffle.next if self.drop_last else _core.EpochShuffle.next_within_epoch)
+        items = draw(stream, count)
         now_in, position = stream.place
         left = total - position
         self._ran_out = now_in != epoch or (self.drop_last and left < of_all)
@@ -173,9 +175,12 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             self._next_epoch = self._stream.epoch + 1
         if self._next_seed is not None:
             self._seed, self._next_seed = self._next_seed, None
-        self._stream = _core.EpochShuffle(total, self._needed_seed(), self._next_epoch, 0, self.shuffle, **self._rank)
+        self._stream = self._shuffled(total, self._needed_seed(), self._next_epoch, 0)
         self.len_storage = total
         return self._stream
+
+    def _shuffled(self, total: int, seed: int, epoch: int, position: int) -> _core.EpochShuffle:
+        return _core.EpochShuffle(total, seed, epoch, position, self.shuffle, **self._rank)
 
     def _turn(self, stream: _core.EpochShuffle, epoch: int) -> None:
         if self._next_seed is not None:
@@ -213,10 +218,10 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         epoch, position = saved.integer("epoch"), saved.integer("position", high=max(total - 1, 0))
         shuffle, drop_last, ran_out = saved.flag("shuffle"), saved.flag("drop_last"), saved.flag("ran_out")
         remaining = saved.integer("remaining_batches", high=total if total else UINT64_MAX)
-        self._stream = _core.EpochShuffle(total, seed, epoch, position, shuffle, **self._rank) if total else None
         self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
         self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
         self._remaining_batches = remaining
+        self._stream = self._shuffled(total, seed, epoch, position) if total else None
 
     def __repr__(self) -> str:
         drawn = 0.0 if self._stream is None else self._stream.position / self.len_storage * 100

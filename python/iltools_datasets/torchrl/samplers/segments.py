@@ -72,10 +72,10 @@ class EpochUniformSampler(SeededSampler):
         return self._stream
 
     def _make(self, chosen: NDArray[np.int64], seed: int, epoch: int, position: int) -> Stream:
-        table = self.segments.table
+        items = self.segments.table, chosen
         if self.without_replacement:
-            return _core.EpochShuffle.over_segments(table, chosen, seed, epoch, position, **self._rank)
-        return _core.UniformDraws.over_segments(table, chosen, seed, position, **self._rank)
+            return _core.EpochShuffle(items, seed, epoch, position, **self._rank)
+        return _core.UniformDraws(items, seed, position, **self._rank)
 
     def _reseed(self) -> None:
         self._seed, self._stream = None, None

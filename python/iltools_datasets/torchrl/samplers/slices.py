@@ -7,32 +7,28 @@ that a slice ends with.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tensordict import TensorDictBase
 from torchrl.data.replay_buffers import samplers as torchrl_samplers
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState
-from iltools_datasets.torchrl.samplers import slice_rows
 from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
 from iltools_datasets.torchrl.samplers.elements import SamplerWithoutReplacement
-from iltools_datasets.torchrl.samplers.slice_info import slice_info
-from iltools_datasets.torchrl.samplers.slice_rows import Slices
+from iltools_datasets.torchrl.samplers.slice_info import flags_of, read_keys
 from iltools_datasets.torchrl.samplers.trajectory_table import Boundaries, EndSource, TrajectoryTable, TrajectoryTracker
 from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 Batch = tuple[tuple[torch.Tensor, ...], dict[Any, torch.Tensor]]
+DrawSlices = Callable[[_core.Store | None, list[int]], Any]
 
 _END_OPTIONS = ("end_key", "end_keys", "traj_key", "ends", "trajectories")
-
-_RESOLUTION = 2**53
-"""Draws are integers below this, so a fraction is one of as many as a float64 can tell apart."""
 
 
 class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignore[misc]
@@ -48,11 +44,13 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
         options: those of TorchRL's sampler.
     """
 
-    draws_transitions = False  # the native generator draws trajectories and places within them
-
     def __init__(self, *, seed: int | None = None, **options: Any) -> None:
         SeededSampler.__init__(self, seed)
-        torchrl_samplers.SliceSampler.__init__(self, **options)
+        if options.get("fragmented"):
+            # TorchRL checks what goes with it, and that nobody has a `sample` of their own; ours hands over to its.
+            torchrl_samplers.SliceSampler(**options)
+        torchrl_samplers.SliceSampler.__init__(self, **{**options, "fragmented": False})
+        self.fragmented = bool(options.get("fragmented"))
         self._position = 0
         self._follow(options)
 
@@ -68,7 +66,7 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
     def _whole_table(self, storage: Storage) -> TrajectoryTable:
         if isinstance(storage, TrajectoryStorage) and not self._names_ends:
             segments = storage.store.segments
-            return TrajectoryTable(segments.start, segments.length)
+            return TrajectoryTable(segments.start, segments.length, len(storage))
         if len(storage) == 1:
             # One row is one trajectory; TorchRL trips over it.
             return TrajectoryTable.from_stops(np.zeros(1, dtype=np.int64), 1)
@@ -78,7 +76,7 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
                 f"Expected the end-of-trajectory signal to be {storage.ndim}-dimensional, found "
                 f"{boundaries[0].shape[1]} dimensions instead."
             )
-        return TrajectoryTable.from_boundaries(boundaries)
+        return TrajectoryTable.from_boundaries(boundaries, storage.shape[0])
 
     def _end_source(self, storage: Storage) -> EndSource | None:
         is_plain = isinstance(storage, TensorStorage) and isinstance(storage._storage, TensorDictBase)
@@ -91,7 +89,7 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
     def _get_stop_and_length(self, storage: Storage, fallback: bool = True) -> Boundaries:
         # Asked by TorchRL's methods; `fallback=False` by the very one that builds the table.
         if fallback:
-            return self._table(storage).boundaries(storage.shape[0])
+            return self._table(storage).boundaries()
         boundaries: Boundaries = torchrl_samplers.SliceSampler._get_stop_and_length(self, storage, fallback=False)
         return boundaries
 
@@ -102,97 +100,46 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
 
     # Batches.
 
-    def _sample_slices(self, *boundaries: Any, storage: Storage, **options: Any) -> Batch:
+    def sample(self, storage: Storage, batch_size: int) -> Batch:
         """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch.
 
-        TorchRL's `sample` calls this with the boundaries, which are in the table too.
+        Raises:
+            RuntimeError: no trajectory has as many steps as a slice, and `strict_length` is set.
+            ValueError: a span of as many steps as a slice has.
         """
-        length, num_slices = boundaries[3], boundaries[4]
-        table = self._table(storage)
+        if self.fragmented:
+            batch: Batch = torchrl_samplers.SliceSampler.sample(self, storage, batch_size)
+            return batch
+        table, length, num_slices = self._asked(storage, batch_size)
         self._meet(storage)
-        counted = self._long_enough(table, length)
-        draws = self._fractions(2 * num_slices)
-        chosen = (draws[:num_slices] * (len(table) if counted is None else len(counted))).astype(np.int64)
-        trajectory = chosen if counted is None else counted[chosen]
-        return self._slices_within(storage, table, trajectory, draws[num_slices:], length)
+        self._check_some_reach(table, length)
+        if self._stream is None:
+            self._stream = _core.UniformDraws(1, self._needed_seed(), self._position)
+        cut = table.cut(length, self.strict_length, self.pad_output, self.span)
+        return self._batch(storage, table, length, partial(self._stream.next_slices, num_slices, cut))
 
-    def _long_enough(self, table: TrajectoryTable, length: int) -> NDArray[np.int64] | None:
-        """Return the positions of trajectories that count, None if all do; RuntimeError if none does."""
-        if not self.strict_length or table.all_reach(length):
-            return None
-        reaching = table.reaching(length)
-        if not len(reaching):
+    def _asked(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, int]:
+        """Return the trajectories, the steps of a slice and the number of slices."""
+        return self._table(storage), *self._adjusted_batch_size(batch_size * (self._batch_size_multiplier or 1))
+
+    def _check_some_reach(self, table: TrajectoryTable, length: int) -> None:
+        if self.strict_length and table.longest < length:
             raise RuntimeError(table.none_reaches(length))
-        return reaching
 
-    def _slices_within(
-        self,
-        storage: Storage,
-        table: TrajectoryTable,
-        trajectory: NDArray[np.int64],
-        fraction: NDArray[np.float64],
-        length: int,
-    ) -> Batch:
-        lengths: NDArray[np.int64] | int = length
-        padded_length = None
-        if not self.strict_length and not table.all_reach(length):
-            lengths = np.minimum(table.length[trajectory], length)
-            padded_length = length if self.pad_output else None
-        slices = slice_rows.place(table, trajectory, fraction, lengths, self.span)
-        return self._batch(storage, table, slices, padded_length)
-
-    def _batch(
-        self, storage: Storage, table: TrajectoryTable, slices: Slices, padded_length: int | None = None
-    ) -> Batch:
-        time, real = slice_rows.rows(table, slices, storage.shape[0], padded_length)
-        index = [on_device(time, storage)]
-        if storage.ndim > 1:
-            copies = slices.length if padded_length is None else padded_length
-            rest = np.repeat(table.rest[slices.trajectory], copies, axis=0)
-            index += [on_device(np.ascontiguousarray(column), storage) for column in rest.T]
-        info = slice_info(
-            storage,
-            tuple(index),
-            slices.length if isinstance(slices.length, int) else torch.from_numpy(slices.length),
-            len(slices.trajectory),
-            truncated_key=self.truncated_key,
-            init_key=self.init_key,
-            padded_length=padded_length,
-            real=None if real is None else on_device(real, storage),
-        )
-        return tuple(index), info
-
-    def _finalize_index(
-        self,
-        *,
-        index: torch.Tensor,
-        num_slices: int,
-        seq_length: int | torch.Tensor,
-        target_seq_length: int | None,
-        mask_flat: torch.Tensor | None,
-        storage: Storage,
-    ) -> Batch:
-        # The last step of TorchRL's `fragmented=True`, which reads no whole batch this way.
-        coordinates = index.to(torch.int64).unbind(-1)
-        info = slice_info(
-            storage,
-            coordinates,
-            seq_length,
-            num_slices,
-            truncated_key=self.truncated_key,
-            init_key=self.init_key,
-            padded_length=target_seq_length,
-            real=mask_flat,
-        )
-        return coordinates, info
+    def _batch(self, storage: Storage, table: TrajectoryTable, length: int, draw: DrawSlices) -> Batch:
+        """Draw slices of `length` steps and describe them."""
+        flags = flags_of(self.truncated_key, self.init_key)
+        if isinstance(storage, TrajectoryStorage):
+            keys, fields = storage.known(flags.keys)
+            rows, ends, real, _, arrays = draw(storage.store.core, fields)
+            stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
+            return (torch.from_numpy(rows),), flags.info(stored, torch.from_numpy(ends), length, real)
+        rows, ends, real, holders, _ = draw(None, [])
+        index = tuple(on_device(column, storage) for column in (rows, *table.coordinates(holders)))
+        real = None if real is None else on_device(real, storage)
+        return index, flags.info(read_keys(storage, index, flags.keys), on_device(ends, storage), length, real)
 
     # Randomness and state.
-
-    def _fractions(self, count: int) -> NDArray[np.float64]:
-        """Return independent draws from [0, 1), float64 [count]."""
-        if self._stream is None:
-            self._stream = _core.UniformDraws(_RESOLUTION, self._needed_seed(), self._position)
-        return _fractions_of(self._stream, count)
 
     def _reseed(self) -> None:
         self._seed, self._stream, self._position = None, None, 0
@@ -241,44 +188,47 @@ class SliceSamplerWithoutReplacement(
     ) -> None:
         SamplerWithoutReplacement.__init__(self, drop_last, shuffle, seed=seed)
         torchrl_samplers.SliceSamplerWithoutReplacement.__init__(self, drop_last=drop_last, shuffle=shuffle, **options)
-        self._places: _core.UniformDraws | None = None
         self._places_drawn = 0
         self._follow(options)
 
     def sample(self, storage: Storage, batch_size: int) -> Batch:
         """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch."""
-        table = self._table(storage)
-        length, num_slices = self._adjusted_batch_size(batch_size)
-        trajectory = self._next_items(storage, len(table), num_slices)
-        if self._long_enough(table, length) is not None:
-            trajectory = np.sort(trajectory[table.length[trajectory] >= length])
-            if not len(trajectory):
-                raise RuntimeError(
-                    "None of the trajectories of this batch is of sufficient length: strict_length=False takes all."
-                )
-        return self._slices_within(storage, table, trajectory, self._fractions(len(trajectory)), length)
+        table, length, num_slices = self._asked(storage, batch_size)
+        cut = table.cut(length, self.strict_length, self.pad_output, self.span)
+        index, info = self._batch(storage, table, length, partial(self._next_slices, storage, num_slices, cut))
+        if self.strict_length and table.shortest < length and not len(index[0]):
+            self._check_some_reach(table, length)
+            raise RuntimeError(
+                "None of the trajectories of this batch is of sufficient length: strict_length=False takes all."
+            )
+        return index, info
 
-    def _fractions(self, count: int) -> NDArray[np.float64]:
-        if self._places is None or self._places.seed != self._needed_seed():
-            self._places = _core.UniformDraws(_RESOLUTION, self._needed_seed(), self._places_drawn)
-        fractions = _fractions_of(self._places, count)
-        self._places_drawn = self._places.position
-        return fractions
+    def _next_slices(self, storage: Storage, count: int, cut: _core.SliceCut, *flags: Any) -> Any:
+        def draw(stream: _core.EpochShuffle, count: int) -> Any:
+            return stream.next_slices(count, cut, not self.drop_last, *flags)
+
+        return self._next_items(storage, cut.total, count, draw)
+
+    def _shuffled(self, total: int, seed: int, epoch: int, position: int) -> _core.EpochShuffle:
+        return _core.EpochShuffle(total, seed, epoch, position, self.shuffle, **self._rank, places=self._num_places)
+
+    @property
+    def _num_places(self) -> int:
+        """Places within trajectories that were drawn."""
+        return self._places_drawn if self._stream is None else self._stream.places
 
     def _reseed(self) -> None:
         SamplerWithoutReplacement._reseed(self)
 
     def _empty(self) -> None:
         SliceSampler._empty(self)
+        self._places_drawn = self._num_places
         SamplerWithoutReplacement._empty(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_places": None}
 
     def _state(self) -> dict[str, Any]:
         return {
             **SamplerWithoutReplacement._state(self),
-            "places_drawn": self._places_drawn,
+            "places_drawn": self._num_places,
             "num_slices": self.num_slices,
             "slice_len": self.slice_len,
         }
@@ -287,7 +237,9 @@ class SliceSamplerWithoutReplacement(
         self._check_shape(saved)
         drawn = saved.integer("places_drawn")
         SamplerWithoutReplacement._restore(self, saved)
-        self._places, self._places_drawn = None, drawn
+        self._places_drawn, stream, self._stream = drawn, self._stream, None
+        if stream is not None:
+            self._stream = self._shuffled(stream.total, stream.seed, stream.epoch, stream.position)
 
     def __repr__(self) -> str:
         return SamplerWithoutReplacement.__repr__(self)
@@ -331,7 +283,10 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
 
     def num_windows(self, storage: Storage) -> int:
         """Return how many windows an epoch over a storage has."""
-        return self._table(storage).windows(self.slice_len, self.stride).total
+        return self._windows(self._table(storage), self.slice_len).total
+
+    def _windows(self, table: TrajectoryTable, length: int) -> _core.SliceCut:
+        return table.cut(length, True, False, (0, 0), self.stride)
 
     def sample(self, storage: Storage, batch_size: int) -> Batch:
         """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch.
@@ -339,13 +294,11 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         Raises:
             RuntimeError: no trajectory is as long as a window.
         """
-        table = self._table(storage)
-        length, num_slices = self._adjusted_batch_size(batch_size)
-        windows = table.windows(length, self.stride)
-        if not windows.total:
+        table, length, num_slices = self._asked(storage, batch_size)
+        cut = self._windows(table, length)
+        if not cut.total:
             raise RuntimeError(table.none_reaches(length))
-        trajectory, step = windows.locate(self._next_items(storage, windows.total, num_slices))
-        return self._batch(storage, table, Slices(trajectory, step, length))
+        return self._batch(storage, table, length, partial(self._next_slices, storage, num_slices, cut))
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "stride": self.stride}
@@ -354,10 +307,6 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         super()._check_shape(saved)
         if saved.integer("stride") != self.stride:
             raise saved.refuse("stride", str(self.stride))
-
-
-def _fractions_of(draws: _core.UniformDraws, count: int) -> NDArray[np.float64]:
-    return draws.next(count).astype(np.float64) / _RESOLUTION
 
 
 # As for `RandomSampler`.

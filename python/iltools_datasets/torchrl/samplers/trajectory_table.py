@@ -18,31 +18,37 @@ Boundaries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """First and last coordinates, int64 [K, ndim] each, and lengths, int64 [K], of trajectories, as TorchRL has them."""
 
 
+Span = Sequence[bool | int]
+
+_MOST_CUTS = 8
+"""Ways to cut slices that a table remembers."""
+
+
 class TrajectoryTable:
     """First row and length of each of K trajectories; one that passes the end of the storage goes on at its beginning.
 
     Args:
         start: int64 [K], first rows.
         length: int64 [K], numbers of rows.
+        count: rows of the storage.
         rest: int64 [K, ndim - 1], the other coordinates in a storage of several dimensions.
     """
 
     def __init__(
-        self, start: NDArray[np.int64], length: NDArray[np.int64], rest: NDArray[np.int64] | None = None
+        self, start: NDArray[np.int64], length: NDArray[np.int64], count: int, rest: NDArray[np.int64] | None = None
     ) -> None:
-        self.start = start
-        self.length = length
-        self.rest = rest if rest is not None else np.empty((len(start), 0), dtype=np.int64)
-        self._shortest = int(length.min()) if len(length) else 0
-        self._long_enough: tuple[int, NDArray[np.int64]] | None = None
-        self._windows: Windows | None = None
+        self.start, self.length, self.count = start, length, count
+        self.rest = np.empty((len(start), 0), dtype=np.int64) if rest is None else rest
+        self.shortest, self.longest = (int(length.min()), int(length.max())) if len(length) else (0, 0)
+        self._cuts: dict[tuple[Any, ...], _core.SliceCut] = {}
         self._boundaries: Boundaries | None = None
 
     @classmethod
-    def from_boundaries(cls, boundaries: Boundaries) -> TrajectoryTable:
-        """Take over what TorchRL worked out."""
+    def from_boundaries(cls, boundaries: Boundaries, count: int) -> TrajectoryTable:
+        """Take over what TorchRL worked out for a storage of `count` rows."""
         first, _, length = (tensor.cpu().numpy() for tensor in boundaries)
-        table = cls(np.ascontiguousarray(first[:, 0]), length, np.ascontiguousarray(first[:, 1:]))
+        start, rest = np.ascontiguousarray(first[:, 0]), np.ascontiguousarray(first[:, 1:])
+        table = cls(start, np.ascontiguousarray(length), count, rest)
         table._boundaries = boundaries
         return table
 
@@ -53,68 +59,53 @@ class TrajectoryTable:
         start[0] %= count
         length = stop - start + 1
         length[length <= 0] += count
-        return cls(start, length)
+        return cls(start, length, count)
 
     def __len__(self) -> int:
         return len(self.start)
 
-    def boundaries(self, count: int) -> Boundaries:
-        """Return the table as TorchRL's functions take it, for a storage of `count` rows."""
+    def coordinates(self, trajectory: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return the other coordinates of rows of some trajectories, ndim - 1 columns."""
+        return [np.ascontiguousarray(column) for column in self.rest[trajectory].T] if self.rest.size else []
+
+    def boundaries(self) -> Boundaries:
+        """Return the table as TorchRL's functions take it."""
         if self._boundaries is None:
             first = np.concatenate([self.start[:, None], self.rest], axis=1)
             last = first.copy()
-            last[:, 0] = (self.start + self.length - 1) % count
+            last[:, 0] = (self.start + self.length - 1) % self.count
             self._boundaries = torch.from_numpy(first), torch.from_numpy(last), torch.from_numpy(self.length)
         return self._boundaries
 
-    def all_reach(self, length: int) -> bool:
-        """Whether every trajectory has at least `length` rows."""
-        return self._shortest >= length
+    def cut(self, length: int, strict: bool, padded: bool, span: Span, stride: int | None = None) -> _core.SliceCut:
+        """Return how slices are cut, worked out once: for another cut nothing can have been made ahead.
 
-    def reaching(self, length: int) -> NDArray[np.int64]:
-        """Return the positions of trajectories of at least `length` rows, int64; worked out once per length."""
-        if self._long_enough is None or self._long_enough[0] != length:
-            self._long_enough = length, np.flatnonzero(self.length >= length)
-        return self._long_enough[1]
+        Args:
+            length: rows of a slice.
+            strict: leave out trajectories that are shorter, or take all that they have.
+            padded: repeat the last row of shorter slices up to `length`.
+            span: how far a slice may begin before, and end after, its trajectory: False or 0 not at all, True as far as
+                one row remains, a number of rows otherwise. What lies outside is cut off.
+            stride: rows from one window to the next, where every window is an item and not every trajectory.
+
+        Raises:
+            ValueError: a length or stride below 1, a span below 0.
+        """
+        asked = length, strict, padded, tuple(None if rows is True else int(rows) for rows in span), stride
+        cut = self._cuts.get(asked)
+        if cut is None:
+            if len(self._cuts) == _MOST_CUTS:
+                self._cuts.clear()
+            holders = self.rest.shape[1] > 0
+            cut = self._cuts[asked] = _core.SliceCut(self.start, self.length, self.count, *asked, holders)
+        return cut
 
     def none_reaches(self, length: int) -> str:
         """Return what to say where no trajectory has `length` rows."""
         return (
             "Did not find a single trajectory with sufficient length (length range: "
-            f"{self.length.min()} - {self.length.max()} / required={length})."
+            f"{self.shortest} - {self.longest} / required={length})."
         )
-
-    def windows(self, length: int, stride: int) -> Windows:
-        """Return the windows of `length` steps that begin every `stride` steps; worked out once."""
-        if self._windows is None or (self._windows.length, self._windows.stride) != (length, stride):
-            self._windows = Windows(self.length, length, stride)
-        return self._windows
-
-
-class Windows:
-    """The windows of all trajectories, numbered through.
-
-    Args:
-        steps: int64 [K], steps of each trajectory.
-        length: steps of a window; shorter trajectories have none.
-        stride: steps from one window to the next.
-    """
-
-    def __init__(self, steps: NDArray[np.int64], length: int, stride: int) -> None:
-        self.length, self.stride = length, stride
-        counts = (steps - length) // stride + 1
-        self._holders = None if (counts > 0).all() else np.flatnonzero(counts > 0)
-        if self._holders is not None:
-            counts = counts[self._holders]
-        self.total = int(counts.sum())
-        # A segment of windows per trajectory that has some: the native table finds its place among millions at once.
-        first = counts.cumsum() - counts
-        self._table = _core.SegmentTable(np.zeros_like(first), np.arange(len(first)), first, counts)
-
-    def locate(self, window: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the trajectory and the first step, int64 [S] each, of windows by their numbers, int64 [S]."""
-        holder, nth = self._table.locate(window)
-        return (holder if self._holders is None else self._holders[holder]), nth * self.stride
 
 
 class TrajectoryTracker:

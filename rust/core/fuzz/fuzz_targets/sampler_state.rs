@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use iltools_core::index::{Domain, Draw, EpochShuffle, IndexStream, SequentialCursors, Share, UniformDraws};
+use iltools_core::index::{Domain, Draw, EpochShuffle, SequentialCursors, Share, UniformDraws};
 use iltools_core::segment::SegmentTable;
 use libfuzzer_sys::fuzz_target;
 
@@ -46,7 +46,6 @@ fuzz_target!(|input: Input| {
     if let Ok(domain) = domain() {
         // Few, for speed: what draws depend on is where they begin.
         let count = usize::from(input.draws % 400);
-        let draw = Draw::Batch(count);
         let total = domain.total();
         if let Ok(mut shuffle) = EpochShuffle::new(domain.clone(), input.seed, input.epoch, input.position, input.shuffle) {
             let before = (shuffle.seed(), shuffle.epoch(), shuffle.position());
@@ -57,12 +56,12 @@ fuzz_target!(|input: Input| {
                 assert_eq!((shuffle.seed(), shuffle.epoch(), shuffle.position()), before);
             }
             let mut again = shuffle.clone();
-            let out = shuffle.draw(draw);
+            let out = shuffle.items(Draw::Batch(count)).unwrap();
             assert!(out.iter().all(|&row| inside(&input.chosen, row)));
             let mut ranks = [0, 1].map(|rank| again.clone().shared(Share::new(rank, 2).unwrap()));
-            assert_eq!(again.draw(draw), out);
+            assert_eq!(again.items(Draw::Batch(count)).unwrap(), out);
             let half = Draw::Batch(count / 2);
-            let blocks = ranks.each_mut().map(|rank| rank.draw(half)).concat();
+            let blocks = ranks.each_mut().map(|rank| rank.items(half).unwrap()).concat();
             assert_eq!(blocks, out[..blocks.len()]);
             // Within one epoch no row comes twice.
             let whole = out.len().min((total - before.2) as usize);
@@ -72,21 +71,20 @@ fuzz_target!(|input: Input| {
         } else {
             assert!(!(0..=total).contains(&input.position));
         }
-        let out = UniformDraws::new(domain, input.seed, input.epoch).draw(draw);
+        let out = UniformDraws::new(domain, input.seed, input.epoch).items(count).unwrap();
         assert!(out.iter().all(|&row| inside(&input.chosen, row)));
     }
 
     let (segment, step): (Vec<i64>, Vec<i64>) = input.envs.iter().copied().unzip();
     let Ok(mut cursors) = SequentialCursors::new(Arc::clone(&table), &segment, &step) else { return };
-    let before = (cursors.segment(), cursors.step());
+    let before = (cursors.segment().unwrap(), cursors.step().unwrap());
     let (envs, (segments, steps)): (Vec<_>, (Vec<_>, Vec<_>)) = input.updates.iter().map(|&(e, k, s)| (e, (k, s))).unzip();
     if cursors.update(&envs, &segments, &steps).is_err() {
-        assert_eq!((cursors.segment(), cursors.step()), before);
+        assert_eq!((cursors.segment().unwrap(), cursors.step().unwrap()), before);
     }
-    let mut out = vec![0; cursors.len()];
     for _ in 0..3 {
-        cursors.next(&mut out);
-        assert!(out.iter().zip(cursors.segment()).all(|(&row, k)| {
+        let out = cursors.next_rows().unwrap();
+        assert!(out.iter().zip(cursors.segment().unwrap()).all(|(&row, k)| {
             (start[k as usize]..start[k as usize] + length[k as usize]).contains(&row)
         }));
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::stream::{Draw, IndexStream};
+use super::slices::Drawn;
+use super::stream::{Ask, IndexStream};
+use crate::memory::{collected, with_room};
 use crate::segment::SegmentTable;
 use crate::{Error, Result};
 
@@ -33,8 +35,10 @@ impl SequentialCursors {
         if segment.len() != step.len() {
             return Err(Error::Invalid(format!("{} segments but {} steps", segment.len(), step.len())));
         }
-        let cursors =
-            (0..segment.len()).map(|env| place(&table, env, segment[env], step[env])).collect::<Result<Vec<_>>>()?;
+        let mut cursors = with_room(segment.len())?;
+        for env in 0..segment.len() {
+            cursors.push(place(&table, env, segment[env], step[env])?);
+        }
         Ok(Self { table, cursors, moves: 0 })
     }
 
@@ -49,25 +53,27 @@ impl SequentialCursors {
     }
 
     /// Segment position of each env.
-    pub fn segment(&self) -> Vec<i64> {
-        self.cursors.iter().map(|cursor| cursor.segment).collect()
+    pub fn segment(&self) -> Result<Vec<i64>> {
+        collected(self.cursors.iter().map(|cursor| cursor.segment))
     }
 
     /// Step of each env.
-    pub fn step(&self) -> Vec<i64> {
-        self.cursors.iter().map(|cursor| cursor.step).collect()
+    pub fn step(&self) -> Result<Vec<i64>> {
+        collected(self.cursors.iter().map(|cursor| cursor.step))
     }
 
-    /// Write the transition under each cursor, then move each by one, wrapping.
-    pub fn next(&mut self, out: &mut [i64]) {
-        self.moves = self.moves.wrapping_add(1);
-        for (slot, cursor) in out.iter_mut().zip(&mut self.cursors) {
-            *slot = cursor.start + cursor.step;
+    /// The transition under each cursor; then each moves by one, wrapping.
+    pub fn next_rows(&mut self) -> Result<Vec<i64>> {
+        let rows = collected(self.cursors.iter_mut().map(|cursor| {
+            let row = cursor.start + cursor.step;
             cursor.step += 1;
             if cursor.step == cursor.length {
                 cursor.step = 0;
             }
-        }
+            row
+        }))?;
+        self.moves = self.moves.wrapping_add(1);
+        Ok(rows)
     }
 
     /// Put some envs elsewhere: all of them, or, on any error, none.
@@ -80,7 +86,7 @@ impl SequentialCursors {
                 step.len()
             )));
         }
-        let mut moves = Vec::with_capacity(env.len());
+        let mut moves = with_room(env.len())?;
         for (i, &number) in env.iter().enumerate() {
             let env = usize::try_from(number)
                 .ok()
@@ -103,10 +109,8 @@ impl IndexStream for SequentialCursors {
         self.moves
     }
 
-    fn draw(&mut self, _: Draw) -> Vec<i64> {
-        let mut out = vec![0; self.len()];
-        self.next(&mut out);
-        out
+    fn draw(&mut self, _: &Ask) -> Result<Drawn> {
+        Ok(Drawn { rows: self.next_rows()?, ..Drawn::default() })
     }
 }
 
@@ -138,16 +142,15 @@ mod tests {
             let (segment, step): (Vec<i64>, Vec<i64>) = envs.iter().copied().unzip();
             let table = table();
             let mut cursors = SequentialCursors::new(Arc::clone(&table), &segment, &step).unwrap();
-            let mut out = vec![0; envs.len()];
             for round in 0..rounds {
-                cursors.next(&mut out);
+                let out = cursors.next_rows().unwrap();
                 for (i, &(k, step)) in envs.iter().enumerate() {
                     let k = k as usize;
                     prop_assert_eq!(out[i], table.start()[k] + (step + round) % table.length()[k]);
                 }
             }
             for (i, &(k, step)) in envs.iter().enumerate() {
-                prop_assert_eq!(cursors.step()[i], (step + rounds) % table.length()[k as usize]);
+                prop_assert_eq!(cursors.step().unwrap()[i], (step + rounds) % table.length()[k as usize]);
             }
         }
     }
@@ -155,14 +158,14 @@ mod tests {
     #[test]
     fn a_bad_update_moves_nothing() {
         let mut cursors = SequentialCursors::new(table(), &[0, 1], &[1, 2]).unwrap();
-        let before = (cursors.segment(), cursors.step());
+        let before = (cursors.segment().unwrap(), cursors.step().unwrap());
         assert!(cursors.update(&[0, 1], &[1, 3], &[0, 0]).is_err());
         assert!(cursors.update(&[0, 2], &[1, 1], &[0, 0]).is_err());
         assert!(cursors.update(&[0, -1], &[1, 1], &[0, 0]).is_err());
         assert!(cursors.update(&[0, 1], &[1, 1], &[0, -1]).is_err());
         assert!(cursors.update(&[0, 1], &[1], &[0]).is_err());
-        assert_eq!((cursors.segment(), cursors.step()), before);
+        assert_eq!((cursors.segment().unwrap(), cursors.step().unwrap()), before);
         cursors.update(&[1], &[2], &[7]).unwrap();
-        assert_eq!((cursors.segment(), cursors.step()), (vec![0, 2], vec![1, 0]));
+        assert_eq!((cursors.segment().unwrap(), cursors.step().unwrap()), (vec![0, 2], vec![1, 0]));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::memory::with_room;
 use crate::segment::{Locator, SegmentTable};
 use crate::{Error, Result};
 
@@ -9,16 +10,9 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Domain {
     total: i64,
-    /// Where the items are not the transitions themselves: the chosen segments, one after another.
-    chosen: Option<Arc<Chosen>>,
-}
-
-#[derive(Debug)]
-struct Chosen {
-    /// First item of each chosen segment.
-    items: Locator,
-    /// What to add to an item of each chosen segment to get its transition index.
-    offset: Vec<i64>,
+    /// Where the items are not the transitions themselves: the first item of each chosen segment, and what to add to its
+    /// items to get their transitions.
+    chosen: Option<Arc<Locator<[i64; 2]>>>,
 }
 
 impl Domain {
@@ -32,20 +26,23 @@ impl Domain {
 
     /// The union of some segments; one that is named twice counts once.
     pub fn segments(table: &SegmentTable, positions: &[i64]) -> Result<Self> {
-        let mut unique = positions.iter().map(|&k| table.check_position(k)).collect::<Result<Vec<_>>>()?;
+        let mut unique = with_room(positions.len())?;
+        for &k in positions {
+            unique.push(table.check_position(k)?);
+        }
         unique.sort_unstable();
         unique.dedup();
         let mut total = 0;
-        let (mut first, mut offset) = (Vec::with_capacity(unique.len()), Vec::with_capacity(unique.len()));
+        let mut runs: Vec<[i64; 2]> = with_room(unique.len())?;
         for k in unique {
             // Segments that lie back to back are one run of items: all segments of a store are, and need no look-up.
-            if offset.last() != Some(&(table.start()[k] - total)) {
-                first.push(total);
-                offset.push(table.start()[k] - total);
+            let offset = table.start()[k] - total;
+            if runs.last().is_none_or(|run| run[1] != offset) {
+                runs.push([total, offset]);
             }
             total += table.length()[k];
         }
-        let chosen = (offset != [0]).then(|| Arc::new(Chosen { items: Locator::new(first), offset }));
+        let chosen = if runs == [[0, 0]] { None } else { Some(Arc::new(Locator::new(runs)?)) };
         Ok(Self { chosen, ..Self::all(total)? })
     }
 
@@ -58,8 +55,7 @@ impl Domain {
     pub(super) fn to_transitions(&self, items: &mut [i64]) {
         if let Some(chosen) = &self.chosen {
             for item in items {
-                // Items are within 0..total, so a segment is always found; the first one otherwise.
-                *item += chosen.offset[chosen.items.find(*item).unwrap_or(0)];
+                *item += chosen.locate(*item).1[1];
             }
         }
     }

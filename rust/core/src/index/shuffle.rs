@@ -3,7 +3,10 @@
 use super::domain::Domain;
 use super::permutation::Permutation;
 use super::share::{Block, Share};
-use super::stream::{Draw, IndexStream};
+use super::slices::{Cut, Drawn};
+use super::stream::{Ask, Draw, IndexStream};
+use super::uniform::Numbers;
+use crate::memory::filled;
 use crate::{Error, Result};
 
 /// A shuffle whose whole state is (seed, epoch, position).
@@ -17,6 +20,8 @@ pub struct EpochShuffle {
     seed: u64,
     epoch: u64,
     position: i64,
+    /// Places within trajectories that were drawn, for slices of them.
+    places: u64,
     /// `None` keeps the natural order.
     permutation: Option<Permutation>,
 }
@@ -25,7 +30,7 @@ impl EpochShuffle {
     /// Start at `position` (0..=total) of `epoch`; without `shuffle` items come in their natural order.
     pub fn new(domain: Domain, seed: u64, epoch: u64, position: i64, shuffle: bool) -> Result<Self> {
         let permutation = shuffle.then(|| Permutation::new(domain.total() as u64, seed, epoch));
-        let mut this = Self { domain, share: Share::WHOLE, seed, epoch, position: 0, permutation };
+        let mut this = Self { domain, share: Share::WHOLE, seed, epoch, position: 0, places: 0, permutation };
         this.restore(seed, epoch, position)?;
         Ok(this)
     }
@@ -34,6 +39,12 @@ impl EpochShuffle {
     #[must_use]
     pub fn shared(self, share: Share) -> Self {
         Self { share, ..self }
+    }
+
+    /// The same shuffle, after so many places were drawn.
+    #[must_use]
+    pub fn after_places(self, places: u64) -> Self {
+        Self { places, ..self }
     }
 
     /// What is shuffled.
@@ -54,6 +65,11 @@ impl EpochShuffle {
     /// Items of this epoch already drawn, by all ranks together.
     pub fn position(&self) -> i64 {
         self.position
+    }
+
+    /// Places within trajectories that were drawn, of the seed's numbers.
+    pub fn places(&self) -> u64 {
+        self.places
     }
 
     /// Go to a saved position. Refuses one outside the epoch and then changes nothing.
@@ -92,9 +108,43 @@ impl EpochShuffle {
         }
     }
 
-    /// Fill `out` with the items of a block; what an epoch lacks comes from the next one.
-    fn fill(&mut self, block: Block) -> Vec<i64> {
-        let mut out = vec![0; block.count];
+    /// The next items.
+    pub fn items(&mut self, draw: Draw) -> Result<Vec<i64>> {
+        let block = match draw {
+            Draw::Batch(count) => self.share.block(count),
+            Draw::WithinEpoch(0) => self.share.block(0),
+            Draw::WithinEpoch(count) => self.share.round((self.domain.total() - self.position) as u64, count),
+        };
+        self.fill(block)
+    }
+
+    /// The next slices, of trajectories or windows that are the items of this shuffle.
+    pub fn slices(&mut self, draw: Draw, cut: &Cut) -> Result<Drawn> {
+        let total = self.domain.total();
+        if cut.total() != total {
+            return Err(Error::Invalid(format!("a shuffle of {total} items is none of {}", cut.total())));
+        }
+        let (_, epoch, position, places) = IndexStream::position(self);
+        // Places are numbers of the same seed, of the epoch that was begun with it.
+        let fractions = Numbers::new(self.seed, places).fractions();
+        let made = self.items(draw).and_then(|items| {
+            if let Some(windows) = cut.windows(&items) {
+                return windows;
+            }
+            let trajectories = cut.keep(&items)?;
+            self.places = places.wrapping_add(trajectories.len() as u64);
+            cut.place(&trajectories, fractions)
+        });
+        if let Err(Error::OutOfMemory(_)) = made {
+            self.places = places;
+            self.restore(self.seed, epoch, position)?;
+        }
+        made
+    }
+
+    /// The items of a block; what an epoch lacks comes from the next one.
+    fn fill(&mut self, block: Block) -> Result<Vec<i64>> {
+        let mut out = filled(block.count, 0)?;
         self.skip(block.before);
         let mut rest = out.as_mut_slice();
         while !rest.is_empty() {
@@ -105,7 +155,7 @@ impl EpochShuffle {
             rest = later;
         }
         self.skip(block.behind);
-        out
+        Ok(out)
     }
 
     /// Write the items from here on, all of which are of this epoch.
@@ -119,19 +169,17 @@ impl EpochShuffle {
 }
 
 impl IndexStream for EpochShuffle {
-    type Position = (u64, u64, i64);
+    type Position = (u64, u64, i64, u64);
 
     fn position(&self) -> Self::Position {
-        (self.seed, self.epoch, self.position)
+        (self.seed, self.epoch, self.position, self.places)
     }
 
-    fn draw(&mut self, draw: Draw) -> Vec<i64> {
-        let block = match draw {
-            Draw::Batch(count) => self.share.block(count),
-            Draw::WithinEpoch(0) => self.share.block(0),
-            Draw::WithinEpoch(count) => self.share.round((self.domain.total() - self.position) as u64, count),
-        };
-        self.fill(block)
+    fn draw(&mut self, ask: &Ask) -> Result<Drawn> {
+        match &ask.cut {
+            None => Ok(Drawn { rows: self.items(ask.draw)?, ..Drawn::default() }),
+            Some(cut) => self.slices(ask.draw, cut),
+        }
     }
 }
 
@@ -139,6 +187,7 @@ impl IndexStream for EpochShuffle {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::slices::Shape;
     use super::*;
     use crate::segment::SegmentTable;
 
@@ -152,7 +201,7 @@ mod tests {
             let mut shuffle = EpochShuffle::new(Domain::all(total).unwrap(), seed, 0, 0, true).unwrap();
             let mut stream = Vec::new();
             while stream.len() < 3 * total as usize {
-                stream.extend(shuffle.draw(Draw::Batch(batch)));
+                stream.extend(shuffle.items(Draw::Batch(batch)).unwrap());
             }
             stream.truncate(3 * total as usize);
             for epoch in stream.chunks_mut(total as usize) {
@@ -164,10 +213,10 @@ mod tests {
         #[test]
         fn resumes_anywhere(total in 1_i64..300, before in 0_usize..900, seed: u64, shuffled: bool) {
             let mut shuffle = EpochShuffle::new(Domain::all(total).unwrap(), seed, 0, 0, shuffled).unwrap();
-            shuffle.draw(Draw::Batch(before));
+            shuffle.items(Draw::Batch(before)).unwrap();
             let (seed, epoch, position) = (shuffle.seed(), shuffle.epoch(), shuffle.position());
             let mut resumed = EpochShuffle::new(shuffle.domain().clone(), seed, epoch, position, shuffled).unwrap();
-            prop_assert_eq!(shuffle.draw(Draw::Batch(500)), resumed.draw(Draw::Batch(500)));
+            prop_assert_eq!(shuffle.items(Draw::Batch(500)).unwrap(), resumed.items(Draw::Batch(500)).unwrap());
         }
 
         #[test]
@@ -177,8 +226,8 @@ mod tests {
             let mut whole = EpochShuffle::new(Domain::all(total).unwrap(), seed, 0, 0, true).unwrap();
             let mut ranks = of_ranks(&whole, world_size);
             for batch in batches {
-                let blocks: Vec<i64> = ranks.iter_mut().flat_map(|rank| rank.draw(Draw::Batch(batch))).collect();
-                prop_assert_eq!(blocks, whole.draw(Draw::Batch(batch * world_size as usize)));
+                let blocks: Vec<i64> = ranks.iter_mut().flat_map(|rank| rank.items(Draw::Batch(batch)).unwrap()).collect();
+                prop_assert_eq!(blocks, whole.items(Draw::Batch(batch * world_size as usize)).unwrap());
                 for rank in &ranks {
                     prop_assert_eq!(IndexStream::position(rank), IndexStream::position(&whole));
                 }
@@ -197,7 +246,7 @@ mod tests {
                 let mut ranks = of_ranks(&saved, world_size);
                 for _ in 0..rounds {
                     if ranks[0].epoch() == 4 {
-                        seen.extend(ranks.iter_mut().flat_map(|rank| rank.draw(Draw::WithinEpoch(batch))));
+                        seen.extend(ranks.iter_mut().flat_map(|rank| rank.items(Draw::WithinEpoch(batch)).unwrap()));
                     }
                     for rank in &ranks {
                         prop_assert_eq!(IndexStream::position(rank), IndexStream::position(&ranks[0]));
@@ -215,11 +264,41 @@ mod tests {
     fn segments_are_drawn_as_their_union() {
         let table = SegmentTable::new(vec![0; 3], vec![0, 1, 2], vec![0, 10, 13], vec![10, 3, 7]).unwrap();
         let domain = Domain::segments(&table, &[2, 0, 2]).unwrap();
-        let mut out = EpochShuffle::new(domain, 5, 0, 0, true).unwrap().draw(Draw::Batch(17));
+        let mut out = EpochShuffle::new(domain, 5, 0, 0, true).unwrap().items(Draw::Batch(17)).unwrap();
         out.sort_unstable();
         assert!(out.into_iter().eq((0..10).chain(13..20)));
         assert!(Domain::segments(&table, &[3]).is_err());
         assert!(Domain::segments(&table, &[]).is_err());
+    }
+
+    #[test]
+    fn slices_are_of_the_items_and_go_on_where_they_stopped() {
+        let lengths = [4, 1, 7, 2, 9, 3];
+        let start: Vec<i64> = lengths.iter().scan(0, |at, n| Some(std::mem::replace(at, *at + n))).collect();
+        let shape = Shape { length: 3, strict: true, padded: false, span: [Some(0); 2], stride: None, holders: true };
+        let cut = |shape| Cut::new(&start, &lengths, 26, shape).unwrap();
+        let (short_left_out, all) = (cut(shape), cut(Shape { strict: false, ..shape }));
+        let mut shuffle = EpochShuffle::new(Domain::all(6).unwrap(), 5, 0, 0, true).unwrap();
+        let mut items = shuffle.clone();
+        for places in [4, 8, 12] {
+            let mut chosen = items.items(Draw::WithinEpoch(6)).unwrap();
+            chosen.retain(|&k| lengths[k as usize] >= 3);
+            chosen.sort_unstable();
+            let mut drawn = shuffle.slices(Draw::WithinEpoch(6), &short_left_out).unwrap();
+            drawn.holders.dedup();
+            assert_eq!((drawn.holders, shuffle.places()), (chosen, places));
+        }
+        let mut again = EpochShuffle::new(Domain::all(6).unwrap(), 5, 3, 0, true).unwrap().after_places(12);
+        assert_eq!(IndexStream::position(&again), IndexStream::position(&shuffle));
+        assert_eq!(again.slices(Draw::Batch(4), &all).unwrap(), shuffle.slices(Draw::Batch(4), &all).unwrap());
+        // What there is no memory for is yet to come; a shuffle of other items gives nothing.
+        let endless = cut(Shape { length: 1 << 60, strict: false, padded: true, ..shape });
+        let windows = cut(Shape { stride: Some(1), ..shape });
+        let before = IndexStream::position(&shuffle);
+        assert!(matches!(shuffle.slices(Draw::Batch(2), &endless), Err(Error::OutOfMemory(_))));
+        assert!(matches!(shuffle.slices(Draw::Batch(usize::MAX), &all), Err(Error::OutOfMemory(_))));
+        assert!(shuffle.slices(Draw::Batch(2), &windows).is_err());
+        assert_eq!(IndexStream::position(&shuffle), before);
     }
 
     #[test]

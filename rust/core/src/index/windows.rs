@@ -1,5 +1,6 @@
 //! Windows of consecutive transitions of one segment, with four ways to treat its end.
 
+use crate::memory::with_room;
 use crate::segment::SegmentTable;
 use crate::{Error, Result};
 
@@ -55,13 +56,11 @@ pub fn window_rows(
     if length == 0 {
         return Err(Error::Invalid("a window needs a length of at least 1".into()));
     }
-    let total = segment
-        .len()
-        .checked_mul(length)
-        .filter(|total| total.checked_mul(8).is_some_and(|bytes| isize::try_from(bytes).is_ok()))
-        .ok_or_else(|| Error::Invalid(format!("{} windows of {length} rows do not fit in memory", segment.len())))?;
-    let mut rows = Vec::with_capacity(total);
-    let mut mask = (boundary == Boundary::Mask).then(|| Vec::with_capacity(total));
+    let total = segment.len().checked_mul(length).ok_or_else(|| {
+        Error::OutOfMemory(format!("{} windows of {length} rows do not fit in memory", segment.len()))
+    })?;
+    let mut rows = with_room(total)?;
+    let mut mask = if boundary == Boundary::Mask { Some(with_room(total)?) } else { None };
     for (window, (&segment, &step)) in segment.iter().zip(step).enumerate() {
         let k = table.check_position(segment)?;
         let (start, count) = (table.start()[k], table.length()[k]);

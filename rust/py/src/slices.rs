@@ -1,0 +1,82 @@
+//! `_core.SliceCut`; slices are drawn by `EpochShuffle.next_slices` and `UniformDraws.next_slices`.
+
+use std::sync::Arc;
+
+use iltools_core::index::{Ask, Cut, Draw, Drawn, IndexStream, Shape};
+use iltools_core::store::gather_memory;
+use numpy::{PyArray1, PyUntypedArray};
+use pyo3::prelude::*;
+
+use crate::arrays::Indices;
+use crate::errors::{IntoPyResult, interrupted};
+use crate::store::Store;
+use crate::stream::Stream;
+
+/// How slices are cut from trajectories, or from all windows of them.
+#[pyclass(frozen, module = "iltools_datasets._core")]
+pub struct SliceCut {
+    cut: Arc<Cut>,
+}
+
+#[pymethods]
+impl SliceCut {
+    #[new]
+    #[expect(clippy::too_many_arguments, reason = "trajectories, and what a slice of them is")]
+    #[pyo3(signature = (start, length, ring, slice_len, strict, padded, span, stride, holders))]
+    fn new(
+        py: Python<'_>,
+        start: Indices<'_>,
+        length: Indices<'_>,
+        ring: i64,
+        slice_len: i64,
+        strict: bool,
+        padded: bool,
+        span: [Option<i64>; 2],
+        stride: Option<i64>,
+        holders: bool,
+    ) -> PyResult<Self> {
+        let shape = Shape { length: slice_len, strict, padded, span, stride, holders };
+        let cut = Cut::new(start.as_slice()?, length.as_slice()?, ring, shape).into_py_result(py)?;
+        Ok(Self { cut: Arc::new(cut) })
+    }
+
+    #[getter]
+    fn total(&self) -> i64 {
+        self.cut.total()
+    }
+}
+
+type Array<'py, T> = Bound<'py, PyArray1<T>>;
+
+/// Rows, the last one of each slice, what is no padding, positions of the rows' trajectories, and the rows of the flags.
+pub type Slices<'py> =
+    (Array<'py, i64>, Array<'py, bool>, Option<Array<'py, bool>>, Array<'py, i64>, Vec<Bound<'py, PyUntypedArray>>);
+
+/// Draw slices, and with them some fields of a store: those that tell what a slice ends with.
+pub fn draw<'py, S: IndexStream>(
+    py: Python<'py>,
+    stream: &Stream<S>,
+    draw: Draw,
+    cut: &SliceCut,
+    store: Option<&Bound<'py, Store>>,
+    fields: &[usize],
+) -> PyResult<Slices<'py>> {
+    if let Some(store) = store {
+        store.get().check_fields(fields)?;
+    }
+    let ask = Ask { draw, cut: Some(Arc::clone(&cut.cut)) };
+    let source = store.map(|store| (store.get().core(), fields)).filter(|_| !fields.is_empty());
+    let (Drawn { rows, ends, real, holders }, made) = stream.draw_with(py, &ask, source)?;
+    let flags = match (store, source) {
+        (Some(store), Some((core, _))) => {
+            let gather = || gather_memory(core, fields, &rows, None, &interrupted);
+            let flags = made.map_or_else(|| py.detach(gather).into_py_result(py), Ok)?;
+            store.get().arrays_over(py, fields, &[rows.len()], flags)?
+        }
+        _ => Vec::new(),
+    };
+    let real = real.map(|real| PyArray1::from_vec(py, real));
+    let (rows, ends, holders) =
+        (PyArray1::from_vec(py, rows), PyArray1::from_vec(py, ends), PyArray1::from_vec(py, holders));
+    Ok((rows, ends, real, holders, flags))
+}
