@@ -10,6 +10,7 @@ pub mod gather;
 pub mod index;
 pub mod lookahead;
 pub mod memory;
+pub mod motion;
 pub mod parallel;
 pub mod part;
 pub mod recording;

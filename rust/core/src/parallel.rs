@@ -2,10 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
+
+use crate::{Error, Result};
 
 /// More threads than this never helped a copy.
 const MOST_THREADS: usize = 16;
@@ -62,6 +65,49 @@ pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
         }
         None => work(),
     }
+}
+
+/// Time between two looks at the interrupt flag. By time, not by bytes: rows may come from a disk.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Do blocks `0..blocks` of some work, each once, on up to `threads` threads.
+///
+/// The first error ends it. `interrupted` is asked now and then, on the calling thread only; when it says yes, the work ends
+/// with `Error::Interrupted`.
+pub fn blocks(
+    blocks: usize,
+    threads: usize,
+    interrupted: &(dyn Fn() -> bool + Sync),
+    work: &(dyn Fn(usize) -> Result<()> + Sync),
+) -> Result<()> {
+    let caller = std::thread::current().id();
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failure = Mutex::new(None);
+    let fail = |error| {
+        stop.store(true, Ordering::Relaxed);
+        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    };
+    run(threads.min(blocks), &|| {
+        let is_caller = std::thread::current().id() == caller;
+        let mut looked = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let block = next.fetch_add(1, Ordering::Relaxed);
+            if block >= blocks {
+                break;
+            }
+            if let Err(error) = work(block) {
+                fail(error);
+            }
+            if is_caller && looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                if interrupted() {
+                    fail(Error::Interrupted);
+                }
+            }
+        }
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 /// Work that helpers may join until its owner closes it.

@@ -9,6 +9,8 @@ use std::ptr::copy_nonoverlapping;
 
 const LINE: usize = 64;
 const STAGE: usize = 4096;
+/// Bytes that `Output::room` gives at most.
+pub const ROOM: usize = STAGE / 2;
 
 /// Whether this machine has streaming stores that are worth it.
 pub fn is_available() -> bool {
@@ -63,6 +65,42 @@ impl Output {
         }
     }
 
+    /// Room for some bytes behind what was written before, to be filled before they are `took`.
+    ///
+    /// # Safety
+    /// At most `ROOM`.
+    #[inline]
+    pub unsafe fn room(&mut self, bytes: usize) -> *mut u8 {
+        if STAGE - self.used < bytes {
+            self.drain();
+        }
+        // SAFETY: `used` is at most `STAGE`.
+        unsafe { self.stage.0.as_mut_ptr().add(self.used) }
+    }
+
+    /// Take the bytes that were put into the room.
+    ///
+    /// # Safety
+    /// They were.
+    #[inline]
+    pub unsafe fn took(&mut self, bytes: usize) {
+        self.used += bytes;
+    }
+
+    /// Write the whole lines of a stage that is more than half full; what is left begins the next.
+    fn drain(&mut self) {
+        let whole = self.used - self.used % LINE;
+        let rest = self.used - whole;
+        self.used = whole;
+        self.flush();
+        // SAFETY: the stage has these bytes, and those at its beginning are written; they are apart, as `whole` is several lines.
+        unsafe {
+            let stage = self.stage.0.as_mut_ptr();
+            copy_nonoverlapping(stage.add(whole), stage, rest);
+        }
+        self.used = rest;
+    }
+
     /// Write the rest, and make all of it visible to whoever is told of it.
     pub fn finish(mut self) {
         self.flush();
@@ -85,7 +123,7 @@ impl Output {
             stream(stage.add(first), self.to.wrapping_add(first), last - first);
             copy_nonoverlapping(stage.add(last), self.to.wrapping_add(last), self.used - last);
         }
-        // Only a full stage is followed by more.
+        // Only whole lines are followed by more.
         self.to = self.to.wrapping_add(self.used);
         (self.before, self.used) = (0, 0);
     }

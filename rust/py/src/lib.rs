@@ -7,6 +7,7 @@ mod arrays;
 mod errors;
 mod gather;
 mod index;
+mod motion;
 mod recorder;
 mod segments;
 mod slices;
@@ -23,6 +24,8 @@ mod _core {
     use super::gather::{gather, num_threads, release_memory, set_num_threads};
     #[pymodule_export]
     use super::index::{EpochShuffle, IndexStream, SequentialCursors, UniformDraws, window_rows};
+    #[pymodule_export]
+    use super::motion::Motion;
     #[pymodule_export]
     use super::recorder::Recorder;
     #[pymodule_export]

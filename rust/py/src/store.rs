@@ -56,6 +56,11 @@ impl Store {
         &self.store
     }
 
+    /// The dtype of a field, which is there.
+    pub fn dtype<'py>(&self, py: Python<'py>, field: usize) -> Bound<'py, PyArrayDescr> {
+        self.dtypes[field].bind(py).clone()
+    }
+
     /// Arrays `[batch.., ...]` over the gathered rows of some fields, which are there.
     pub fn arrays_over<'py>(
         &self,

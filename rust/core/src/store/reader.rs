@@ -13,7 +13,7 @@ use super::manifest::{Manifest, Names};
 use super::map::{Backend, ColumnBytes};
 use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::gather::{gather, least_and_greatest};
-use crate::part::Part;
+use crate::part::{Column, Part};
 use crate::segment::SegmentTable;
 use crate::slab::Buffer;
 use crate::{Error, Result};
@@ -201,6 +201,11 @@ impl Store {
     pub fn field_bytes(&self, field: usize) -> usize {
         let field = &self.fields[field];
         field.shape.iter().product::<usize>() * field.dtype.size()
+    }
+
+    /// The rows of the column that a field is read from.
+    pub(crate) fn rows_of(&self, field: usize) -> Column<'_> {
+        self.columns[self.fields[field].column].column()
     }
 
     /// Copy the rows of `fields` for the transitions `index` into `outputs`, one `(address, bytes)` per field.
