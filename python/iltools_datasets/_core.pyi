@@ -12,6 +12,7 @@ __all__ = [
     "EpochShuffle",
     "Field",
     "IndexStream",
+    "Motion",
     "Recorder",
     "SegmentTable",
     "SequentialCursors",
@@ -240,6 +241,34 @@ class Store:
     def verify(
         self, progress: Callable[[int, int], None] | None = None
     ) -> list[tuple[str, _Key | None, int | None, str]]: ...
+
+@final
+class Motion:
+    """Some keys of a store, looked up at any time of its clips."""
+
+    def __new__(
+        cls,
+        store: Store,
+        fps: NDArray[np.float64],
+        keys: Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[tuple[str, int]], Sequence[int]]],
+        anchor: tuple[tuple[int, int], tuple[int, int]] | None,
+        stored_xyzw: bool,
+        wanted_xyzw: bool,
+    ) -> Self: ...
+    def lookup(
+        self,
+        keys: Sequence[int],
+        clip: _Index,
+        time: NDArray[np.float64],
+        offsets: NDArray[np.float64],
+        frame: str = "world",
+        anchor_pos: NDArray[np.float32] | None = None,
+        anchor_quat: NDArray[np.float32] | None = None,
+        origins: NDArray[np.float32] | None = None,
+        refuses_outside: bool = False,
+        out: Sequence[np.ndarray] | None = None,
+        threads: int | None = None,
+    ) -> tuple[list[np.ndarray], NDArray[np.bool_]]: ...
 
 @final
 class Recorder:

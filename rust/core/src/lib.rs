@@ -1,8 +1,9 @@
-//! The part of `iltools_datasets` that is measured: the store on disk, index generation and the gather.
+//! The part of `iltools_datasets` that is measured: the store on disk, index generation, the gather and the look-up of motion.
 //!
 //! Nothing here knows Python. `unsafe` lives where memory is handled: `store/map.rs` (mapping files), `slab.rs` (aligned output
 //! memory), `part.rs`, `gather.rs`, `row_copy.rs` and `streaming.rs` (copying rows) and the two functions of `store/reader.rs`
-//! that hand addresses to them; and in `parallel.rs`, where helpers borrow the caller's work, and around one system call.
+//! that hand addresses to them; `motion/` but for its rules of time and turns (mixing rows of the same columns, in the machine's
+//! vectors); and in `parallel.rs`, where helpers borrow the caller's work, and around one system call.
 #![deny(unsafe_code)]
 
 pub mod error;

@@ -22,16 +22,9 @@ type Looked<'py> = (Vec<Bound<'py, PyUntypedArray>>, Bound<'py, PyUntypedArray>)
 /// Some keys of a store, looked up at any time of its clips.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct Motion {
-    motion: Arc<motion::Motion>,
+    lookup: Arc<motion::Motion>,
     dtypes: Vec<Py<PyArrayDescr>>,
     shapes: Vec<Vec<usize>>,
-}
-
-impl Motion {
-    /// The look-up itself.
-    pub fn core(&self) -> &Arc<motion::Motion> {
-        &self.motion
-    }
 }
 
 fn key(
@@ -65,7 +58,7 @@ fn floats<T: numpy::Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<
     Ok(array.as_array().iter().copied().collect())
 }
 
-fn rows<'py>(array: Option<Bound<'py, PyArray2<f32>>>, width: usize, what: &str) -> PyResult<Option<Vec<f32>>> {
+fn rows(array: Option<Bound<'_, PyArray2<f32>>>, width: usize, what: &str) -> PyResult<Option<Vec<f32>>> {
     let Some(array) = array else { return Ok(None) };
     let array = array.try_readonly().map_err(|error| PyValueError::new_err(error.to_string()))?;
     let array = array.as_array();
@@ -78,7 +71,6 @@ fn rows<'py>(array: Option<Bound<'py, PyArray2<f32>>>, width: usize, what: &str)
 #[pymethods]
 impl Motion {
     #[new]
-    #[expect(clippy::too_many_arguments, reason = "what a look-up is made of, in one call")]
     #[pyo3(signature = (store, fps, keys, anchor, stored_xyzw, wanted_xyzw))]
     fn new(
         py: Python<'_>,
@@ -114,8 +106,8 @@ impl Motion {
             })
             .transpose()?;
         let orders = Orders { stored_xyzw, wanted_xyzw };
-        let motion = motion::Motion::new(Arc::clone(store.core()), clips, known, anchor, orders);
-        Ok(Self { motion: Arc::new(motion), dtypes, shapes })
+        let lookup = motion::Motion::new(Arc::clone(store.core()), clips, known, anchor, orders);
+        Ok(Self { lookup: Arc::new(lookup), dtypes, shapes })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what is asked of a look-up, in one call")]
@@ -169,7 +161,7 @@ impl Motion {
             let (addresses, valid) = shared.get();
             // SAFETY: `outputs` keeps the arrays alive, and has made sure that they are writeable, long enough and apart;
             // the flags were made here.
-            unsafe { self.motion.lookup(&keys, &request, addresses, *valid, threads, &interrupted) }
+            unsafe { self.lookup.lookup(&keys, &request, addresses, *valid, threads, &interrupted) }
         })
         .into_py_result(py)?;
         let valid = array_over(py, flags, &numpy::dtype::<bool>(py), &batch)?;

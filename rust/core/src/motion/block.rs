@@ -2,11 +2,15 @@
 #![allow(unsafe_code)]
 
 use super::lanes::{Lanes, Plain, Real};
-use super::mix::{Kind, Mix, Orders, Piece, Pieces, Positions, Recipe, Rotations, Straight, Vectors};
+use super::mix::{Kind, Mix, Orders, Piece, Pieces, Positions, Recipe, Rotations, Shape, Straight, Vectors};
+use super::picks::{PickedPoints, PickedPositions, PickedRotations, PickedVectors};
 use super::slerp;
 use super::source::{Numbers, Rows};
 use super::turn::Turn;
 use crate::{Result, streaming};
+
+/// Rows that are worked on key by key while those of the next block are fetched: both stay in the second-level cache.
+pub const BLOCK_ROWS: usize = 64;
 
 /// Where a row's numbers lie.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,10 +55,8 @@ impl Turns {
 pub struct Block<'a> {
     /// Where each row of the block lies.
     pub places: &'a [Place],
-    /// Those of the next block.
-    pub ahead: &'a [Place],
-    /// Whether the block was `ahead` of another one.
-    pub is_fetched: bool,
+    /// What is to be fetched meanwhile.
+    pub ahead: &'a Ahead,
     /// Number of the first row's offset.
     pub first: usize,
     /// Offsets of each env.
@@ -63,6 +65,56 @@ pub struct Block<'a> {
     pub turns: &'a Turns,
     /// In which order quaternions are stored and wanted.
     pub orders: Orders,
+}
+
+/// Rows of the store that are needed next, each once: their offsets often lie between the same frames.
+#[derive(Debug)]
+pub struct Ahead {
+    states: [i64; 2 * BLOCK_ROWS],
+    transitions: [i64; 2 * BLOCK_ROWS],
+    count: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub const NOTHING: Self = Self { states: [0; _], transitions: [0; _], count: 0 };
+
+    /// Take the rows of some places instead, at most `BLOCK_ROWS`.
+    pub fn take(&mut self, places: &[Place]) {
+        let (mut count, mut recent) = (0, [i64::MIN; 2]);
+        for place in places {
+            for state in place.state..=place.state + i64::from(place.fraction > 0.0) {
+                if state != recent[0] && state != recent[1] {
+                    self.states[count] = state;
+                    self.transitions[count] = place.transition;
+                    count += 1;
+                    recent = [recent[1], state];
+                }
+            }
+        }
+        self.count = count;
+    }
+
+    /// Fetch all of them.
+    pub fn fetch(&self, rows: &Rows<'_>) {
+        (0..self.count).for_each(|i| self.fetch_one(i, rows));
+    }
+
+    /// Fetch those that are due while row `i` of a block is made.
+    #[inline(always)]
+    fn fetch_at(&self, i: usize, rows: &Rows<'_>) {
+        if 2 * i < self.count {
+            self.fetch_one(2 * i, rows);
+            if 2 * i + 1 < self.count {
+                self.fetch_one(2 * i + 1, rows);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fetch_one(&self, i: usize, rows: &Rows<'_>) {
+        rows.fetch(if rows.key().is_per_state() { self.states[i] } else { self.transitions[i] });
+    }
 }
 
 /// Memory that rows of one size are written to, one behind another.
@@ -74,10 +126,14 @@ pub enum Output {
 }
 
 impl Output {
-    /// Rows of so many bytes from there; `streams` says past the caches, where streaming stores are available.
-    pub fn new(to: *mut u8, row_bytes: usize, streams: bool) -> Self {
+    /// Rows of so many bytes from there; `streams` says past the caches.
+    ///
+    /// # Safety
+    /// The rows that will be made fit there, and nobody else reads or writes them until `finish` has returned. With `streams`
+    /// streaming stores are available.
+    pub unsafe fn new(to: *mut u8, row_bytes: usize, streams: bool) -> Self {
         if streams && row_bytes <= streaming::ROOM {
-            // SAFETY: TODO
+            // SAFETY: passed on from the caller.
             Self::Streamed(Box::new(unsafe { streaming::Output::new(to) }))
         } else {
             Self::Direct(to)
@@ -126,7 +182,7 @@ impl Block<'_> {
                 Numbers::Double if wide => self.mixed::<Plain<f64>, true>(rows, out, &self.turns.double),
                 Numbers::Double => self.mixed::<Plain<f64>, false>(rows, out, &self.turns.double),
                 #[cfg(target_arch = "x86_64")]
-                _ if wide => self.mixed::<super::lanes::Wide, true>(rows, out, &self.turns.single),
+                _ if wide => self.mixed::<super::wide::Wide, true>(rows, out, &self.turns.single),
                 Numbers::Single | Numbers::Half | Numbers::Brain => {
                     self.mixed::<Plain<f32>, false>(rows, out, &self.turns.single)
                 }
@@ -137,18 +193,11 @@ impl Block<'_> {
     /// Rows that are only ever copied.
     unsafe fn copies(&self, rows: &mut Rows<'_>, out: &mut Output) -> Result<()> {
         let (bytes, per_state) = (rows.key().row_bytes(), rows.key().is_per_state());
-        let row = |place: &Place| if per_state { place.state } else { place.transition };
-        if !self.is_fetched {
-            self.places.iter().for_each(|place| rows.fetch(row(place)));
-        }
         for (i, place) in self.places.iter().enumerate() {
-            if let Some(ahead) = self.ahead.get(i) {
-                rows.fetch(row(ahead));
-            }
+            self.ahead.fetch_at(i, rows);
             // SAFETY: passed on from the caller.
             unsafe {
-                let from = rows.get(row(place), 0)?;
-                std::ptr::copy_nonoverlapping(from, out.room(bytes), bytes);
+                rows.copy(if per_state { place.state } else { place.transition }, out.room(bytes))?;
                 out.took(bytes);
             }
         }
@@ -162,7 +211,8 @@ impl Block<'_> {
         out: &mut Output,
         turns: &[Turn<V::Real>],
     ) -> Result<()> {
-        let pieces = rows.key().pieces();
+        let Shape { pieces, starts } = rows.key().shape();
+        let picks = !starts.is_empty() && rows.last_readable() >= 0;
         let (moves, turned) = turns.first().map_or((false, false), |turn| (!turn.is_still(), !turn.keeps_vectors()));
         let straight = |piece: &Piece| match piece.kind {
             Kind::Plain => true,
@@ -173,6 +223,16 @@ impl Block<'_> {
         // SAFETY: passed on from the caller.
         unsafe {
             match pieces {
+                [Piece { kind: Kind::Quaternion, .. }] if picks => {
+                    self.each::<V, PickedRotations, WIDE>(rows, out, turns)
+                }
+                [Piece { kind: Kind::Position, .. }] if picks && moves => {
+                    self.each::<V, PickedPositions, WIDE>(rows, out, turns)
+                }
+                [Piece { kind: Kind::Vector, .. }] if picks && turned => {
+                    self.each::<V, PickedVectors, WIDE>(rows, out, turns)
+                }
+                _ if picks => self.each::<V, PickedPoints, WIDE>(rows, out, turns),
                 _ if pieces.iter().all(straight) => self.each::<V, Straight, WIDE>(rows, out, turns),
                 [Piece { kind: Kind::Quaternion, .. }] => self.each::<V, Rotations, WIDE>(rows, out, turns),
                 [Piece { kind: Kind::Position, .. }] => self.each::<V, Positions, WIDE>(rows, out, turns),
@@ -221,41 +281,38 @@ impl Block<'_> {
         turns: &[Turn<V::Real>],
     ) -> Result<()> {
         let key = rows.key();
-        let (bytes, pieces, with_quaternions) = (key.row_bytes(), key.pieces(), key.has_quaternions());
+        let (bytes, shape, with_quaternions) = (key.row_bytes(), key.shape(), key.has_quaternions());
+        let last_readable = if M::PICKS { rows.last_readable() } else { -1 };
         let as_stored = self.orders.agree() || !with_quaternions;
-        // Rows that were fetched last: offsets of one env often lie between the same two frames.
-        let mut recent = [i64::MIN; 2];
-        if !self.is_fetched {
-            self.places.iter().for_each(|place| fetch(rows, place, &mut recent));
-        }
         let mut weights = [[V::splat(V::Real::of(0.0)); _]; 2];
         let (mut env, mut offset) = (0, self.first);
         for (i, place) in self.places.iter().enumerate() {
-            if let Some(ahead) = self.ahead.get(i) {
-                fetch(rows, ahead, &mut recent);
-            }
+            self.ahead.fetch_at(i, rows);
             let turn = match self.turns.spread {
                 Spread::All => &turns[0],
                 Spread::Env => &turns[env],
                 Spread::Row => &turns[i],
             };
-            // SAFETY: the state is within the store, and so is the next one where there is a fraction (`Clip::at`).
+            let to_next = i64::from(place.fraction > 0.0);
+            // SAFETY: the state is within the store, and so is the next one where there is a fraction (`Clip::at`); rows that
+            // are picked as they are mixed may be read as they are stored.
             unsafe {
-                let first = rows.get(place.state, 0)?;
                 let to = out.room(bytes);
-                if place.fraction > 0.0 {
-                    let second = rows.get(place.state + 1, 1)?;
+                if to_next == 0 && as_stored && turn.is_still() {
+                    rows.copy(place.state, to)?;
+                } else {
                     let fraction = V::Real::of(place.fraction);
-                    if with_quaternions {
+                    if with_quaternions && to_next > 0 {
                         weights = slerp::weights(V::splat(fraction));
                     }
                     let mix = Mix { fraction, weights: &weights, turn, orders: self.orders };
-                    M::between(&mix, pieces, first.cast(), second.cast(), to.cast());
-                } else if as_stored && turn.is_still() {
-                    std::ptr::copy_nonoverlapping(first, to, bytes);
-                } else {
-                    let mix = Mix { fraction: V::Real::of(0.0), weights: &weights, turn, orders: self.orders };
-                    M::at(&mix, pieces, first.cast(), to.cast());
+                    if M::PICKS && place.state + to_next <= last_readable {
+                        let ends = [rows.stored(place.state), rows.stored(place.state + to_next)];
+                        make::<V, M>(&mix, shape, ends, to);
+                    } else {
+                        let ends = [rows.get(place.state, 0)?, rows.get(place.state + to_next, 1)?];
+                        make::<V, M::Picked>(&mix, shape, ends, to);
+                    }
                 }
                 out.took(bytes);
             }
@@ -268,13 +325,19 @@ impl Block<'_> {
     }
 }
 
-/// Fetch both states of a place, unless they were among the last two.
+/// Make a row of one frame, or between two.
+///
+/// # Safety
+/// As `Recipe::between`.
 #[inline(always)]
-fn fetch(rows: &Rows<'_>, place: &Place, recent: &mut [i64; 2]) {
-    for row in place.state..=place.state + i64::from(place.fraction > 0.0) {
-        if row != recent[0] && row != recent[1] {
-            rows.fetch(row);
-            *recent = [recent[1], row];
+unsafe fn make<V: Lanes, M: Recipe<V>>(mix: &Mix<'_, V>, shape: Shape<'_>, ends: [*const u8; 2], to: *mut u8) {
+    let [first, second] = ends.map(<*const u8>::cast);
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if mix.fraction > V::Real::of(0.0) {
+            M::between(mix, shape, first, second, to.cast());
+        } else {
+            M::at(mix, shape, first, to.cast());
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::block::{Block, Output, Place, Spread, Turns};
+use super::block::{Ahead, BLOCK_ROWS, Block, Output, Place, Spread, Turns};
 use super::lanes::has_wide;
 use super::mix::Orders;
 use super::source::{Key, Numbers};
@@ -18,8 +18,6 @@ use crate::slab::Buffer;
 use crate::store::Store;
 use crate::{Error, Result, parallel, streaming};
 
-/// Rows that are worked on key by key while those of the next block are fetched: both stay in the second-level cache.
-const BLOCK_ROWS: usize = 64;
 /// Bytes of output per block at most, where rows are large.
 const BLOCK_BYTES: usize = 1 << 18;
 /// Blocks that a thread takes at once.
@@ -228,30 +226,34 @@ impl Call<'_> {
         let mut keys = Vec::with_capacity(self.keys.len());
         for (&number, &(out, _)) in self.keys.iter().zip(self.outputs) {
             let key = &self.motion.keys[number];
-            // SAFETY: the output has room for all rows (`check`), so for these.
-            let out = unsafe { out.add(taken.start * key.row_bytes()) };
-            keys.push((key.open(&self.motion.store)?, Output::new(out, key.row_bytes(), self.streams)));
+            // SAFETY: the output has room for all rows (`check`), so for these; `streams` was asked for where it is there.
+            let out = unsafe { Output::new(out.add(taken.start * key.row_bytes()), key.row_bytes(), self.streams) };
+            keys.push((key.open(&self.motion.store)?, out));
         }
         let offsets = self.request.offsets.len();
         let (mut now, mut next) = ([Place::default(); BLOCK_ROWS], [Place::default(); BLOCK_ROWS]);
         let end = |start: usize| taken.end.min(start + self.block_rows);
-        self.places(taken.start..end(taken.start), &mut next);
+        let mut ahead = Ahead::NOTHING;
+        ahead.take(self.places(taken.start..end(taken.start), &mut next));
+        for (rows, _) in &keys {
+            ahead.fetch(rows);
+        }
         let mut start = taken.start;
         while start < taken.end {
             let range = start..end(start);
             std::mem::swap(&mut now, &mut next);
-            let ahead = self.places(range.end..end(range.end), &mut next);
-            let turns = self.turns(range.clone(), &now[..range.len()])?;
+            ahead.take(self.places(range.end..end(range.end), &mut next));
+            let places = &now[..range.len()];
+            let turns = self.turns(range.clone(), places)?;
+            let block = Block {
+                places,
+                ahead: &ahead,
+                first: start % offsets,
+                offsets,
+                turns: &turns,
+                orders: self.motion.orders,
+            };
             for (rows, out) in &mut keys {
-                let block = Block {
-                    places: &now[..range.len()],
-                    ahead: &next[..ahead],
-                    is_fetched: start > taken.start,
-                    first: start % offsets,
-                    offsets,
-                    turns: &turns,
-                    orders: self.motion.orders,
-                };
                 // SAFETY: each place is within its clip, and clips are within the store; `out` as above.
                 unsafe { block.make(rows, out, self.wide)? };
             }
@@ -263,8 +265,8 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Find the places of some rows, say of each whether it is within its clip, and return how many there are.
-    fn places(&self, range: Range<usize>, places: &mut [Place; BLOCK_ROWS]) -> usize {
+    /// Find the places of some rows, and say of each whether it is within its clip.
+    fn places<'b>(&self, range: Range<usize>, places: &'b mut [Place; BLOCK_ROWS]) -> &'b [Place] {
         let offsets = self.request.offsets.len();
         let (mut env, mut offset) = (range.start / offsets, range.start % offsets);
         for (place, row) in places.iter_mut().zip(range.clone()) {
@@ -277,7 +279,7 @@ impl Call<'_> {
                 (env, offset) = (env + 1, 0);
             }
         }
-        range.len()
+        &places[..range.len()]
     }
 
     #[inline]
@@ -346,28 +348,28 @@ impl Call<'_> {
     /// One of both keys of the anchor, in the world.
     fn poses_of<const N: usize>(&self, key: &Key, places: &[Place]) -> Result<Vec<[f64; N]>> {
         let memory = Buffer::take(key.row_bytes() * places.len())?;
-        let mut out = Output::new(memory.as_ptr(), key.row_bytes(), false);
+        // SAFETY: the memory has room for all rows and is known to nobody else.
+        let mut out = unsafe { Output::new(memory.as_ptr(), key.row_bytes(), false) };
+        let mut rows = key.open(&self.motion.store)?;
+        for place in places {
+            rows.fetch(place.state);
+        }
         let block = Block {
             places,
-            ahead: &[],
-            is_fetched: false,
+            ahead: &Ahead::NOTHING,
             first: 0,
             offsets: 1,
             turns: &Turns::new(Spread::All, [Turn::Stay]),
             orders: Orders { wanted_xyzw: false, ..self.motion.orders },
         };
-        let read = |i: usize| {
-            // SAFETY: as many numbers were written to the memory, which is aligned.
-            unsafe {
-                match key.numbers() {
-                    Numbers::Double => memory.as_ptr().cast::<f64>().add(i).read(),
-                    _ => f64::from(memory.as_ptr().cast::<f32>().add(i).read()),
-                }
-            }
-        };
         // SAFETY: the places are within the store; the memory has room for all rows.
-        unsafe { block.make(&mut key.open(&self.motion.store)?, &mut out, self.wide)? };
-        Ok((0..places.len()).map(|row| std::array::from_fn(|i| read(N * row + i))).collect())
+        unsafe { block.make(&mut rows, &mut out, self.wide)? };
+        let bytes = memory.to_vec();
+        let number = |i: usize| match key.numbers() {
+            Numbers::Double => f64::from_ne_bytes(std::array::from_fn(|byte| bytes[8 * i + byte])),
+            _ => f64::from(f32::from_ne_bytes(std::array::from_fn(|byte| bytes[4 * i + byte]))),
+        };
+        Ok((0..places.len()).map(|row| std::array::from_fn(|i| number(N * row + i))).collect())
     }
 }
 

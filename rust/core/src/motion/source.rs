@@ -3,7 +3,9 @@
 
 use std::os::unix::fs::FileExt;
 
-use super::mix::{Kind, Piece};
+use super::lanes::LANES;
+use super::mix::{Kind, Piece, Shape};
+use super::picks::READ_BEHIND;
 use crate::part::{Column, Origin, RowOf};
 use crate::row_copy::prefetch;
 use crate::slab::Buffer;
@@ -50,6 +52,8 @@ pub struct Key {
     row_bytes: usize,
     /// Bytes of each run, where they are alike.
     run_bytes: Option<usize>,
+    /// Where its points or rotations begin, if they are picked from f32 and there are enough of them for a vector.
+    starts: Vec<u32>,
     /// Ranges of bytes to fetch ahead, from the key's first one in a row.
     fetched: Vec<(usize, usize)>,
 }
@@ -93,6 +97,8 @@ impl Key {
         let returned = if matches!(numbers, Numbers::Half | Numbers::Brain) { 4 } else { size };
         let (fetched, runs) = (fetched(&runs, size), merged(runs));
         let run_bytes = runs.iter().all(|run| run.len == runs[0].len).then(|| runs[0].len * size);
+        let pieces = joined(pieces);
+        let starts = if numbers == Numbers::Single { starts(&runs, &pieces, elements) } else { vec![] };
         Ok(Self {
             field,
             per_state,
@@ -100,9 +106,10 @@ impl Key {
             size,
             row_bytes: width * returned,
             run_bytes,
+            starts,
             fetched,
             runs,
-            pieces: joined(pieces),
+            pieces,
         })
     }
 
@@ -111,9 +118,9 @@ impl Key {
         self.numbers
     }
 
-    /// The pieces of a returned row.
-    pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    /// What a returned row is made of.
+    pub fn shape(&self) -> Shape<'_> {
+        Shape { pieces: &self.pieces, starts: &self.starts }
     }
 
     /// Whether there is a row per state; else there is one per transition.
@@ -160,6 +167,17 @@ impl Key {
             picked: [Buffer::take(picked)?, Buffer::take(picked)?],
         })
     }
+}
+
+/// Where the points or rotations of some runs begin, or nothing where they are not all of one kind, lie in one run or are few.
+fn starts(runs: &[Run], pieces: &[Piece], elements: usize) -> Vec<u32> {
+    let [piece] = pieces else { return vec![] };
+    let width = piece.kind.width();
+    let grouped = width > 1 && runs.len() > 1 && runs.iter().all(|run| run.len % width == 0);
+    if !grouped || piece.len / width < LANES || u32::try_from(elements).is_err() {
+        return vec![];
+    }
+    runs.iter().flat_map(|run| (run.from..run.from + run.len).step_by(width)).map(|start| start as u32).collect()
 }
 
 /// Join what lies back to back.
@@ -241,6 +259,36 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// The greatest row that may be read as it is stored, with a number behind its last; -1 for none.
+    pub fn last_readable(&self) -> i64 {
+        let end = self.key.fetched.last().map_or(0, |&(_, end)| end) + READ_BEHIND * self.key.size;
+        let fits = self.offset + end <= self.stride;
+        if self.how == How::Picked { self.column.rows as i64 - if fits { 1 } else { 2 } } else { -1 }
+    }
+
+    /// The address of a row as it is stored.
+    #[inline(always)]
+    pub fn stored(&self, row: i64) -> *const u8 {
+        self.memory.wrapping_add(row as usize * self.stride)
+    }
+
+    /// Copy a row's numbers, converted and in order.
+    ///
+    /// # Safety
+    /// The row is below the number of rows of the column; `out` has room for a returned one.
+    #[inline(always)]
+    pub unsafe fn copy(&self, row: i64, out: *mut u8) -> Result<()> {
+        let stored = if self.how == How::FromFile { self.read(row)? } else { self.stored(row) };
+        // SAFETY: promised by the caller; the runs lie within what is stored (`Key::new`).
+        unsafe {
+            match self.how {
+                How::Direct => std::ptr::copy_nonoverlapping(stored, out, self.key.row_bytes),
+                How::Picked | How::FromFile => self.pick(stored, out),
+            }
+        }
+        Ok(())
+    }
+
     /// The address of a row's numbers, converted and in order; valid until the next call with the same `slot`.
     ///
     /// # Safety
@@ -311,12 +359,13 @@ impl<'a> Rows<'a> {
     /// As `pick`, where numbers have two bytes and become f32.
     #[inline(always)]
     unsafe fn convert(&self, stored: *const u8, out: *mut u8, f: impl Fn(u16) -> f32) {
-        let mut out = out.cast::<f32>();
+        let mut out = out.cast::<[u8; 4]>();
         for run in &self.key.runs {
             for i in run.from..run.from + run.len {
                 // SAFETY: passed on from the caller.
                 unsafe {
-                    out.write_unaligned(f(stored.cast::<u16>().add(i).read_unaligned()));
+                    let bits = u16::from_ne_bytes(stored.cast::<[u8; 2]>().add(i).read());
+                    out.write(f(bits).to_ne_bytes());
                     out = out.add(1);
                 }
             }
@@ -361,7 +410,7 @@ mod tests {
                 _ => (1024.0 + fraction) * 2.0_f64.powi(exponent - 25),
             };
             let found = f64::from(half_to_single(bits));
-            assert!(found.is_nan() && size.is_nan() || found.abs() == size, "{bits:#x}");
+            assert!(found.is_nan() && size.is_nan() || found.abs().to_bits() == size.to_bits(), "{bits:#x}");
             assert_eq!(found.is_sign_negative(), negative);
         }
     }

@@ -39,10 +39,10 @@ impl Turn<f64> {
     pub fn heading([cosine, sine]: [f64; 2], from: [f64; 2], to: [f64; 2]) -> Self {
         // The larger of both halves first: the other one is then exact, too.
         let half = if cosine >= 0.0 {
-            let w = ((1.0 + cosine) / 2.0).sqrt();
+            let w = f64::midpoint(1.0, cosine).sqrt();
             [w, sine / (2.0 * w)]
         } else {
-            let z = ((1.0 - cosine) / 2.0).sqrt().copysign(sine);
+            let z = f64::midpoint(1.0, -cosine).sqrt().copysign(sine);
             [sine / (2.0 * z), z]
         };
         Self::Heading { turn: [cosine, sine], half, from, to }
