@@ -65,9 +65,17 @@ def test_samplers(store: TrajectoryStore, name: str) -> None:
     saved, storage = STATES["samplers"][name], ours.TrajectoryStorage(store)
     resumed, fresh = record.SAMPLERS[name](store), record.SAMPLERS[name](store)
     resumed.load_state_dict(saved["state"])
-    assert record.sampled(resumed, storage, record.AFTER) == saved["after"]
+    expected = known_of(saved["after"], resumed)
+    assert known_of(record.sampled(resumed, storage, record.AFTER), resumed) == expected
     record.sampled(fresh, storage, record.BEFORE)
-    assert record.sampled(fresh, storage, record.AFTER) == saved["after"], "the random stream is another one"
+    drawn = known_of(record.sampled(fresh, storage, record.AFTER), fresh)
+    assert drawn == expected, "the random stream is another one"
+
+
+def known_of(batches: list[Any], sampler: Any) -> list[Any]:
+    """The samplers with exact batches did not say then where their epochs end."""
+    says_nothing = isinstance(sampler, ours.EpochUniformSampler)
+    return [[index, None if says_nothing else ran_out] for index, ran_out in batches]
 
 
 @pytest.mark.parametrize("name", record.BUFFERS)

@@ -47,9 +47,14 @@ class SavedState:
             return None
         return self.integer(name, low, high)
 
-    def flag(self, name: str) -> bool:
-        """Return a bool."""
-        value = self._content.get(name)
+    def nothing(self, name: str) -> None:
+        """Check that a field is there and empty."""
+        if self._content.get(name, "nothing") is not None:
+            raise self.refuse(name, "None")
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """Return a bool; `default` where earlier versions did not save the field."""
+        value = self._content.get(name, default)
         if type(value) is not bool:
             raise self.refuse(name, "true or false")
         return value

@@ -61,9 +61,22 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         super().__init__(**kwargs)
         self._prefetch_in_order()
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**super().__getstate__(), "_rng_bytes": None}
+        if (generator := self._rng) is not None:
+            # Not as a tensor: a spawned process would be handed shared memory that is gone when it looks.
+            state |= {"_rng": None, "_rng_bytes": (generator.get_state().numpy().tobytes(), str(generator.device))}
+        return state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        of_generator = state.pop("_rng_bytes", None)
         super().__setstate__(state)
         self._prefetch_in_order()
+        if of_generator is not None:
+            content, device = of_generator
+            generator = torch.Generator(device)
+            generator.set_state(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            self.set_rng(generator)
 
     def _prefetch_in_order(self) -> None:
         # TorchRL's way has as many threads as batches, which draw in any order; they wait for one lock anyway.

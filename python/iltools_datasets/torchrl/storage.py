@@ -217,7 +217,9 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         for name in ("_storage", "fields", "_known", "_bfloat16", "_layout", "_count", "_rows_like"):
             del state[name]
-        return state
+        # The length never changes: nothing about it has to be shared with the process that this goes to.
+        state.pop("_len_value", None)
+        return {**state, "len__context": self._count}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

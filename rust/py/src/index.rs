@@ -196,8 +196,14 @@ impl EpochShuffle {
         slices::draw(py, &self.stream, draw, cut, store, &fields)
     }
 
-    fn restore(&self, py: Python<'_>, seed: u64, epoch: u64, position: i64) -> PyResult<()> {
-        self.stream.with(py, |shuffle| shuffle.restore(seed, epoch, position)).into_py_result(py)
+    #[pyo3(signature = (seed, epoch, position, places=None))]
+    fn restore(&self, py: Python<'_>, seed: u64, epoch: u64, position: i64, places: Option<u64>) -> PyResult<()> {
+        let go = |shuffle: &mut index::EpochShuffle| {
+            shuffle.restore(seed, epoch, position)?;
+            places.map(|places| shuffle.restore_places(places));
+            Ok(())
+        };
+        self.stream.with(py, go).into_py_result(py)
     }
 }
 

@@ -10,7 +10,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torchrl.data.replay_buffers import samplers as torchrl_samplers
@@ -18,24 +18,22 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import UINT64_MAX, SavedState
-from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import SeededSampler, WithReplacement, on_device
 
 Index = torch.Tensor | tuple[torch.Tensor, ...]
 
 
-class RandomSampler(SeededSampler, torchrl_samplers.RandomSampler):  # type: ignore[misc]
+class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: ignore[misc]
     """Independent uniform draws with replacement, over whatever the storage holds at the time.
 
     Args:
-        seed: see `SeededSampler`; drawn from the buffer's generator if it is None.
+        seed: see `SeededSampler`; without it each batch takes a number from the buffer's generator or torch's.
         rank: which of the ranks that share the draws this is; no draw is made by two of them.
         world_size: how many ranks there are; more than one need a seed.
     """
 
     def __init__(self, *, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
         SeededSampler.__init__(self, seed, rank, world_size)
-        self._stream: _core.UniformDraws | None = None
-        self._position = 0
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
         """Return `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and an empty dict."""
@@ -46,28 +44,11 @@ class RandomSampler(SeededSampler, torchrl_samplers.RandomSampler):  # type: ign
         shape = storage.shape if storage.ndim > 1 else None
         if shape is not None:
             total = math.prod(shape)
-        stream = self._stream
-        if stream is None or stream.total != total:
-            position = self._position if stream is None else stream.position
-            stream = self._stream = _core.UniformDraws(total, self._needed_seed(), position, **self._rank)
-        index = on_device(stream.next(batch_size), storage)
+        index = on_device(self._draws_below(total).next(batch_size), storage)
         return (index if shape is None else torch.unravel_index(index, shape)), {}
-
-    def _reseed(self) -> None:
-        self._seed, self._stream, self._position = None, None, 0
 
     def _empty(self) -> None:
         """Nothing to forget: each draw looks at the length of the storage."""
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "seed": self._needed_seed(),
-            "position": self._position if self._stream is None else self._stream.position,
-        }
-
-    def _restore(self, saved: SavedState) -> None:
-        seed, position = saved.integer("seed"), saved.integer("position")
-        self._seed, self._position, self._stream = seed, position, None
 
 
 class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutReplacement):  # type: ignore[misc]
@@ -83,12 +64,13 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
     Args:
         drop_last: leave out the last batch of an epoch if it is not full (on all ranks, if one of them is not).
         shuffle: False keeps the order of the storage.
-        seed: see `SeededSampler`; drawn from the buffer's generator if it is None. A generator handed over during an
-            epoch counts from the next one on.
+        seed: see `SeededSampler`; without it each epoch takes a number from the buffer's generator or torch's, when the
+            one before it ends. A generator handed over during an epoch counts from the next one on.
         rank: which of the ranks that share an epoch this is.
         world_size: how many ranks there are; more than one need a seed.
     """
 
+    _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = "epoch"
     len_storage: int
     drop_last: bool
     shuffle: bool
@@ -127,6 +109,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         self, storage: Storage, total: int, count: int, draw: Callable[[_core.EpochShuffle, int], Any] | None = None
     ) -> Any:
         """Return the next items, up to `count`, of 0..total, or what `draw` makes of them; sets the flags."""
+        self._join_workers()
         of_all = count * self.world_size
         if of_all > total and self.drop_last:
             raise ValueError(
@@ -143,8 +126,8 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         left = total - position
         if self.drop_last and left < of_all:
             # Only where larger batches, or more ranks, go on with an epoch.
-            epoch += 1
-            self._turn(stream, epoch)
+            self._turn(stream, epoch + 1)
+            epoch = stream.epoch
         elif left <= self.rank:
             warnings.warn(
                 f"rank {self.rank} of {self.world_size} gets an empty batch: the epoch has {left} elements left",
@@ -158,7 +141,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         self._ran_out = now_in != epoch or (self.drop_last and left < of_all)
         if self._ran_out:
             left = total
-            if self._next_seed is not None or position:
+            if self._follows or self._next_seed is not None or position:
                 self._turn(stream, epoch + 1)
         self._remaining_batches = self._rounds(left, of_all)
         return items
@@ -173,8 +156,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
     def _begin(self, total: int) -> _core.EpochShuffle:
         if self._stream is not None:
             self._next_epoch = self._stream.epoch + 1
-        if self._next_seed is not None:
-            self._seed, self._next_seed = self._next_seed, None
+        self._take_seed()
         self._stream = self._shuffled(total, self._needed_seed(), self._next_epoch, 0)
         self.len_storage = total
         return self._stream
@@ -183,15 +165,29 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         return _core.EpochShuffle(total, seed, epoch, position, self.shuffle, **self._rank)
 
     def _turn(self, stream: _core.EpochShuffle, epoch: int) -> None:
-        if self._next_seed is not None:
+        self._next_epoch = epoch
+        self._take_seed()
+        stream.restore(self._needed_seed(), self._next_epoch, 0)
+
+    def _take_seed(self) -> None:
+        """Note the seed, and where a generator is followed the number, of the epoch that begins."""
+        if self._follows:
+            # A number is an order: how many epochs went before does not matter.
+            self._seed, self._next_epoch = self._number_of_epoch(), 0
+        elif self._next_seed is not None:
             self._seed, self._next_seed = self._next_seed, None
-        stream.restore(self._needed_seed(), epoch, 0)
+
+    def _number_of_epoch(self) -> int:
+        return self._take_number(shared=True) if self.shuffle else 0
 
     def _reseed(self) -> None:
+        self._next_seed = None
         if self._stream is None:
             self._seed = None
-        else:
-            self._next_seed = self._draw_seed()
+
+    def _begin_anew(self) -> None:
+        self._empty()
+        self._seed, self._next_seed, self._next_epoch = None, None, 0
 
     def _empty(self) -> None:
         if self._stream is not None:
@@ -201,7 +197,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
     def _state(self) -> dict[str, Any]:
         stream = self._stream
         return {
-            "seed": self._needed_seed(),
+            "seed": self._seed if self._follows else self._needed_seed(),
             "next_seed": self._next_seed,
             "total": self.len_storage,
             "epoch": self._next_epoch if stream is None else stream.epoch,
@@ -213,15 +209,22 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         }
 
     def _restore(self, saved: SavedState) -> None:
-        seed, next_seed = saved.integer("seed"), saved.optional_integer("next_seed")
         total = saved.integer("total", high=2**63 - 1)
+        has_seed = total or not self._saved_follows(saved)
+        seed = saved.integer("seed") if has_seed else saved.optional_integer("seed")
+        next_seed = saved.optional_integer("next_seed")
         epoch, position = saved.integer("epoch"), saved.integer("position", high=max(total - 1, 0))
         shuffle, drop_last, ran_out = saved.flag("shuffle"), saved.flag("drop_last"), saved.flag("ran_out")
-        remaining = saved.integer("remaining_batches", high=total if total else UINT64_MAX)
+        # A batch holds at least one of the elements that are left, and when they ran out the next epoch is new.
+        remaining = saved.integer(
+            "remaining_batches", low=min(total, 1), high=total - position if total else UINT64_MAX
+        )
+        if ran_out and position:
+            raise saved.refuse("position", "0, as the epoch before ran out")
         self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
         self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
         self._remaining_batches = remaining
-        self._stream = self._shuffled(total, seed, epoch, position) if total else None
+        self._stream = None if seed is None or not total else self._shuffled(total, seed, epoch, position)
 
     def __repr__(self) -> str:
         drawn = 0.0 if self._stream is None else self._stream.position / self.len_storage * 100

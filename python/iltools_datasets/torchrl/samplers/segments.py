@@ -1,6 +1,7 @@
 """Samplers over segments: marching per env, and uniform over all or over the assigned trajectories.
 
-Their batches are exact and they never run out. All work without a storage, `sample(None, batch_size)`.
+Their batches are exact: one that reaches the end of an epoch takes its rest from the next. All work without a storage,
+`sample(None, batch_size)`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class EpochUniformSampler(SeededSampler):
     """Uniform over all transitions, in batches of exactly the size asked for.
 
     Without replacement every transition comes exactly once per epoch; a batch that crosses the end of an epoch takes
-    its rest from the next shuffle, and a batch larger than the data set spans several. With replacement the draws are
-    independent. Ranks draw disjoint parts of both, `world_size` batches per step.
+    its rest from the next shuffle, and a batch larger than the data set spans several. `ran_out` is set with the batch
+    that ends an epoch, so a loop over a buffer ends there. With replacement the draws are independent and never run
+    out. Ranks draw disjoint parts of both, `world_size` batches per step.
 
     Args:
         segments: the segments of the data set.
@@ -52,6 +54,7 @@ class EpochUniformSampler(SeededSampler):
         self.without_replacement = without_replacement
         self._stream: Stream | None = None
         self._fingerprint: str | None = None
+        self._ran_out = False
 
     def sample(
         self, storage: Storage | None = None, batch_size: int | None = None
@@ -60,7 +63,25 @@ class EpochUniformSampler(SeededSampler):
         if batch_size is None:
             raise ValueError(f"{type(self).__name__} needs a batch_size")
         self._meet(storage)
-        return on_device(self._current().next(batch_size), storage), {}
+        stream = self._current()
+        if isinstance(stream, _core.UniformDraws):
+            return on_device(stream.next(batch_size), storage), {}
+        before = stream.epoch
+        index = stream.next(batch_size)
+        epoch, position = stream.place
+        self._ran_out = epoch != before
+        # How many batches end the epoch that follows: a buffer of TorchRL's makes no more ahead.
+        self._remaining_batches = -((position - stream.total) // max(batch_size * self.world_size, 1))
+        return on_device(index, storage), {}
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the last batch ended an epoch."""
+        return self._ran_out
+
+    @ran_out.setter
+    def ran_out(self, value: bool) -> None:
+        self._ran_out = value
 
     def _chosen(self) -> NDArray[np.int64]:
         """Return the positions of the segments to draw from."""
@@ -98,11 +119,13 @@ class EpochUniformSampler(SeededSampler):
             "seed": stream.seed,
             "epoch": stream.epoch if isinstance(stream, _core.EpochShuffle) else 0,
             "position": stream.position,
+            "ran_out": self._ran_out,
         }
 
     def _restore(self, saved: SavedState) -> None:
+        ran_out = saved.flag("ran_out", default=False)
         self._stream = self._saved_stream(saved, self._chosen())
-        self._seed = self._stream.seed
+        self._seed, self._ran_out = self._stream.seed, ran_out
 
     def _saved_stream(self, saved: SavedState, chosen: NDArray[np.int64]) -> Stream:
         """Return the stream of a state, after checking it; nothing is changed."""
@@ -176,14 +199,17 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
         check_segments(saved, self._segments_fingerprint())
         segment, step = _own_places(saved, self.cursors)
         chosen = np.unique(segment) if len(segment) else super()._chosen()
+        ran_out = saved.flag("ran_out", default=False)
         self._stream = self._saved_stream(saved, chosen)
-        self._seed = self._stream.seed
+        self._seed, self._ran_out = self._stream.seed, ran_out
         self.cursors.place(segment, step)
         self._revision, self._assigned = self.cursors.revision, chosen
 
 
 class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
     """One transition per env, then every env moves on by one, wrapping at the end of its trajectory.
+
+    The workers of a `torch.utils.data.DataLoader` take the steps in turn: what comes out of the loader is one march.
 
     Args:
         segments: the segments of the data set.
@@ -206,7 +232,18 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return one transition index per env, int64 [num_envs], and an empty dict; `batch_size` is ignored."""
         self._meet(storage)
-        return on_device(self.cursors.native.next(), storage), {}
+        index = self.cursors.native.next()
+        if self._worker is not None:
+            self._skip(self._worker.num_workers - 1)
+        return on_device(index, storage), {}
+
+    def _share_anew(self) -> None:
+        if self._worker is not None:
+            self._skip(self._worker.id)
+
+    def _skip(self, steps: int) -> None:
+        if steps:
+            self.cursors.place(self.cursors.segment, self.cursors.step + steps)
 
     @property
     def index_stream(self) -> _core.SequentialCursors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState
-from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import SeededSampler, WithReplacement, on_device
 from iltools_datasets.torchrl.samplers.elements import SamplerWithoutReplacement
 from iltools_datasets.torchrl.samplers.slice_info import flags_of, read_keys
 from iltools_datasets.torchrl.samplers.trajectory_table import Boundaries, EndSource, TrajectoryTable, TrajectoryTracker
@@ -31,7 +31,7 @@ DrawSlices = Callable[[_core.Store | None, list[int]], Any]
 _END_OPTIONS = ("end_key", "end_keys", "traj_key", "ends", "trajectories")
 
 
-class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignore[misc]
+class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ignore[misc]
     """Slices of consecutive steps of trajectories, with replacement: first a trajectory, then where a slice begins.
 
     Takes the arguments of TorchRL's `SliceSampler`, and gives what it gives. Over a `TrajectoryStorage`, where no key
@@ -40,7 +40,7 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
     `cache_values` says.
 
     Args:
-        seed: see `SeededSampler`; drawn from the buffer's generator if it is None.
+        seed: see `SeededSampler`; without it each batch takes a number from the buffer's generator or torch's.
         options: those of TorchRL's sampler.
     """
 
@@ -51,7 +51,6 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
             torchrl_samplers.SliceSampler(**options)
         torchrl_samplers.SliceSampler.__init__(self, **{**options, "fragmented": False})
         self.fragmented = bool(options.get("fragmented"))
-        self._position = 0
         self._follow(options)
 
     def _follow(self, options: Mapping[str, Any]) -> None:
@@ -113,10 +112,8 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
         table, length, num_slices = self._asked(storage, batch_size)
         self._meet(storage)
         self._check_some_reach(table, length)
-        if self._stream is None:
-            self._stream = _core.UniformDraws(1, self._needed_seed(), self._position)
         cut = table.cut(length, self.strict_length, self.pad_output, self.span)
-        return self._batch(storage, table, length, partial(self._stream.next_slices, num_slices, cut))
+        return self._batch(storage, table, length, partial(self._draws_below(1).next_slices, num_slices, cut))
 
     def _asked(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, int]:
         """Return the trajectories, the steps of a slice and the number of slices."""
@@ -141,25 +138,16 @@ class SliceSampler(SeededSampler, torchrl_samplers.SliceSampler):  # type: ignor
 
     # Randomness and state.
 
-    def _reseed(self) -> None:
-        self._seed, self._stream, self._position = None, None, 0
-
     def _empty(self) -> None:
         torchrl_samplers.SliceSampler._empty(self)
         self._tracker.forget()
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "seed": self._needed_seed(),
-            "position": self._position if self._stream is None else self._stream.position,
-            "num_slices": self.num_slices,
-            "slice_len": self.slice_len,
-        }
+        return {**super()._state(), "num_slices": self.num_slices, "slice_len": self.slice_len}
 
     def _restore(self, saved: SavedState) -> None:
         self._check_shape(saved)
-        seed, position = saved.integer("seed"), saved.integer("position")
-        self._seed, self._position, self._stream = seed, position, None
+        super()._restore(saved)
 
     def _check_shape(self, saved: SavedState) -> None:
         for name in ("num_slices", "slice_len"):
@@ -182,6 +170,8 @@ class SliceSamplerWithoutReplacement(
         seed: as in `SamplerWithoutReplacement`.
         options: those of TorchRL's sampler.
     """
+
+    _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = "epoch"
 
     def __init__(
         self, *, drop_last: bool = False, shuffle: bool = True, seed: int | None = None, **options: Any
@@ -217,8 +207,26 @@ class SliceSamplerWithoutReplacement(
         """Places within trajectories that were drawn."""
         return self._places_drawn if self._stream is None else self._stream.places
 
+    def _begin(self, total: int) -> _core.EpochShuffle:
+        if self._follows:
+            # A number decides the places of its epoch, too, from the first one on.
+            self._stream, self._places_drawn = None, 0
+        return SamplerWithoutReplacement._begin(self, total)
+
+    def _turn(self, stream: _core.EpochShuffle, epoch: int) -> None:
+        SamplerWithoutReplacement._turn(self, stream, epoch)
+        if self._follows:
+            stream.restore(stream.seed, stream.epoch, stream.position, places=0)
+
+    def _number_of_epoch(self) -> int:
+        return self._take_number(shared=True)
+
     def _reseed(self) -> None:
         SamplerWithoutReplacement._reseed(self)
+
+    def _begin_anew(self) -> None:
+        SamplerWithoutReplacement._begin_anew(self)
+        self._places_drawn = 0
 
     def _empty(self) -> None:
         SliceSampler._empty(self)
@@ -299,6 +307,9 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         if not cut.total:
             raise RuntimeError(table.none_reaches(length))
         return self._batch(storage, table, length, partial(self._next_slices, storage, num_slices, cut))
+
+    def _number_of_epoch(self) -> int:
+        return SamplerWithoutReplacement._number_of_epoch(self)
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "stride": self.stride}

@@ -86,6 +86,11 @@ impl EpochShuffle {
         Ok(())
     }
 
+    /// Go on as if so many places had been drawn.
+    pub fn restore_places(&mut self, places: u64) {
+        self.places = places;
+    }
+
     fn rekey(&mut self) {
         if self.permutation.is_some() {
             self.permutation = Some(Permutation::new(self.domain.total() as u64, self.seed, self.epoch));
