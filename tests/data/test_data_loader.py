@@ -465,7 +465,7 @@ class TestEnd:
             iter(loader)
             assert enough.wait(20)
             enough.clear()
-            wanted = 12
+            wanted = 10  # one of the first six may still be in the making
             iter(loader)
             assert enough.wait(20)
 

@@ -109,10 +109,10 @@ class Prefetcher(Generic[Item]):
                 raise StreamError("the thread that makes windows is gone")
             self._changed.wait(min(left, _LONGEST_SLEEP))
 
-    def drop_ready(self) -> None:
-        """Drop what was made and not taken; the thread goes on, and what it is making now still comes."""
+    def drop_ready(self, is_stale: Callable[[Item], bool]) -> None:
+        """Drop what was made, was not taken and is stale; the thread goes on, and what it is making now still comes."""
         with self._changed:
-            self._ready = deque(item for item in self._ready if isinstance(item, _Failure))
+            self._ready = deque(item for item in self._ready if isinstance(item, _Failure) or not is_stale(item))
             self._changed.notify_all()
 
     def request_stop(self) -> None:

@@ -51,9 +51,10 @@ class ThreadWorkers(Generic[Job, Item]):
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Begin a round; what is left of the one before is dropped."""
-        self._desk.begin(jobs)
+        current = self._desk.begin(jobs)
         for prefetcher in self._prefetchers:
-            prefetcher.drop_ready()
+            # The threads are at work on this round already.
+            prefetcher.drop_ready(lambda outcome: outcome.of is not current)
 
     def take(self, number: int) -> Item:
         """Return what came of job `number` of the round, waiting for it; each is taken once, in their order.
@@ -97,10 +98,11 @@ class _Desk(Generic[Job, Item]):
         self.round = _Round([], [])
         self.begin([])
 
-    def begin(self, jobs: Sequence[Job]) -> None:
+    def begin(self, jobs: Sequence[Job]) -> _Round[Job]:
         with self._changed:
-            self.round = _Round(jobs, list(range(self.count)))
+            self.round = current = _Round(jobs, list(range(self.count)))
             self._changed.notify_all()
+        return current
 
     def close(self) -> None:
         with self._changed:
@@ -109,11 +111,14 @@ class _Desk(Generic[Job, Item]):
 
     def next_outcome(self, worker: int) -> _Outcome[Job, Item]:
         """Do a worker's next job, waiting for one. What it raises is an outcome, too: the thread goes on."""
-        current, number, job = self._wait_for_job(worker)
-        try:
-            return _Outcome(current, number, self.work(job))
-        except BaseException as error:
-            return _Outcome(current, number, error=error)
+        while True:
+            current, number, job = self._wait_for_job(worker)
+            try:
+                outcome: _Outcome[Job, Item] = _Outcome(current, number, self.work(job))
+            except BaseException as error:
+                outcome = _Outcome(current, number, error=error)
+            if current is self.round:  # nobody waits for what was begun before
+                return outcome
 
     def _wait_for_job(self, worker: int) -> tuple[_Round[Job], int, Any]:
         with self._changed:
