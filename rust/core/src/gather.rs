@@ -177,8 +177,15 @@ impl<'a> Block<'a> {
         let some = &index[range.start..index.len().min(range.end + AHEAD)];
         let mut states = [0; BLOCK_ROWS + AHEAD];
         if let Some(segments) = segments {
+            // Of a run of transitions, as windows and slices are, only the first is looked up in each segment.
+            let (mut expected, mut position, mut end) = (i64::MIN, 0, i64::MIN);
             for (state, &transition) in states.iter_mut().zip(some) {
-                *state = transition + segments.position_of(transition) as i64;
+                if transition != expected || transition >= end {
+                    position = segments.position_of(transition);
+                    end = segments.end_of(position);
+                }
+                expected = transition + 1;
+                *state = transition + position as i64;
             }
         }
         Self { start: range.start, count: range.len(), index: some, states }
@@ -291,6 +298,28 @@ mod tests {
             let from_file = Column::in_file(&file, Path::new("x"), stride, rows);
             gather(&[part(from_file, offset, width, &mut out)], &index, None, None, &|| false).unwrap();
             prop_assert_eq!(&out, &expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn states_of_runs_are_those_of_each_transition(
+            lengths in prop::collection::vec(1_i64..9, 1..20),
+            asks in prop::collection::vec((0_i64..1000, 1_i64..12), 0..40),
+        ) {
+            let starts: Vec<i64> = lengths.iter().scan(0, |end, length| { *end += length; Some(*end - length) }).collect();
+            let ids = (0..lengths.len() as i64).collect();
+            let total: i64 = lengths.iter().sum();
+            let table = SegmentTable::new(vec![0; lengths.len()], ids, starts, lengths).unwrap();
+            // Runs across the ends of segments, repeats, and jumps in either direction.
+            let index: Vec<i64> =
+                asks.iter().flat_map(|&(from, run)| (0..run).map(move |step| (from + step) % total)).collect();
+            for start in (0..index.len()).step_by(BLOCK_ROWS) {
+                let block = Block::new(&index, Some(&table), start..index.len().min(start + BLOCK_ROWS));
+                for (state, &transition) in block.states.iter().zip(block.index) {
+                    prop_assert_eq!(Some(*state), table.state_of(transition));
+                }
+            }
         }
     }
 

@@ -142,6 +142,12 @@ impl SegmentTable {
         self.locator.find(index).unwrap_or(0)
     }
 
+    /// The transition behind the last one of a segment of a contiguous table.
+    #[inline]
+    pub(crate) fn end_of(&self, position: usize) -> i64 {
+        self.locator.starts.get(position + 1).copied().unwrap_or(self.num_transitions)
+    }
+
     /// State row of a transition of a contiguous table: each segment has one state more than transitions.
     pub(crate) fn state_of(&self, transition: i64) -> Option<i64> {
         (0..self.num_transitions).contains(&transition).then(|| transition + self.position_of(transition) as i64)
