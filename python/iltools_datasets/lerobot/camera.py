@@ -88,18 +88,20 @@ class Camera:
         frames = int64(index)
         segment, step = self._segments.locate(frames)
         batch = self._output(len(frames), out)
-        missing = np.arange(len(frames)) if self._cache is None else self._from_cache(self._cache, frames, batch)
-        if len(missing):
-            unique, first, inverse = np.unique(frames[missing], return_index=True, return_inverse=True)
-            rows = missing[first]
-            outputs = [batch[row] for row in rows.tolist()]
+        missing = list(range(len(frames))) if self._cache is None else self._from_cache(self._cache, frames, batch)
+        first: dict[int, int] = {}
+        for row, frame in zip(missing, frames[missing].tolist(), strict=True):
+            first.setdefault(frame, row)
+        if first:
+            rows = list(first.values())
+            outputs = [batch[row] for row in rows]
             _run(self._pictures.jobs(segment[rows], step[rows], outputs))
             if self._cache is not None:
-                for frame, picture in zip(unique.tolist(), outputs, strict=True):
+                for frame, picture in zip(first, outputs, strict=True):
                     self._cache.put(frame, picture)
-            for row, of in zip(missing.tolist(), inverse.reshape(-1).tolist(), strict=True):
-                if row != rows[of]:
-                    batch[row] = outputs[of]
+            for row, frame in zip(missing, frames[missing].tolist(), strict=True):
+                if row != first[frame]:
+                    batch[row] = batch[first[frame]]
         return batch
 
     def _output(self, count: int, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
@@ -115,11 +117,9 @@ class Camera:
         return out
 
     @staticmethod
-    def _from_cache(cache: FrameCache, frames: NDArray[np.int64], batch: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Fill what is kept; return the rows that are missing, int64."""
-        return np.array(
-            [row for row, frame in enumerate(frames.tolist()) if not cache.get(frame, batch[row])], dtype=np.int64
-        )
+    def _from_cache(cache: FrameCache, frames: NDArray[np.int64], batch: NDArray[np.uint8]) -> list[int]:
+        """Fill what is kept; return the rows that are missing."""
+        return [row for row, frame in enumerate(frames.tolist()) if not cache.get(frame, batch[row])]
 
     def close(self) -> None:
         """Finish what the cache is writing."""

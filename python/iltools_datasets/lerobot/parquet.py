@@ -100,7 +100,8 @@ class BadValueError(Exception):
 
 def value_type(type_: Any) -> tuple[Any, int]:
     """Return (type of the values, depth of lists around them) of an Arrow type, extension types by their storage."""
-    types = pyarrow().types
+    from pyarrow import types
+
     depth = 0
     while True:
         if hasattr(type_, "storage_type"):
@@ -113,7 +114,8 @@ def value_type(type_: Any) -> tuple[Any, int]:
 
 def numpy_name(type_: Any) -> str:
     """Return numpy's name of an Arrow type of plain numbers, or Arrow's own where there is none."""
-    types = pyarrow().types
+    from pyarrow import types
+
     if types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_):
         return str(np.dtype(type_.to_pandas_dtype()))
     return str(type_)
@@ -136,7 +138,8 @@ def as_array(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _chunk_as_array(chunk: Any, shape: tuple[int, ...], first: int) -> NDArray[Any]:
-    types = pyarrow().types
+    from pyarrow import types
+
     rows, per_row = len(chunk), 1
     extents = list(shape)
     while True:
@@ -159,7 +162,9 @@ def _chunk_as_array(chunk: Any, shape: tuple[int, ...], first: int) -> NDArray[A
                 raise BadValueError(
                     first + where // per_row, f"expected {expected} elements, found {int(lengths[where])}"
                 )
-        chunk, per_row = chunk.flatten(), per_row * expected
+        # Not flatten(), which copies: without nulls the values of the rows lie one after the other.
+        begin = int(chunk.offset) * expected if types.is_fixed_size_list(chunk.type) else int(chunk.offsets[0].as_py())
+        chunk, per_row = chunk.values.slice(begin, len(chunk) * expected), per_row * expected
     if math.prod(extents) != 1:
         raise BadValueError(first, f"expected rows of shape {list(shape)}, found {list(shape[: -len(extents)])}")
     values: NDArray[Any] = chunk.to_numpy(zero_copy_only=False)

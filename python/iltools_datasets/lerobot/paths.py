@@ -126,21 +126,37 @@ def _walk(directory: str, prefix: str, levels: list[str], depth: int, found: lis
             found.append(({name: int(digits) for name, digits in match.groupdict().items()}, path))
 
 
-def within(root: Path, relative: str, where: str) -> Path:
-    """Return `root / relative`, which may be a link only into the set or into the hub cache's blobs.
+class Inside:
+    """The paths within a set.
 
-    Raises SourceError for an absolute path, for `..`, and for a link that leads elsewhere.
+    Args:
+        root: the set.
     """
-    path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts or "\0" in relative or "\\" in relative:
-        raise SourceError(f"{where}: {relative!r} must be a path within the data set")
-    home = os.path.realpath(root)
-    real = os.path.realpath(root / path)
-    if not _below(real, home):
-        blobs = _blobs(root)
-        if blobs is None or not _below(real, blobs):
-            raise SourceError(f"{where}: {relative!r} leads to {real}, outside the data set {home}")
-    return root / path
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._home = os.path.realpath(root)
+
+    def path(self, relative: str, where: str) -> Path:
+        """Return `root / relative`, which may be a link only into the set or into the hub cache's blobs.
+
+        Raises SourceError for an absolute path, for `..`, and for a link that leads elsewhere.
+        """
+        path = PurePosixPath(relative)
+        if path.is_absolute() or ".." in path.parts or "\0" in relative or "\\" in relative:
+            raise SourceError(f"{where}: {relative!r} must be a path within the data set")
+        # From the real root on: what is above it was followed once.
+        real = os.path.realpath(f"{self._home}{os.sep}{path}")
+        if not _below(real, self._home):
+            blobs = _blobs(self._root)
+            if blobs is None or not _below(real, blobs):
+                raise SourceError(f"{where}: {relative!r} leads to {real}, outside the data set {self._home}")
+        return self._root / path
+
+
+def within(root: Path, relative: str, where: str) -> Path:
+    """Return `Inside(root).path(relative, where)`."""
+    return Inside(root).path(relative, where)
 
 
 def _blobs(root: Path) -> str | None:

@@ -14,7 +14,7 @@ from iltools_datasets.errors import SourceError, SourceNotFoundError
 from iltools_datasets.lerobot.episodes import EpisodeTable
 from iltools_datasets.lerobot.info import Feature, LeRobotInfo
 from iltools_datasets.lerobot.parquet import BadValueError, as_array, naming, numpy_name, open_parquet, value_type
-from iltools_datasets.lerobot.paths import within
+from iltools_datasets.lerobot.paths import Inside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,9 +58,9 @@ class Rows:
 
 def data_files(root: Path, info: LeRobotInfo) -> list[DataFile]:
     """Return every data file, in the order of its numbers; SourceNotFoundError if there is none."""
+    inside = Inside(root)
     found = [
-        DataFile(numbers, relative, within(root, relative, str(root)))
-        for numbers, relative in info.data_path.find(root)
+        DataFile(numbers, relative, inside.path(relative, str(root))) for numbers, relative in info.data_path.find(root)
     ]
     if not found:
         raise SourceNotFoundError(f"{root}: no data file {info.data_path.text}")
@@ -110,6 +110,7 @@ class DataFileReader:
         self._left = most_rows
         self._holds = holds or {}
         self._seen: dict[str, tuple[str, DataFile]] = {}
+        self._like: pa.Schema | None = None
         self.notes: list[str] = []
 
     def read(self, file: DataFile) -> Iterator[Rows]:
@@ -139,6 +140,8 @@ class DataFileReader:
                 first += len(batch)
 
     def _check_columns(self, file: DataFile, schema: pa.Schema) -> None:
+        if self._like is not None and schema.equals(self._like):
+            return
         names = schema.names
         for key, feature in self._features.items():
             if names.count(key) != 1:
@@ -152,6 +155,7 @@ class DataFileReader:
                 continue
             odd = (file, found) if found != feature.dtype else (first, known)
             raise SourceError(f"{odd[0].path}: column {key!r}: expected {feature.dtype}, found {odd[1]}")
+        self._like = schema
 
     def _check_sizes(self, file: DataFile, metadata: Any) -> int:
         """Compare rows x width with what is declared, before anything is allocated; return the bytes to be read."""
@@ -234,7 +238,7 @@ def _stored(values: NDArray[Any], feature: Feature) -> NDArray[Any]:
 def _rows_with_nan(values: NDArray[Any]) -> NDArray[np.int64]:
     # A sum is finite only if all its terms are, and costs a fifth of looking at each.
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
+        if np.isfinite(values.sum()):
             return np.empty(0, np.int64)
         return np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))
 

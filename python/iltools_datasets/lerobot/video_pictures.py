@@ -118,43 +118,38 @@ class VideoPictures:
             frame: int64 [n], the frame within it.
             outputs: where each picture goes, uint8 [H, W, C] each.
         """
-        file = self._file[segment]
-        for number in np.unique(file[self._first[segment] == _UNKNOWN]).tolist():
-            self._place(number)
-        picture = self._first[segment] + self._stride[segment] * frame
-        for position in set(self._listed).intersection(segment.tolist()):
-            of = segment == position
-            picture[of] = self._listed[position][frame[of]]
-        calls: list[Callable[[], None]] = []
-        for number in np.unique(file).tolist():
-            rows = np.flatnonzero(file == number)
-            rows = rows[np.argsort(picture[rows], kind="stable")]
-            calls.append(partial(self._decode, number, picture[rows], rows, segment, frame, outputs))
-        return calls
+        wanted: dict[int, dict[int, list[int]]] = {}
+        for row, (position, step) in enumerate(zip(segment.tolist(), frame.tolist(), strict=True)):
+            file = int(self._file[position])
+            if self._first[position] == _UNKNOWN:
+                self._place(file)
+            listed = self._listed.get(position)
+            picture = self._first[position] + self._stride[position] * step if listed is None else listed[step]
+            wanted.setdefault(file, {}).setdefault(int(picture), []).append(row)
+        return [partial(self._decode, file, rows, segment, frame, outputs) for file, rows in wanted.items()]
 
     def _decode(
         self,
         file: int,
-        pictures: NDArray[np.int64],
-        rows: NDArray[np.int64],
+        rows_of: dict[int, list[int]],
         segment: NDArray[np.int64],
         frame: NDArray[np.int64],
         outputs: list[NDArray[np.uint8]],
     ) -> None:
+        """Decode pictures of one file, each to all rows that want it."""
         path = self._root / self._relative[file]
-        numbers, first = np.unique(pictures, return_index=True)
-        ends = [*first.tolist()[1:], len(pictures)]
-        at = 0
+        numbers = sorted(rows_of)
+        done = 0
         try:
             with self._pool.decoder(path, self._index(file)) as decoder:
-                for begin, end, decoded in zip(first.tolist(), ends, decoder.decode(numbers.tolist()), strict=True):
-                    at = begin
-                    convert(decoded, outputs[rows[begin]])
-                    for row in rows[begin + 1 : end].tolist():
-                        outputs[row][:] = outputs[rows[begin]]
-                    at = end
+                for number, decoded in zip(numbers, decoder.decode(numbers), strict=True):
+                    first, *others = rows_of[number]
+                    convert(decoded, outputs[first])
+                    for row in others:
+                        outputs[row][:] = outputs[first]
+                    done += 1
         except SourceError as error:
-            row = rows[min(at, len(rows) - 1)]
+            row = rows_of[numbers[min(done, len(numbers) - 1)]][0]
             place = f"episode {self._table.index[segment[row]]}, frame {frame[row]}: {self._key!r}"
             raise SourceError(f"{place}: {error}") from error
 
