@@ -8,8 +8,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::part::{Origin, Part, RowOf};
@@ -56,49 +56,51 @@ pub fn gather(
     let streams = bytes >= STREAM_BYTES && streaming::is_available();
     let block_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, BLOCK_ROWS);
     let blocks = count.div_ceil(block_rows);
-    if bytes < PARALLEL_BYTES {
-        for block in 0..blocks {
-            let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
-            parts.iter().zip(&fetched).try_for_each(|(part, fetched)| block.copy(part, fetched, streams))?;
-        }
-        return Ok(());
-    }
-
     let caller = std::thread::current().id();
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure = Mutex::new(None);
-    let fail = |error| {
-        stop.store(true, Ordering::Relaxed);
-        failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
-    };
     let work = || {
-        let is_caller = std::thread::current().id() == caller;
-        let mut looked = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
+        let looked = (std::thread::current().id() == caller).then(Instant::now);
+        let mut watch = Watch { stop: &stop, interrupted, looked };
+        loop {
             let block = next.fetch_add(1, Ordering::Relaxed);
             if block >= blocks {
-                break;
+                return;
             }
             let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
             for (part, fetched) in parts.iter().zip(&fetched) {
-                if let Err(error) = block.copy(part, fetched, streams) {
-                    fail(error);
-                }
-                if is_caller && looked.elapsed() >= LOOK_EVERY {
-                    looked = Instant::now();
-                    if interrupted() {
-                        fail(Error::Interrupted);
-                    }
-                }
-                if stop.load(Ordering::Relaxed) {
-                    break;
+                if let Err(error) = watch.look().and_then(|()| block.copy(part, fetched, streams, &mut watch)) {
+                    // What is told first is the cause; threads that are stopped by it tell of an interruption.
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    return stop.store(true, Ordering::Relaxed);
                 }
             }
         }
     };
     parallel::run(threads.min(blocks), &work);
-    failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Whether copying has to stop: because a part of it failed, or because the caller is asked to.
+struct Watch<'a> {
+    stop: &'a AtomicBool,
+    interrupted: &'a (dyn Fn() -> bool + Sync),
+    /// When the calling thread asked last; helpers do not.
+    looked: Option<Instant>,
+}
+
+impl Watch<'_> {
+    fn look(&mut self) -> Result<()> {
+        let is_due = self.looked.is_some_and(|looked| looked.elapsed() >= LOOK_EVERY);
+        if is_due {
+            self.looked = Some(Instant::now());
+        }
+        if self.stop.load(Ordering::Relaxed) || (is_due && (self.interrupted)()) {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
 }
 
 fn check(parts: &[Part<'_>], index: &[i64], segments: Option<&SegmentTable>) -> Result<()> {
@@ -192,7 +194,7 @@ impl<'a> Block<'a> {
     }
 
     /// Copy this block of a part. Bounds were checked by `check`; concurrent calls are for different blocks.
-    fn copy(&self, part: &Part<'_>, fetched: &Range<usize>, streams: bool) -> Result<()> {
+    fn copy(&self, part: &Part<'_>, fetched: &Range<usize>, streams: bool, watch: &mut Watch<'_>) -> Result<()> {
         let rows = if part.row_of == RowOf::Index { self.index } else { &self.states[..self.index.len()] };
         // SAFETY: `start <= index.len()` and the output holds `width` bytes for each index, so this stays inside it.
         let out = unsafe { part.out.add(self.start * part.width) };
@@ -217,17 +219,27 @@ impl<'a> Block<'a> {
                 let further = usize::from(part.row_of == RowOf::NextState);
                 // SAFETY: the output holds `width` bytes for each of `count` rows, initialised, and is ours alone.
                 let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
-                read_rows(file, path, part, &rows[..self.count], further, out)
+                read_rows(file, path, part, &rows[..self.count], further, out, watch)
             }
         }
     }
 }
 
 /// Read the rows of a part, or with `further` the ones that many rows behind them.
-fn read_rows(file: &File, path: &Path, part: &Part<'_>, rows: &[i64], further: usize, out: &mut [u8]) -> Result<()> {
+fn read_rows(
+    file: &File,
+    path: &Path,
+    part: &Part<'_>,
+    rows: &[i64],
+    further: usize,
+    out: &mut [u8],
+    watch: &mut Watch<'_>,
+) -> Result<()> {
     let dense = part.column.stride == part.width;
     let mut i = 0;
     while i < rows.len() {
+        // Each row may come from a slow disk, so few of them can take as long as many.
+        watch.look()?;
         let mut run = 1;
         while dense && rows.get(i + run).is_some_and(|&following| following == rows[i] + run as i64) {
             run += 1;
@@ -366,5 +378,20 @@ mod tests {
         let mut out = vec![0; 4096 * index.len()];
         let result = gather(&[part(column(&data, 4096), 0, 4096, &mut out)], &index, None, Some(1), &|| true);
         assert!(matches!(result, Err(Error::Interrupted)));
+    }
+
+    #[test]
+    fn a_small_batch_from_a_slow_file_stops_too() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 8]).unwrap();
+        // Less than what is split over threads, and as many reads as take longer than the time between two looks.
+        let index = vec![3; PARALLEL_BYTES - 1];
+        let mut out = vec![0; index.len()];
+        let column = Column::in_file(&file, Path::new("slow"), 2, 4);
+        let asked = AtomicUsize::new(0);
+        let second_time = || asked.fetch_add(1, Ordering::Relaxed) == 1;
+        let result = gather(&[part(column, 0, 1, &mut out)], &index, None, None, &second_time);
+        assert!(matches!(result, Err(Error::Interrupted)));
+        assert_eq!(asked.into_inner(), 2);
     }
 }
