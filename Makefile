@@ -8,7 +8,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name fuzz -prune -o '('
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
-FUZZ_TARGETS := manifest segment_table sampler_state
+FUZZ_TARGETS := manifest segment_table sampler_state tensordict_meta
 
 # One target for so many seconds: new inputs go to corpus/, which git ignores; seeds/ are read, too.
 define fuzz-one
@@ -50,7 +50,7 @@ memcheck: ## Run the tests of the kernels, maps and output memory under valgrind
 	CARGO_TARGET_$(HOST)_RUNNER='valgrind -q --error-exitcode=9 --fair-sched=yes' PROPTEST_CASES=16 \
 		cargo test --package iltools-core --quiet -- --test-threads=1
 
-fuzz: ## Fuzz manifest, segment table and sampler state, SECONDS_EACH=1200; needs cargo-fuzz, no nightly toolchain.
+fuzz: ## Fuzz manifest, segment table, sampler state and TensorDict metadata, SECONDS_EACH=1200; needs cargo-fuzz, no nightly toolchain.
 	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),$(or $(SECONDS_EACH),1200)))
 
 fuzz-quick: ## The same for 20 seconds each.

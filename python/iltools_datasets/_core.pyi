@@ -194,11 +194,8 @@ class Store:
     @staticmethod
     def open(path: str, backend: Literal["mmap", "ram", "pread"]) -> Store: ...
     @staticmethod
-    def over_files(
-        path: str,
-        columns: Sequence[tuple[_Key, str, str, Sequence[int]]],
-        table: SegmentTable,
-        backend: Literal["mmap", "ram", "pread"],
+    def open_foreign(
+        path: str, traj_key: _Key | None, end_key: _Key | None, backend: Literal["mmap", "ram", "pread"]
     ) -> Store: ...
     @property
     def path(self) -> str: ...

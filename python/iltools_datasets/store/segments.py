@@ -150,4 +150,5 @@ def int64(values: ArrayLike) -> NDArray[np.int64]:
         raise TypeError(f"expected integers, got {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"expected a vector, got shape {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    # Aligned, too: a vector over part of a buffer may begin anywhere.
+    return np.require(array, np.int64, ["C_CONTIGUOUS", "ALIGNED"])

@@ -87,12 +87,14 @@ class TrajectoryStore:
 
         Raises:
             StoreNotFoundError: there is no `meta.json`.
-            StoreCorruptError: a leaf's file is missing or has the wrong length. Nothing is written in any case.
-            MissingKeyError: neither key is there.
-        """
-        from iltools_datasets.store.tensordict_memmap import open_memmap
+            StoreCorruptError: a leaf's file or a nested directory is missing, is a link, or has the wrong length.
+            SchemaError: leaves differ in their number of rows, or one is of a dtype that numpy does not know.
+            MissingKeyError: the key that is to tell trajectories apart is not there.
 
-        store = cls(open_memmap(Path(path), traj_key, end_key, backend), num_threads=num_threads)
+        Nothing is written in any case.
+        """
+        keys = [None if key is None else parts_of(key) for key in (traj_key, end_key)]
+        store = cls(_core.Store.open_foreign(str(path), *keys, backend), num_threads=num_threads)
         # No uuid protects a foreign directory, so its handle re-opens by the same arguments.
         store._reopen = (_reopen_foreign, (str(path), traj_key, end_key, backend, num_threads))
         return store

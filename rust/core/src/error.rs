@@ -38,6 +38,9 @@ pub enum Error {
     /// Trajectories disagree, or a key cannot be stored.
     #[error("{0}")]
     Schema(String),
+    /// A key that is asked for is not there.
+    #[error("{0}")]
+    MissingKey(String),
     /// The same trajectory twice.
     #[error("{0}")]
     Duplicate(String),

@@ -215,13 +215,24 @@ impl<'a> Block<'a> {
                 unsafe { rows.copy(out, streams) }
                 Ok(())
             }
-            Origin::File(file, path) => {
-                let further = usize::from(part.row_of == RowOf::NextState);
-                // SAFETY: the output holds `width` bytes for each of `count` rows, initialised, and is ours alone.
-                let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
-                read_rows(file, path, part, &rows[..self.count], further, out, watch)
-            }
+            Origin::File(file, path) => self.read(part, rows, (file, path), out, watch),
+            Origin::Reopened(file, path) => self.read(part, rows, (&file.reopen()?, path), out, watch),
         }
+    }
+
+    /// Read the rows of this block from a file.
+    fn read(
+        &self,
+        part: &Part<'_>,
+        rows: &[i64],
+        (file, path): (&File, &Path),
+        out: *mut u8,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let further = usize::from(part.row_of == RowOf::NextState);
+        // SAFETY: the output holds `width` bytes for each of `count` rows from here on, initialised, and is ours alone.
+        let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
+        read_rows(file, path, part, &rows[..self.count], further, out, watch)
     }
 }
 

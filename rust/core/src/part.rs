@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::Result;
+
 /// Where the rows of a column lie.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
@@ -13,6 +15,14 @@ pub enum Origin<'a> {
     Memory(*const u8, PhantomData<&'a [u8]>),
     /// In a file, read row by row.
     File(&'a File, &'a Path),
+    /// In a file that is opened whenever rows of it are read, as a process may have only so many open.
+    Reopened(&'a dyn Reopen, &'a Path),
+}
+
+/// A file that is not kept open.
+pub trait Reopen: std::fmt::Debug + Sync {
+    /// Open it, as long as it is the one it was.
+    fn reopen(&self) -> Result<File>;
 }
 
 // SAFETY: the memory behind the pointer is only read, and `'a` keeps it mapped, on whichever thread.
@@ -40,6 +50,11 @@ impl<'a> Column<'a> {
     /// A column that fills a file from its beginning.
     pub fn in_file(file: &'a File, path: &'a Path, stride: usize, rows: usize) -> Self {
         Self { origin: Origin::File(file, path), stride, rows }
+    }
+
+    /// The same in a file that is not kept open.
+    pub fn in_reopened(file: &'a dyn Reopen, path: &'a Path, stride: usize, rows: usize) -> Self {
+        Self { origin: Origin::Reopened(file, path), stride, rows }
     }
 }
 

@@ -33,6 +33,7 @@ fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         Error::Changed(_) => "StoreChangedError",
         Error::Version(_) => "StoreVersionError",
         Error::Schema(_) => "SchemaError",
+        Error::MissingKey(_) => "MissingKeyError",
         Error::Duplicate(_) => "DuplicateTrajectoryError",
         Error::UnknownSegment(_) => "UnknownSegmentError",
         Error::OutOfRange(_) => "OutOfRangeError",

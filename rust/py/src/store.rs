@@ -7,9 +7,9 @@ use std::sync::Arc;
 use iltools_core::index::{Boundary, window_rows};
 use iltools_core::part::RowOf;
 use iltools_core::slab::Buffer;
-use iltools_core::store::{self, Backend, ColumnSpec, DType, Kind};
+use iltools_core::store::{self, Backend, DType};
 use numpy::{PyArray1, PyArrayDescr, PyUntypedArray};
-use pyo3::exceptions::{PyIndexError, PyTypeError};
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -105,25 +105,17 @@ impl Store {
     }
 
     #[staticmethod]
-    fn over_files(
+    #[pyo3(signature = (path, traj_key, end_key, backend))]
+    fn open_foreign(
         py: Python<'_>,
         path: PathBuf,
-        columns: Vec<(Vec<String>, PathBuf, String, Vec<usize>)>,
-        table: &SegmentTable,
+        traj_key: Option<Vec<String>>,
+        end_key: Option<Vec<String>>,
         backend: &str,
     ) -> PyResult<Self> {
         let backend: Backend = backend.parse().into_py_result(py)?;
-        let files = columns
-            .into_iter()
-            .map(|(key, file, name, shape)| {
-                let dtype = DType::from_name(&name).ok_or_else(|| {
-                    PyTypeError::new_err(format!("{}: dtype {name} is not supported", file.display()))
-                })?;
-                Ok((ColumnSpec { key, kind: Kind::Transition, dtype, shape }, file))
-            })
-            .collect::<PyResult<Vec<_>>>()?;
-        let segments = table.table.clone();
-        let store = py.detach(|| store::Store::over_files(&path, files, segments, backend)).into_py_result(py)?;
+        let open = || store::Store::open_foreign(&path, traj_key.as_ref(), end_key.as_ref(), backend, &interrupted);
+        let store = py.detach(open).into_py_result(py)?;
         Self::new(py, store)
     }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::HELD_OPEN;
 use super::checksum::BlockSums;
 use super::column::{ColumnSpec, column_path};
 use super::files::open_to_append;
@@ -16,8 +17,6 @@ const MOST_PENDING: usize = 1 << 20;
 /// What all columns of a build gather together, and what one may gather however many there are.
 const ALL_PENDING: usize = 32 << 20;
 const LEAST_PENDING: usize = 4 << 10;
-/// Columns whose file stays open; a process may have only so many. The others' are opened whenever there is something to write.
-const HELD_OPEN: usize = 128;
 /// Written bytes after which the disk is waited for. One sync of everything at the end could not be interrupted.
 const SYNC_BYTES: usize = 16 << 20;
 

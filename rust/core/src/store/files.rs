@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -86,7 +86,11 @@ fn unlinked(options: &mut OpenOptions, path: &Path) -> std::result::Result<File,
 pub(super) fn open(root: &Path, path: &Path) -> std::result::Result<File, Refusal> {
     let directories = path.parent().and_then(|parent| parent.strip_prefix(root).ok()).unwrap_or(Path::new(""));
     let mut directory = root.to_path_buf();
-    for name in directories {
+    for name in directories.components() {
+        // A name alone leads further down.
+        if !matches!(name, Component::Normal(_)) {
+            return Err(Refusal::Irregular);
+        }
         directory.push(name);
         if fs::symlink_metadata(&directory)?.is_symlink() {
             return Err(Refusal::Link(directory));
@@ -188,6 +192,7 @@ mod tests {
         assert_eq!(link, root.join("elsewhere"));
         assert!(matches!(open(root, &root.join("inner")), Err(Refusal::Irregular)));
         assert!(matches!(open(root, &root.join("socket")), Err(Refusal::Irregular)));
+        assert!(matches!(open(&root.join("inner"), &root.join("inner/../inner/file")), Err(Refusal::Irregular)));
         assert!(matches!(open(root, &root.join("none")), Err(Refusal::Missing)));
         assert!(matches!(open(root, &root.join("inner/file/below")), Err(Refusal::Missing)));
         // The path to the store itself may well lead over links.

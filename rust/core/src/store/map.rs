@@ -3,12 +3,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::files::open_exactly;
-use crate::part::Column;
+use super::HELD_OPEN;
+use super::files::{Refusal, open_exactly};
+use crate::part::{Column, Reopen};
 use crate::slab::Buffer;
 use crate::{Error, Result};
 
@@ -64,11 +66,41 @@ enum Held {
     Map(MmapRaw),
     Memory(Buffer),
     File(File),
+    Reopened(Unheld),
+}
+
+/// A file that is not kept open: what it takes to open it again, and to know that it is still the same.
+#[derive(Debug)]
+struct Unheld {
+    root: PathBuf,
+    path: PathBuf,
+    identity: (u64, u64),
+    bytes: u64,
+}
+
+fn identity(file: &File) -> std::io::Result<(u64, u64)> {
+    file.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+impl Reopen for Unheld {
+    fn reopen(&self) -> Result<File> {
+        let changed = || {
+            let path = self.path.display();
+            Error::Changed(format!("{path}: replaced since the store was opened; its file was not kept open"))
+        };
+        match open_exactly(&self.root, &self.path, self.bytes) {
+            Ok(file) if identity(&file).is_ok_and(|found| found == self.identity) => Ok(file),
+            Ok(_) | Err(Refusal::Missing) => Err(changed()),
+            Err(refusal) => Err(refusal.about(&self.path, "truncated while open")),
+        }
+    }
 }
 
 impl ColumnBytes {
-    /// Open a column's file below `root`, whose length must be `row_bytes * rows`.
+    /// Open the `number`-th column's file below `root`, whose length must be `row_bytes * rows`.
+    #[expect(clippy::too_many_arguments, reason = "what a column's file is, and how it is to be held")]
     pub fn open(
+        number: usize,
         root: &Path,
         path: PathBuf,
         what: &str,
@@ -81,8 +113,10 @@ impl ColumnBytes {
             .checked_mul(rows)
             .filter(|&bytes| isize::try_from(bytes).is_ok())
             .ok_or_else(|| Error::Corrupt(format!("{what}: {rows} rows of {row_bytes} bytes overflow")))?;
-        let opened = open_exactly(root, &path, bytes as u64);
-        let mut file = opened.map_err(|refusal| refusal.about(&path, what))?;
+        let mut file = match open_exactly(root, &path, bytes as u64) {
+            Ok(file) => file,
+            Err(refusal) => return Err(refusal.about(&path, what)),
+        };
         let held = match backend {
             _ if bytes == 0 => Held::Empty,
             Backend::Mmap => {
@@ -100,9 +134,20 @@ impl ColumnBytes {
                 }
                 Held::Memory(memory)
             }
-            Backend::Pread => Held::File(file),
+            Backend::Pread if number < HELD_OPEN => Held::File(file),
+            Backend::Pread => Held::Reopened(Unheld {
+                root: root.to_path_buf(),
+                path: path.clone(),
+                identity: identity(&file).map_err(Error::io(&path))?,
+                bytes: bytes as u64,
+            }),
         };
         Ok(Self { path, held, row_bytes, rows })
+    }
+
+    /// A column whose rows have no bytes.
+    pub fn empty(path: PathBuf, rows: usize) -> Self {
+        Self { path, held: Held::Empty, row_bytes: 0, rows }
     }
 
     /// The column, for a gather.
@@ -112,6 +157,7 @@ impl ColumnBytes {
             Held::Map(map) => map.as_ptr(),
             Held::Memory(memory) => memory.as_ptr(),
             Held::File(file) => return Column::in_file(file, &self.path, self.row_bytes, self.rows),
+            Held::Reopened(file) => return Column::in_reopened(file, &self.path, self.row_bytes, self.rows),
         };
         // SAFETY: the map or buffer is as long as `row_bytes * rows` (checked against the file's length when it was opened) and
         // lives as long as `self`. If someone shortens the file afterwards a read raises SIGBUS, which is documented; `ram`

@@ -6,6 +6,7 @@ mod column;
 mod column_file;
 mod fields;
 mod files;
+mod foreign;
 mod leftovers;
 mod lock;
 #[cfg_attr(fuzzing, expect(missing_docs, reason = "public for the fuzzers alone"))]
@@ -44,3 +45,6 @@ const SEGMENT_FIELDS: usize = 3;
 const META: &str = "meta.json";
 /// Names within the data directory.
 const NAMES: &str = "names.json";
+/// Columns of a build, or of a store read with `pread`, whose file stays open: a process may have only so many, often 1,024.
+/// The others' are opened whenever there is something to write or to read.
+const HELD_OPEN: usize = 128;

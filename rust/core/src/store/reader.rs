@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::column::{ColumnSpec, Key, Kind, column_path, show};
 use super::fields::{Field, fields};
-use super::files::{LARGEST_JSON, Refusal, open_exactly, read};
+use super::files::{LARGEST_JSON, Refusal, is_there, open_exactly, read};
 use super::manifest::{Manifest, Names};
 use super::map::{Backend, ColumnBytes};
 use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
@@ -77,7 +77,16 @@ impl Store {
             let spec = entry.spec();
             let file = column_path(&data_dir, entry.kind, &entry.key);
             let what = format!("column {}", show(&entry.key));
-            columns.push(ColumnBytes::open(path, file, &what, spec.row_bytes()?, rows, backend, interrupted)?);
+            columns.push(ColumnBytes::open(
+                columns.len(),
+                path,
+                file,
+                &what,
+                spec.row_bytes()?,
+                rows,
+                backend,
+                interrupted,
+            )?);
             specs.push(spec);
         }
         let fields = fields(&specs, &manifest.views)
@@ -98,27 +107,24 @@ impl Store {
     }
 
     /// Treat files that somebody else wrote, one row per transition, as a store. There is no manifest and no checksum.
-    pub fn over_files(
+    ///
+    /// A column of no bytes needs no file.
+    pub(super) fn over_files(
         path: &Path,
         files: Vec<(ColumnSpec, PathBuf)>,
-        segments: Arc<SegmentTable>,
+        segments: SegmentTable,
         backend: Backend,
+        interrupted: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        if !segments.is_contiguous() {
-            return Err(Error::Schema(format!("{}: segments leave transitions out", path.display())));
-        }
         let rows = segments.num_transitions() as usize;
         let (mut specs, mut columns) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
         for (spec, file) in files {
-            columns.push(ColumnBytes::open(
-                path,
-                file,
-                &format!("column {}", show(&spec.key)),
-                spec.row_bytes()?,
-                rows,
-                backend,
-                &|| false,
-            )?);
+            let (what, row_bytes) = (format!("column {}", show(&spec.key)), spec.row_bytes()?);
+            columns.push(if row_bytes == 0 && !is_there(&file) {
+                ColumnBytes::empty(file, rows)
+            } else {
+                ColumnBytes::open(columns.len(), path, file, &what, row_bytes, rows, backend, interrupted)?
+            });
             specs.push(spec);
         }
         let fields = fields(&specs, &[])?;
@@ -129,7 +135,7 @@ impl Store {
             backend,
             num_states: rows + segments.len(),
             names: Names { trajectories: vec![None; segments.len()], ..Names::default() },
-            segments,
+            segments: Arc::new(segments),
             specs,
             columns,
             fields,
