@@ -38,7 +38,7 @@ test-python: $(VENV)/.dev $(VENV)/.native ## Run the Python tests; those that ne
 	$(BIN)/python -m pytest
 
 test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with the outcome.
-	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests/faults -p fault_table -m faults -q
+	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests -p fault_table -m faults -q
 
 kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and look at what each left.
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)

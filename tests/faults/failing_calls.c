@@ -23,7 +23,8 @@ static enum mode chosen;
 static int failure;
 static int report = -1;
 
-/* Arm: at the `at`-th call (from 1) do `mode`; names of the calls are written to `report_fd`, all of them for COUNT. */
+/* Arm: at the `at`-th call (from 1) do `mode`; names of the calls are written to `report_fd`,
+ * for COUNT those of all that were done. */
 void faults_arm(const char *below, long at, int mode, int error, int report_fd)
 {
     snprintf(directory, sizeof directory, "%s", below);
@@ -37,7 +38,7 @@ void faults_arm(const char *below, long at, int mode, int error, int report_fd)
 
 static void tell(const char *call, const char *path)
 {
-    char line[PATH_MAX + 32];
+    char line[2 * PATH_MAX + 32];
     int length = snprintf(line, sizeof line, "%s %s\n", call, path);
     if (report >= 0 && length > 0 && REAL(write)(report, line, (size_t)length) < 0)
         abort();
@@ -50,16 +51,22 @@ static int is_chosen(const char *call, const char *path)
     if (length == 0 || strncmp(path, directory, length) != 0)
         return 0;
     path += length;
-    if (chosen == COUNT) {
-        tell(call, path);
-        return 0;
-    }
-    if (--countdown != 0)
+    if (chosen == COUNT || --countdown != 0)
         return 0;
     tell(call, path);
     if (chosen == KILL_BEFORE)
         kill(getpid(), SIGKILL);
     return 1;
+}
+
+/* For COUNT: a call that has been done. */
+static void tell_done(const char *call, const char *path)
+{
+    size_t length = strlen(directory);
+    int error = errno;
+    if (chosen == COUNT && length && strncmp(path, directory, length) == 0)
+        tell(call, path + length);
+    errno = error;
 }
 
 static const char *path_of(int fd, char *path)
@@ -92,6 +99,8 @@ static const char *path_at(int fd, const char *name, char *path)
         __auto_type result = invocation;                \
         if (is_it)                                      \
             kill(getpid(), SIGKILL);                    \
+        if (result >= 0)                                \
+            tell_done(call, path);                         \
         return result;                                  \
     } while (0)
 
@@ -125,7 +134,37 @@ OPENAT(openat)
 OPENAT(openat64)
 
 int mkdir(const char *path, mode_t mode) { CALL("mkdir", path, REAL(mkdir)(path, mode)); }
-int rename(const char *from, const char *to) { CALL("rename", to, REAL(rename)(from, to)); }
+
+static const char *below(const char *path)
+{
+    size_t length = strlen(directory);
+    return length && strncmp(path, directory, length) == 0 ? path + length : path;
+}
+
+/* Told as "rename <to> <- <from>", or "<->" where the two change places. */
+#define RENAME(to, from, arrow, invocation)                                     \
+    do {                                                                        \
+        char both[2 * PATH_MAX + 8];                                            \
+        snprintf(both, sizeof both, "%s %s %s", to, arrow, below(from));        \
+        CALL("rename", both, invocation);                                       \
+    } while (0)
+
+int rename(const char *from, const char *to) { RENAME(to, from, "<-", REAL(rename)(from, to)); }
+
+int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    char whole_from[PATH_MAX], whole_to[PATH_MAX];
+    RENAME(path_at(to_fd, to, whole_to), path_at(from_fd, from, whole_from), flags & RENAME_EXCHANGE ? "<->" : "<-",
+           REAL(renameat2)(from_fd, from, to_fd, to, flags));
+}
+
+void sync(void)
+{
+    if (directory[0] && chosen == COUNT)
+        tell("sync", "");
+    REAL(sync)();
+}
+
 int unlink(const char *path) { CALL("unlink", path, REAL(unlink)(path)); }
 int rmdir(const char *path) { CALL("rmdir", path, REAL(rmdir)(path)); }
 
@@ -164,5 +203,7 @@ ssize_t write(int fd, const void *bytes, size_t count)
     ssize_t written = REAL(write)(fd, bytes, count);
     if (is_it)
         kill(getpid(), SIGKILL);
+    if (written >= 0)
+        tell_done("write", path);
     return written;
 }

@@ -44,6 +44,14 @@ class Maker:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, so that their names survive a crash of the machine."""
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_directory(made.parent)
+
+
 @contextmanager
 def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of the one at `path` when the block ends well; an error leaves the old one.
@@ -52,8 +60,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     made if it is missing.
     """
     maker = Maker()
-    missing = [directory for directory in (path.parent, *path.parent.parents) if not directory.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -62,8 +69,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         maker.require(path)
         temporary.replace(path)
-        for directory in (path.parent, *(made.parent for made in missing)):
-            sync_directory(directory)
+        sync_directory(path.parent)
     finally:
         if maker.is_here:
             temporary.unlink(missing_ok=True)

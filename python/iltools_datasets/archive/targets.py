@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-from iltools_datasets._base.files import Maker, sync_directory, sync_tree
+from iltools_datasets._base.files import Maker, make_directory, sync_directory, sync_tree
 from iltools_datasets.archive.place import read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
@@ -53,7 +53,7 @@ class DirectoryTarget:
     def __init__(self, path: Path, overwrite: bool) -> None:
         self._path, self._overwrite, self._maker = path, overwrite, Maker()
         self._refuse_existing()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         self._remove_leftovers()
         # Locked before it bears the name under which leftovers are looked for.
         fresh = path.parent / f".{path.name}.new-{uuid.uuid4().hex}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from iltools_datasets._base.terminal_progress import terminal_progress
 from iltools_datasets.archive.reader import ArchiveReader
-from iltools_datasets.errors import MissingKeyError, SchemaError, SourceError
+from iltools_datasets.errors import MissingKeyError, SchemaError, SourceError, StoreExistsError
 from iltools_datasets.ingest.columns import arrange, keys_to_read
 from iltools_datasets.ingest.flags import TERMINATED_NAMES, source_key
 from iltools_datasets.ingest.options import ExportOptions
@@ -101,6 +101,7 @@ def build_store(
         plan = plan_export(reader.trajectories, options)
     task_names = {task.task_id: task.name for task in reader.tasks}
     path = Path(store_path)
+    _refuse_within(path, zarr_path)
     with (
         _naming(reader.path),
         StoreBuilder(
@@ -139,6 +140,12 @@ def _stream(
     """
     for keys, trajectories in groupby(plan.trajectories, key=lambda clip: keys_to_read(clip, plan, options)):
         yield from reader.stream(trajectories, keys)
+
+
+def _refuse_within(store: Path, archive: str | os.PathLike[str]) -> None:
+    """Refuse to build a store into the archive it is built from."""
+    if "://" not in str(archive) and Path(archive).resolve() in (store.resolve(), *store.resolve().parents):
+        raise StoreExistsError(f"{store}: lies within the archive {archive}; a store needs a directory of its own")
 
 
 @contextmanager

@@ -93,8 +93,8 @@ class TrajectoryStore:
 
         Nothing is written in any case.
         """
-        keys = [None if key is None else parts_of(key) for key in (traj_key, end_key)]
-        store = cls(_core.Store.open_foreign(str(path), *keys, backend), num_threads=num_threads)
+        traj, end = (None if key is None else parts_of(key) for key in (traj_key, end_key))
+        store = cls(_core.Store.open_foreign(str(path), traj, end, backend), num_threads=num_threads)
         # No uuid protects a foreign directory, so its handle re-opens by the same arguments.
         store._reopen = (_reopen_foreign, (str(path), traj_key, end_key, backend, num_threads))
         return store

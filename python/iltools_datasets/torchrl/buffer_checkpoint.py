@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, is_tensor_collection
 
-from iltools_datasets._base.files import Maker, read_json, sync_directory, sync_tree, write_json
+from iltools_datasets._base.files import Maker, make_directory, read_json, sync_directory, sync_tree, write_json
 from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import StateError
 
@@ -62,7 +62,7 @@ def checked_settings(batch_size: Any, consume_after_n_samples: Any, generator: t
 def new_save(path: Path, settings: Settings) -> Iterator[Path]:
     """Hand out a directory to write a save into; at the end it takes the last one's place, on an error it vanishes."""
     maker = Maker()
-    path.mkdir(parents=True, exist_ok=True)
+    make_directory(path)
     with (path / _LOCK).open("w") as lock:
         # One at a time, so what lies there besides the current save was left behind by a kill.
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -143,7 +143,8 @@ impl Build {
             fs::remove_file(&unpublished).map_err(Error::io(&unpublished))?;
         }
         write_durably(&unpublished, &bytes)?;
-        fs::rename(&unpublished, self.store.join(MANIFEST)).map_err(Error::io(&unpublished))?;
+        let manifest = self.store.join(MANIFEST);
+        fs::rename(&unpublished, &manifest).map_err(Error::io(&manifest))?;
         // From here on the new generation is the store, whatever happens: nobody has anything to undo without the place, and the
         // old generation goes now or with the next build.
         let Some(place) = guard.take() else { return Ok(()) };

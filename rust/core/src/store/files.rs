@@ -50,7 +50,7 @@ impl fmt::Display for Refusal {
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => Self::Missing,
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Self::Missing,
             // A socket.
             Some(libc::ENXIO) => Self::Irregular,
             _ => Self::System(error),

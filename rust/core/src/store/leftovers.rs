@@ -70,12 +70,11 @@ pub(super) fn refuse_strangers(store: &Path) -> Result<()> {
         )));
     }
     let manifest = store.join(MANIFEST);
-    if !is_there(&manifest) {
-        return Ok(());
-    }
+    let Ok(metadata) = fs::symlink_metadata(&manifest) else { return Ok(()) };
+    // A damaged store of ours may be replaced: it has a build's data or lock.
+    let is_ours = !metadata.is_dir() && (is_our_lock(store) || !generations(store)?.is_empty());
     match Manifest::read(store) {
-        // A damaged store of ours may be replaced: it has a build's data or lock.
-        Err(Error::Corrupt(_)) if generations(store)?.is_empty() && !is_our_lock(store) => Err(Error::Exists(format!(
+        Err(Error::Corrupt(_)) if !is_ours => Err(Error::Exists(format!(
             "{}: is not a store's, so it is not replaced; a store needs a directory of its own",
             manifest.display()
         ))),
