@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.errors import SourceError
-from iltools_datasets.motion.kinematics import body_angular_velocity, quaternion_product, rotation_vector
+from iltools_datasets.motion.kinematics import body_angular_velocity
+from iltools_datasets.motion.rotations import quaternion_product, rotation_vector
 from iltools_datasets.sources import export, open_source, recognise
 from iltools_datasets.sources.formats.unitree_csv import G1_JOINTS, UnitreeCsvSource
 

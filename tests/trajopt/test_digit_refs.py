@@ -76,7 +76,7 @@ def test_the_angles_give_the_rotation_back_where_pitch_is_upright(
     roll: float, upright: float, near: float, yaw: float, size: int
 ) -> None:
     rotation = scipy_rotation().from_euler("xyz", [roll, upright + near, yaw])
-    angles = euler_angles(rotation.as_quat().astype(f"f{size}"))
+    angles = euler_angles(rotation.as_quat(scalar_first=True).astype(f"f{size}"))
     assert (np.abs(angles) <= np.pi * (1 + 1e-6)).all()
     difference = scipy_rotation().from_euler("xyz", angles.astype(np.float64)) * rotation.inv()
     assert difference.magnitude() < {4: 2e-6, 8: 1e-9}[size]
@@ -90,7 +90,7 @@ def test_the_length_of_a_quaternion_and_its_sign_do_not_matter(lead: tuple[int, 
         np.testing.assert_allclose(
             into_body_frame(vector, factor * quaternion), into_body_frame(vector, quaternion), atol=1e-12
         )
-    turned = scipy_rotation().from_quat(quaternion.reshape(-1, 4)).inv().apply(vector.reshape(-1, 3))
+    turned = scipy_rotation().from_quat(quaternion.reshape(-1, 4), scalar_first=True).inv().apply(vector.reshape(-1, 3))
     np.testing.assert_allclose(into_body_frame(vector, quaternion).reshape(-1, 3), turned, atol=1e-12)
 
 

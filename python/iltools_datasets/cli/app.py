@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
@@ -10,6 +12,7 @@ from io import TextIOWrapper
 import typer
 
 from iltools_datasets.cli.output import EXIT_CANNOT, err, out, print_json
+from iltools_datasets.cli.words import in_words_of_the_command_line
 from iltools_datasets.errors import IltoolsError
 
 _HELP = (
@@ -18,6 +21,8 @@ _HELP = (
     "[cyan]build[/] a store from it, and sample the store from Python. "
     "[cyan]demo[/] does all of that in under a minute."
 )
+
+_TRACEBACK = "ILTOOLS_TRACEBACK"
 
 VERBS = ("demo", "collect", "export", "doctor", "build", "info", "view", "verify", "repair", "bench")
 """Each is a function in the module of that name."""
@@ -51,18 +56,30 @@ def app_of(verbs: Sequence[str]) -> typer.Typer:
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    """Run the command line and end with SystemExit; errors this package raises on purpose become one line."""
+    """Run the command line and end with SystemExit; every error becomes one line, in the command line's words.
+
+    An error that nobody foresaw is called one, and `ILTOOLS_TRACEBACK=1` shows where it came from.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no tick still gets its table
     try:
         app_of(arguments[:1] if arguments and arguments[0] in VERBS else VERBS)(arguments)
-    except (IltoolsError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            sys.exit(EXIT_CANNOT)
-        if "--json" in arguments:
-            print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-        err().print("error:", style="bad", end=" ")
-        err().print(str(error), markup=False, soft_wrap=True)
+    except BrokenPipeError:
         sys.exit(EXIT_CANNOT)
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            traceback.print_exc()
+        _report(error, "--json" in arguments)
+        sys.exit(EXIT_CANNOT)
+
+
+def _report(error: Exception, as_json: bool) -> None:
+    message = in_words_of_the_command_line(str(error))
+    if not isinstance(error, IltoolsError | OSError):
+        message = f"unforeseen {type(error).__name__}: {message} ({_TRACEBACK}=1 shows where; please report it)"
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": message}})
+    err().print("error:", style="bad", end=" ")
+    err().print(message, markup=False, soft_wrap=True)

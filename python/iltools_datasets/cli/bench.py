@@ -29,7 +29,7 @@ def bench(
     batch_sizes: Annotated[
         list[int] | None, typer.Option("--batch-size", min=1, help="Transitions (or envs) per batch; repeat it.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="How long to measure each line.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="How long to measure each line.")] = 1.0,
     plot: Annotated[Path | None, typer.Option(help="Also draw a picture there (png, svg, pdf).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,9 +41,13 @@ def bench(
     if plot is not None:
         try:
             from iltools_datasets.cli.bench_picture import save_picture
+            from iltools_datasets.cli.picture_path import checked_picture
         except ModuleNotFoundError as error:
             raise missing_extra("view", "a picture") from error
+        plot = checked_picture(plot)
 
+    if seconds != seconds:
+        raise typer.BadParameter("nan is no time", param_hint="--seconds")
     sizes = batch_sizes or list(_BATCH_SIZES)
     found: list[Throughput] = []
     with tempfile.TemporaryDirectory(prefix="iltools-bench-") as scratch:

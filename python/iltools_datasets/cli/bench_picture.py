@@ -14,7 +14,7 @@ from iltools_datasets.replay.throughput import MODES, Throughput
 def save_picture(found: list[Throughput], about: str, path: Path) -> None:
     """Write waiting time and transitions per second over the batch size, a line per mode; the suffix picks the format.
 
-    Raises OSError where the file cannot be written and ValueError for a suffix that is no picture's.
+    Raises OSError where the file cannot be written.
     """
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(about, fontsize=10)

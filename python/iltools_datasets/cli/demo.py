@@ -37,7 +37,9 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(help="Leave the archive and the store in this new or empty directory.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the starts, the pushes, the data order and the network.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the starts, the pushes, the data order and the network.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Simulate an expert, archive it, build a store, sample it, clone it, compare.

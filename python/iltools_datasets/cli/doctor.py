@@ -23,7 +23,7 @@ def doctor(
     fps: Annotated[
         float | None, typer.Option(help="Hold velocities against this rate, not against the one each clip declares.")
     ] = None,
-    most: Annotated[int, typer.Option(help="Findings to print of each kind; 0 prints all.")] = 10,
+    most: Annotated[int, typer.Option(min=0, help="Findings to print of each kind; 0 prints all.")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Look for what ruins training: NaN, bad quaternions, wrong velocities and rates, teleports, names that do not fit.

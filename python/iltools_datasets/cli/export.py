@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, facts, heading, out, print_json
+from iltools_datasets.cli.words import in_words_of_the_command_line
 from iltools_datasets.sources import export as export_sources
 from iltools_datasets.sources import source_class, source_formats
 from iltools_datasets.sources.registry import open_sources
+
+_OWN_OPTIONS = {"motion": "--motion", "path": "PATHS", "paths": "PATHS", "format": "FORMAT"}
 
 
 def _complete_format(incomplete: str) -> list[tuple[str, str]]:
@@ -52,7 +55,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write raw motion files of any known format to one Zarr archive."""
-    options = dict(map(_parse_option, option or ()))
+    options = _parse_options(option or ())
     sources = open_sources(paths, format, motion=motion, **options)
     bar = Progress(
         TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
@@ -89,14 +92,34 @@ def export(
                 ("taken for", ", ".join(formats)),
                 ("clips", f"{report.num_trajectories:,}"),
                 ("states", f"{report.num_states:,}"),
+                *_quaternions(report.quaternion_orders),
             )
         )
         for note in report.notes:
-            err().print(Text(note, style="warn"), soft_wrap=True)
+            err().print(Text(in_words_of_the_command_line(note), style="warn"), soft_wrap=True)
         for failure in report.failures:
-            err().print(Text.assemble(("left out ", "bad"), failure.reason), soft_wrap=True)
+            reason = in_words_of_the_command_line(failure.reason)
+            err().print(Text.assemble(("left out ", "bad"), reason), soft_wrap=True)
     if report.failures:
         raise typer.Exit(EXIT_FOUND)
+
+
+def _quaternions(orders: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return a row that says in which order the files had their quaternions, if any said or showed it."""
+    said = ", ".join(f"{order} in {count} clip{'s' * (count > 1)}" for order, count in orders.items())
+    return [("quaternions", f"{said} of the files; wxyz in the archive")] if said else []
+
+
+def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, value = _parse_option(text)
+        if name in _OWN_OPTIONS:
+            raise typer.BadParameter(f"{name} is said by {_OWN_OPTIONS[name]}", param_hint="--option")
+        if name in options:
+            raise typer.BadParameter(f"{name} is said twice", param_hint="--option")
+        options[name] = value
+    return options
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

@@ -70,7 +70,12 @@ def _document(opened: Opened) -> dict[str, Any]:
         "array_bytes": opened.array_bytes,
         "tasks": dict(tasks),
         "keys": {
-            key: {"dtype": entry.dtype, "shape": list(entry.shape), "num_clips": entry.num_clips}
+            key: {
+                "dtype": entry.dtype,
+                "shape": list(entry.shape),
+                "num_clips": entry.num_clips,
+                **({"others": [[dtype, list(shape)] for dtype, shape in entry.others]} if entry.others else {}),
+            }
             for key, entry in opened.keys.items()
         },
         "rates": sorted({clip.fps for clip in opened.clips if clip.fps is not None}),
@@ -140,8 +145,10 @@ def _keys(opened: Opened) -> Table:
         if key.removeprefix("next/") in opened.keys and key.startswith("next/"):
             continue
         name = f"{key}, next/{key}" if f"next/{key}" in opened.keys else key
-        shape = " x ".join(map(str, entry.shape)) or "scalar"
-        table.add_row(name, shape, entry.dtype, *([] if everywhere else [f"{entry.num_clips:,}"]))
+        rows = [(entry.dtype, entry.shape), *entry.others]
+        shapes = ", or ".join(dict.fromkeys(" x ".join(map(str, shape)) or "scalar" for _, shape in rows))
+        dtypes = ", or ".join(dict.fromkeys(dtype for dtype, _ in rows))
+        table.add_row(name, shapes, dtypes, *([] if everywhere else [f"{entry.num_clips:,}"]))
     return table
 
 

@@ -27,11 +27,15 @@ class ClipInfo:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """One key: dtype and shape of a row, of the first clip that has it, and the number of clips that have it."""
+    """One key: dtype and shape of a row, of the first clip that has it, and the number of clips that have it.
+
+    `others` are the dtypes and shapes in which clips have it besides.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     num_clips: int
+    others: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class Opened(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,10 +48,24 @@ def open_archive(path: str) -> ArchiveReader:
                 f"{path}: raw files ({taken_for}); make an archive of them with: "
                 f"iltools export auto {path} --out ARCHIVE"
             )
+        _refuse_what_is_no_zarr(Path(path))
     # Imported here, for a store is looked at without zarr.
     from iltools_datasets.archive.reader import ArchiveReader
 
     return ArchiveReader(path)
+
+
+def _refuse_what_is_no_zarr(path: Path) -> None:
+    from iltools_datasets.archive.held import ROOT_FILES
+    from iltools_datasets.sources.unrecognised import describe_unrecognised
+
+    if path.is_dir():
+        is_zarr = any((path / name).exists() for name in ROOT_FILES)
+    elif is_zarr := zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            is_zarr = any(Path(name).name in ROOT_FILES for name in file.namelist())
+    if not is_zarr:
+        raise SourceError(f"{describe_unrecognised(path)} (expected an archive, which is a Zarr group)")
 
 
 def is_store(path: str) -> bool:
@@ -113,10 +128,10 @@ class OpenedArchive:
         )
         for entry in trajectories:
             for key, spec in entry.keys.items():
-                seen = self.keys.get(key)
-                count = 1 if seen is None else seen.num_clips + 1
-                first = seen or KeyInfo(spec.dtype.name, spec.shape[1:], 1)
-                self.keys[key] = KeyInfo(first.dtype, first.shape, count)
+                row = spec.dtype.name, spec.shape[1:]
+                seen = self.keys.get(key) or KeyInfo(*row, 0)
+                others = seen.others if row in ((seen.dtype, seen.shape), *seen.others) else (*seen.others, row)
+                self.keys[key] = KeyInfo(seen.dtype, seen.shape, seen.num_clips + 1, others)
         self.bytes_on_disk = size_on_disk(path)
         self.notes = [f"left out: {line}" for line in self._reader.skipped]
         self.notes += [f"does not fit together: {clip.path}: {clip.misfit}" for clip in self._reader.misfits]

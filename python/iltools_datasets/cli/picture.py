@@ -24,7 +24,7 @@ def save_picture(scene: Scene, path: Path) -> None:
 
     The suffix picks the format.
 
-    Raises OSError where the file cannot be written and ValueError for a suffix that is no picture's.
+    Raises OSError where the file cannot be written.
     """
     strips = list(scene.strips.items())[:_MOST_CAMERAS]
     curves = min(30, max(6.5, 0.14 * len(scene.names)))

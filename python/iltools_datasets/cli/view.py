@@ -20,8 +20,9 @@ from iltools_datasets.cli.output import AsJson, err, heading, out, print_json
 from iltools_datasets.cli.scene import Scene
 from iltools_datasets.errors import MissingKeyError
 from iltools_datasets.motion.kinds import VELOCITY_OF
+from iltools_datasets.motion.root import find_root_body
 
-_ROOT_COLUMNS = 7
+_ROOT_COLUMNS, _ROOT_QUATERNION = 7, 3
 _CURVE_HEIGHT = 3
 _BAR_WIDTH = 32
 _FEW_CLIPS = 5
@@ -39,16 +40,19 @@ def view(
     key: Annotated[
         str | None, typer.Option(help="The array whose columns are drawn. By default the positions.")
     ] = None,
-    most: Annotated[int, typer.Option(help="Columns to draw in the terminal; 0 draws all.")] = 6,
+    most: Annotated[int, typer.Option(min=0, help="Columns to draw in the terminal; 0 draws all.")] = 6,
     as_json: AsJson = False,
 ) -> None:
     """Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are."""
-    scene = _scene(open_path(path), clip, key, with_pictures=picture is not None)
     if picture is not None:
         try:
             from iltools_datasets.cli.picture import save_picture
+            from iltools_datasets.cli.picture_path import checked_picture
         except ModuleNotFoundError as error:
             raise missing_extra("view", "a picture") from error
+        picture = checked_picture(picture)
+    scene = _scene(open_path(path), clip, key, with_pictures=picture is not None)
+    if picture is not None:
         save_picture(scene, picture)
         for note in scene.notes:
             err().print(Text(note, style="warn"), soft_wrap=True)
@@ -104,12 +108,17 @@ def _names(opened: Opened, position: int, key: str, shape: tuple[int, ...]) -> l
 
 def _root_path(opened: Opened, position: int) -> NDArray[Any] | None:
     """Return x and y of the root over time, [T, 2], where a clip has a root or bodies."""
-    keys = opened.keys
+    keys, attributes = opened.keys, opened.attributes(position)
+    declared = attributes.get("quaternions") or {}
     if "qpos" in keys and "qvel" in keys and keys["qpos"].shape == (keys["qvel"].shape[0] + 1,):
         return opened.read(position, ["qpos"])["qpos"][:, :2]
+    if "joint_pos" in keys and list(declared.get("joint_pos") or ()) == [_ROOT_QUATERNION]:
+        return opened.read(position, ["joint_pos"])["joint_pos"][:, :2]
     for key in ("body_pos_w", "body_positions"):
         if key in keys:
-            return opened.read(position, [key])[key][:, 0, :2]
+            bodies = opened.read(position, [key])[key]
+            root = find_root_body(bodies, attributes.get("body_names"))
+            return bodies[:, root, :2] if bodies.ndim == 3 and bodies.shape[1] else None
     return None
 
 

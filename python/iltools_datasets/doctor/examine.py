@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
+
+import numpy as np
 
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.archive.schema import TRANSITION_KEYS, Trajectory
@@ -19,7 +22,10 @@ from iltools_datasets.doctor.checks import (
     check_values,
 )
 from iltools_datasets.doctor.finding import Finding
-from iltools_datasets.doctor.velocities import check_velocities
+from iltools_datasets.doctor.offsets import Offset
+from iltools_datasets.doctor.posture import check_posture
+from iltools_datasets.doctor.velocities import look_at_velocities
+from iltools_datasets.errors import ArgumentError
 from iltools_datasets.motion.clip import see_motion
 from iltools_datasets.motion.description import declared_rate
 from iltools_datasets.motion.kinds import VELOCITY_OF
@@ -30,10 +36,10 @@ _CHECKS: tuple[Check, ...] = (
     check_length,
     check_values,
     check_quaternions,
-    check_velocities,
     check_jumps,
     check_repeats,
     check_names,
+    check_posture,
 )
 
 
@@ -64,12 +70,16 @@ def examine(
         progress: called after each clip.
 
     Raises:
-        SourceError, SchemaError: the archive cannot be read. A damaged chunk is such an error, not a finding.
+        ArgumentError: a rate that is none.
+        SourceError: the archive cannot be read. A damaged chunk is such an error, not a finding.
     """
+    if fps is not None and not 0 < fps < inf:
+        raise ArgumentError(f"fps: expected a positive number, found {fps:g}")
     reader = ArchiveReader(path)
     diagnosis = Diagnosis(str(path), len(reader.trajectories))
     known = {*VELOCITY_OF, *VELOCITY_OF.values()}
     recognised = unrated = 0
+    explained: list[tuple[str, Offset]] = []
     for trajectory, arrays in reader.stream():
         if trajectory.misfit is not None:
             message = f"{trajectory.misfit}; what does not fit was not looked at"
@@ -79,11 +89,15 @@ def examine(
         diagnosis.num_states += trajectory.num_states
         recognised += bool(known & set(arrays))
         unrated += motion.fps is None and motion.has_velocities
+        findings, offsets = look_at_velocities(motion)
+        diagnosis.findings += findings
+        explained += [(trajectory.path, offset) for offset in offsets]
         for check in _CHECKS:
             diagnosis.findings += check(motion)
         if progress is not None:
             progress()
     diagnosis.findings += _compare_clips(reader.trajectories, fps)
+    diagnosis.findings += _compare_rows(reader.trajectories)
     if recognised < len(reader):
         diagnosis.notes.append(
             f"{len(reader) - recognised} clips hold no positions or velocities under a known name "
@@ -91,8 +105,23 @@ def examine(
         )
     if unrated:
         diagnosis.notes.append(f"{unrated} clips declare no rate: velocities were held against the rate that fits them")
+    diagnosis.notes += _explanations(explained)
     diagnosis.notes += [f"left out: {line}" for line in reader.skipped]
     return diagnosis
+
+
+def _explanations(explained: list[tuple[str, Offset]]) -> list[str]:
+    """Say of which velocities a fixed offset in the bodies' frames explains that they disagree with the positions."""
+    notes = []
+    for key in dict.fromkeys(offset.velocity_key for _, offset in explained):
+        offsets = [offset for _, offset in explained if offset.velocity_key == key]
+        furthest = max(float(np.nanmax(np.linalg.norm(offset.points, axis=-1))) for offset in offsets)
+        notes.append(
+            f"{len(offsets)} clips: {key} are velocities of another point of each body than {offsets[0].position_key} "
+            f"gives, at a fixed offset in the body's frame (up to {furthest:.3f} m): its centre of mass, as Isaac Lab "
+            "writes them. They are right; whoever compares them with differences of the positions has to know"
+        )
+    return notes
 
 
 def _fits(key: str, rows: int, num_states: int) -> bool:
@@ -114,6 +143,25 @@ def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Fi
             message = f"declares {rate:g} frames per second, but {first_path} {first_rate:g}; so do {count} clips"
             findings.append(Finding("rate", path, None, None, message))
     return findings
+
+
+def _compare_rows(trajectories: list[Trajectory]) -> list[Finding]:
+    """Find keys whose rows have another dtype or shape than in the first clip that has them: no store takes both."""
+    findings = []
+    for key in dict.fromkeys(key for clip in trajectories for key in clip.keys):
+        rows = {
+            clip.path: (clip.keys[key].dtype.name, tuple(clip.keys[key].shape[1:]))
+            for clip in trajectories
+            if key in clip.keys
+        }
+        for (path, found), (first_path, first), count in _variants(rows):
+            message = f"a row is {_row(found)}, but {_row(first)} in {first_path}; so it is in {count} clips"
+            findings.append(Finding("width", path, key, None, f"{message}. Is it another robot? A store takes one"))
+    return findings
+
+
+def _row(row: tuple[str, tuple[int, ...]]) -> str:
+    return f"{row[0]} {list(row[1])}"
 
 
 def _variants(declared: Mapping[str, _T]) -> Iterator[tuple[tuple[str, _T], tuple[str, _T], int]]:

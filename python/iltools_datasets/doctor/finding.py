@@ -10,8 +10,8 @@ class Finding:
     """Something to look at.
 
     Attributes:
-        check: which check found it: "value", "length", "quaternion", "velocity", "rate", "repeat", "jump", "names"; of
-            a LeRobot set also "rows", "time", "task", "picture", "statistics".
+        check: which check found it: "value", "length", "quaternion", "orientation", "velocity", "rate", "repeat",
+            "jump", "names", "width"; of a LeRobot set also "rows", "time", "task", "picture", "statistics".
         clip: path of the trajectory in the archive, or name of the episode; of what concerns a whole set, its path.
         key: the array, or None where it is about the clip as a whole.
         frame: the state at which it is seen best, from 0, or None where there is no such frame.

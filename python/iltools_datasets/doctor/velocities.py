@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from iltools_datasets.doctor.checks import repeated_frames
 from iltools_datasets.doctor.finding import Finding
+from iltools_datasets.doctor.offsets import Offset, find_offsets, moved_to
 from iltools_datasets.motion.clip import Floats, Motion
-from iltools_datasets.motion.kinematics import quaternion_inverse, quaternion_product, rotation_vector
+from iltools_datasets.motion.kinds import POSE_KEYS
+from iltools_datasets.motion.rotations import quaternion_inverse, quaternion_product, rotation_vector
 
 _LEAST_STATES = 5
 _GOOD_CORRELATION = 0.9
@@ -32,27 +34,47 @@ class _Pair:
     changes: Floats
 
 
-def check_velocities(motion: Motion) -> Iterator[Finding]:
+def look_at_velocities(motion: Motion) -> tuple[list[Finding], list[Offset]]:
     """Find a rate that is not the declared one, and velocities that disagree with finite differences.
 
     A velocity may lie anywhere between the differences to the frame before and to the frame after, so forward, backward
     and central differences and anything smoother all pass. Angular velocities are compared by size, since formats give
-    them in different frames. Without a declared rate the one that fits best is used.
+    them in different frames. Without a declared rate the one that fits best is used. Velocities that a fixed offset in
+    each body's frame explains are returned as such; they are right, and of another point.
     """
     if motion.num_states < _LEAST_STATES or repeated_frames(motion) is not None:
-        return
+        return [], []
+    findings: list[Finding] = []
     pairs = [*_coordinate_pairs(motion), *_rotation_pairs(motion)]
     fitted = _fitted_rate(pairs)
     rate = motion.fps if motion.fps is not None else fitted
     if rate is None:
-        return
+        return [], []
     if fitted is not None and abs(fitted / rate - 1) > _RATE_TOLERANCE:
-        yield Finding(
-            "rate", motion.clip, None, None, f"declares {rate:g} frames per second, its velocities fit {fitted:.4g}"
-        )
+        message = f"declares {rate:g} frames per second, its velocities fit {fitted:.4g}"
+        findings.append(Finding("rate", motion.clip, None, None, message))
         rate = fitted
+    explained: list[Offset] = []
     for pair in pairs:
-        yield from _disagreements(motion, pair, rate)
+        wrong = list(_disagreements(motion, pair, rate))
+        if wrong and (offset := _explanation(motion, pair, rate)) is not None:
+            explained.append(offset)
+        else:
+            findings += wrong
+    return findings, explained
+
+
+def _explanation(motion: Motion, pair: _Pair, rate: float) -> Offset | None:
+    """Return the offsets in the bodies' frames that leave nothing of a pair to disagree, or None."""
+    rotations = {entry.key: entry.quaternions for entry in motion.rotations}
+    for offset in find_offsets(motion, rate):
+        if (offset.velocity_key, offset.position_key) == (pair.key, pair.of):
+            turning = next(rotations[turned] for key, turned in POSE_KEYS if key == offset.position_key)
+            places = motion.arrays[offset.position_key].astype(np.float64)
+            moved = np.diff(moved_to(places, turning, offset.points), axis=0).reshape(len(places) - 1, -1)
+            if not list(_disagreements(motion, replace(pair, changes=moved), rate)):
+                return offset
+    return None
 
 
 def _coordinate_pairs(motion: Motion) -> Iterator[_Pair]:

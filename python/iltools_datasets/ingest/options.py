@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from iltools_datasets.errors import ArgumentError
+
 if TYPE_CHECKING:
     from iltools_datasets.archive.schema import Trajectory
 
@@ -31,15 +33,25 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if not self.obs_keys:
-            raise ValueError("obs_keys is empty: name at least one array to export as observation")
+            raise ArgumentError("obs_keys is empty: name at least one array to export as observation")
         if len(set(self.obs_keys)) != len(self.obs_keys):
-            raise ValueError(f"obs_keys names an array twice: {list(self.obs_keys)}")
+            raise ArgumentError(f"obs_keys names an array twice: {list(self.obs_keys)}")
         if excluded := set(self.exclude_keys) & {*self.obs_keys, self.act_key}:
-            raise ValueError(f"exclude_keys and obs_keys or act_key both name {sorted(map(str, excluded))}")
+            raise ArgumentError(f"exclude_keys and obs_keys or act_key both name {sorted(map(str, excluded))}")
         if self.on_nan not in ("error", "keep"):
-            raise ValueError(f"on_nan must be 'error' or 'keep', got {self.on_nan!r}")
-        if self.float_dtype is not None and np.dtype(self.float_dtype).kind != "f":
-            raise ValueError(f"float_dtype must name a floating dtype or be None, got {self.float_dtype!r}")
+            raise ArgumentError(f"on_nan must be 'error' or 'keep', got {self.on_nan!r}")
+        if self.float_dtype is not None and _kind_of(self.float_dtype) != "f":
+            raise ArgumentError(
+                f"float_dtype must name a floating dtype ('float16', 'float32', 'float64') or be None, "
+                f"got {self.float_dtype!r}"
+            )
+
+
+def _kind_of(dtype: object) -> str | None:
+    try:
+        return np.dtype(dtype).kind  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        return None
 
 
 def where(trajectory: Trajectory) -> str:

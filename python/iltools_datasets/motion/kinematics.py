@@ -1,4 +1,4 @@
-"""Rotations and velocities, in the conventions of MuJoCo: quaternions wxyz, angular velocity in the body's frame."""
+"""Velocities by finite differences, in MuJoCo's conventions: quaternions wxyz, angular velocity in the body's frame."""
 
 from __future__ import annotations
 
@@ -7,43 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets.motion.rotations import quaternion_inverse, quaternion_product, rotation_vector
+
 Floats = NDArray[np.floating[Any]]
 
 FREE_JOINT_DIFFERENCES = "central differences of qpos; root: linear in the world's frame, angular in the root's frame"
 """What the attributes say of a velocity made by `free_joint_velocity`."""
-
-_SMALL_ANGLE = 1e-8
-
-
-def quaternion_product(left: Floats, right: Floats) -> Floats:
-    """Return the Hamilton product of quaternions wxyz `[..., 4]`: first `right`, then `left`."""
-    w1, x1, y1, z1 = np.moveaxis(left, -1, 0)
-    w2, x2, y2, z2 = np.moveaxis(right, -1, 0)
-    return np.stack(
-        [
-            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
-            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
-            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
-            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
-        ],
-        axis=-1,
-    )
-
-
-def quaternion_inverse(quaternion: Floats) -> Floats:
-    """Return the inverse of unit quaternions wxyz `[..., 4]`."""
-    return quaternion * np.array([1, -1, -1, -1], quaternion.dtype)
-
-
-def rotation_vector(quaternion: Floats) -> Floats:
-    """Return the rotation vectors `[..., 3]` in radians, of length at most pi, of quaternions wxyz `[..., 4]`."""
-    shortest = np.where(quaternion[..., :1] < 0, -quaternion, quaternion)
-    axis = shortest[..., 1:]
-    sine = np.linalg.norm(axis, axis=-1, keepdims=True)
-    angle = 2 * np.arctan2(sine, shortest[..., :1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.where(sine > _SMALL_ANGLE, angle / sine, 2.0)
-    return axis * scale
 
 
 def body_angular_velocity(quaternion: Floats, fps: float) -> Floats:
@@ -55,7 +24,8 @@ def body_angular_velocity(quaternion: Floats, fps: float) -> Floats:
     before, after = _neighbours(len(quaternion))
     turn = quaternion_product(quaternion_inverse(quaternion[before]), quaternion[after])
     seconds = (after - before) / fps
-    return rotation_vector(turn) / seconds.reshape(-1, *(1,) * (quaternion.ndim - 1))
+    angular: Floats = rotation_vector(turn) / seconds.reshape(-1, *(1,) * (quaternion.ndim - 1))
+    return angular
 
 
 def rate_of_change(values: Floats, fps: float) -> Floats:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from iltools_datasets.archive.place import Location
 from iltools_datasets.archive.writer import ArchiveWriter
-from iltools_datasets.errors import IltoolsError, SourceError
+from iltools_datasets.errors import ArgumentError, IltoolsError, SourceError
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
 from iltools_datasets.sources.resample import resample
 from iltools_datasets.sources.summary import DatasetMetadata, Summary
@@ -35,6 +36,7 @@ class ExportReport:
         metadata: the archive's description.
         failures: files that were left out (with `keep_going`; otherwise the first one is an error).
         notes: what the sources found worth saying.
+        quaternion_orders: order -> number of trajectories whose file had its quaternions in it, as far as is known.
     """
 
     path: Location
@@ -42,6 +44,7 @@ class ExportReport:
     metadata: DatasetMetadata = field(default_factory=lambda: DatasetMetadata("", ""))
     failures: list[ExportFailure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    quaternion_orders: dict[str, int] = field(default_factory=dict)
 
     @property
     def trajectory_lengths(self) -> list[int]:
@@ -90,10 +93,13 @@ def export(
         progress: called as `progress(files_done, files_in_all, next_file)` before each file.
 
     Raises:
+        ArgumentError: a rate that is none.
         SourceError: a file is damaged or not what it claims to be, or nothing is left to write. Nothing has changed.
         SchemaError: its arrays do not fit together.
         ArchiveExistsError: there is an archive and `overwrite` is False.
     """
+    if fps is not None and not (isfinite(fps) and fps > 0):
+        raise ArgumentError(f"fps: expected a positive number, found {fps:g}")
     opened = [sources] if isinstance(sources, Source) else list(sources)
     report = ExportReport(out)
     jobs = [(source, file) for source in opened for file in _files(source, keep_going, report)]
@@ -114,6 +120,8 @@ def export(
                     attributes = describe(source, file, index, recording)
                     writer.add(*task, f"traj{count}", recording.arrays, attributes)
                     summary.add(task, recording)
+                    if (order := recording.attributes.get("quaternion_order_in_file")) is not None:
+                        report.quaternion_orders[order] = report.quaternion_orders.get(order, 0) + 1
             except IltoolsError as error:
                 if not keep_going:
                     raise
@@ -125,7 +133,7 @@ def export(
             raise SourceError(f"nothing to export to {out}{reasons}")
         report.metadata = replace(summary.metadata(opened), **(metadata or {}))
         writer.metadata = asdict(report.metadata)
-    report.notes = [note for source in opened for note in source.notes]
+    report.notes = [note for source in opened for note in source.notes] + summary.remarks()
     return report
 
 
@@ -148,7 +156,7 @@ def describe(source: Source, file: SourceFile, index: int, recording: Recording)
 
 def _files(source: Source, keep_going: bool, report: ExportReport) -> Iterator[SourceFile]:
     try:
-        yield from source.files()
+        yield from source.wanted_files()
     except IltoolsError as error:
         if not keep_going:
             raise

@@ -55,7 +55,7 @@ class SourceLoader(Sequence[Trajectory]):
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._places = [(file, index) for file in source.files() for index in range(source.count(file))]
+        self._places = [(file, index) for file in source.wanted_files() for index in range(source.count(file))]
         self._open: tuple[SourceFile, list[Recording]] | None = None
         self._metadata: DatasetMetadata | None = None
         self.report: ExportReport | None = None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import natural_key
 from iltools_datasets.errors import SourceError, SourceNotFoundError
+from iltools_datasets.sources.walk import below, has_ending, without_ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,16 @@ class Source(ABC):
     summary: ClassVar[str]
     """One line on what the format is."""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """File name endings that a directory is searched for."""
+    """File name endings, in lower case, that a directory is searched for."""
 
     def __init__(self, path: Path | str, *, motion: str | None = None) -> None:
         self.path = Path(path)
         self.motion = motion
         self.notes: list[str] = []
         """What is worth telling about the files read so far, a line each."""
+        self._told: dict[str, tuple[int, Path, int]] = {}
+        self.only: frozenset[Path] | None = None
+        """The files that are meant, where a directory holds others of the same ending; None: all."""
         if not self.path.exists():
             raise SourceNotFoundError(f"{self.path}: no such file or directory")
 
@@ -93,11 +97,31 @@ class Source(ABC):
     def read(self, file: SourceFile) -> Iterator[Recording]:
         """Yield the recordings of one file in order; SourceError names the file and what is wrong with it."""
 
+    def wanted_files(self) -> list[SourceFile]:
+        """Return what `files` lists, as far as it is meant."""
+        return [file for file in self.files() if self.only is None or file.path in self.only]
+
     def with_motion(self, motion: str) -> Self:
         """Return the same source with another `motion`."""
         other = copy(self)
-        other.motion, other.notes = motion, []
+        other.motion, other.notes, other._told = motion, [], {}
         return other
+
+    def note(self, line: str) -> None:
+        """Say something worth telling, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def about(self, path: Path, what: str) -> None:
+        """Say something of a file; the same of several files is one line."""
+        if what not in self._told:
+            self._told[what] = len(self.notes), path, 0
+            self.notes.append(f"{path}: {what}")
+            return
+        place, first, more = self._told[what]
+        if path != first:
+            self._told[what] = place, first, more + 1
+            self.notes[place] = f"{first} and {more + 1} more files: {what}"
 
     def count(self, file: SourceFile) -> int:
         """Return how many recordings `read(file)` yields."""
@@ -111,18 +135,17 @@ class Source(ABC):
     def files(self) -> list[SourceFile]:
         """List what there is to read, natural-sorted.
 
-        A directory stands for all files below it with one of the format's suffixes. Each file is a motion named after
-        it, unless `motion` was given. Raises SourceError if there are none.
+        A directory stands for all files below it with one of the format's suffixes, in upper or lower case. Each file
+        is a motion named after it, unless `motion` was given. Raises SourceError if there are none.
         """
-        if self.path.is_file():
-            paths = [self.path]
-        else:
-            paths = [path for path in self.path.rglob("*") if path.is_file() and path.name.endswith(self.suffixes)]
+        paths = [self.path] if self.path.is_file() else self._below()
         if not paths:
             raise SourceError(f"{self.path}: no {' or '.join(self.suffixes)} files below it")
         paths.sort(key=lambda path: [natural_key(part) for part in path.parts])
         return [SourceFile(path, self.motion or self._stem(path)) for path in paths]
 
+    def _below(self) -> list[Path]:
+        return [path for path in below(self.path, note=self.note) if has_ending(path, self.suffixes)]
+
     def _stem(self, path: Path) -> str:
-        suffix = next((suffix for suffix in self.suffixes if path.name.endswith(suffix)), "")
-        return path.name.removesuffix(suffix) or path.name
+        return without_ending(path, self.suffixes)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from iltools_datasets.archive.schema import natural_key
 from iltools_datasets.errors import SourceError, SourceNotFoundError
+from iltools_datasets.sources.kinds import is_data_set, kind_of
 from iltools_datasets.sources.protocol import Source
-from iltools_datasets.sources.unrecognised import UnrecognisedSource, describe_unrecognised
+from iltools_datasets.sources.unrecognised import UnrecognisedSource, describe_passed_over, describe_unrecognised
+from iltools_datasets.sources.walk import below, has_ending
 
 ENTRY_POINT_GROUP = "iltools_datasets.sources"
 _PACKAGE = "iltools_datasets.sources.formats"
@@ -53,7 +55,7 @@ def recognise(path: Path | str) -> type[Source]:
 
     Raises SourceNotFoundError if there is nothing at the path and SourceError if no format fits.
     """
-    found = next((each for each, _ in _scan(Path(path)) if each is not UnrecognisedSource), None)
+    found = next((each for each, _ in _scan(Path(path)) if each is not None), None)
     if found is None:
         raise _unrecognised(Path(path))
     return found
@@ -72,64 +74,98 @@ def open_sources(
 ) -> list[Source]:
     """Return the sources for several paths, of one format or, with "auto", of whatever formats they have.
 
-    A directory whose recognised files are all of one format is one source; of several, each file is a source of its
-    own. A file of no known format that was named, or that lies in a directory and ends like one of a known format, is
-    a source that cannot be read: exporting it is an error, or with `keep_going` a failure in the report. Other files in
-    a directory are passed over. Each source takes the options that its format has; options that are None count as not
-    given.
+    The files of one format in a directory are one source. A file of no known format that was named, or that lies in a
+    directory and ends like one of a known format, is a source that cannot be read: exporting it is an error, or with
+    `keep_going` a failure in the report. Other files in a directory are passed over, with a note that says what they
+    are. Each source takes the options that its format has; options that are None count as not given.
 
     Raises:
         SourceNotFoundError: there is nothing at a path.
-        SourceError: nothing at all is recognised, or none of the formats has one of the options.
+        SourceError: nothing at all is recognised, an option has a value that cannot be one, or none of the formats has
+            it.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    opened: list[tuple[type[Source], Path]] = []
+    opened: list[_Place] = []
+    notes: list[str] = []
     for path in map(Path, paths):
-        opened += [(source_class(format), path)] if format != "auto" else _sources_at(path)
-    known = [found for found, _ in opened if found is not UnrecognisedSource]
+        opened += [_Place(source_class(format), path)] if format != "auto" else _places_at(path, notes)
+    known = [place.found for place in opened if place.found is not UnrecognisedSource]
     if not known:
-        raise _unrecognised(opened[0][1] if opened else Path())
+        raise _unrecognised(opened[0].path if opened else Path())
     for name in given:
         if not any(name in _options(found) for found in known):
             formats = ", ".join(sorted({found.format for found in known}))
-            raise SourceError(f"no option {name!r} for the formats {formats}")
-    return [
-        found(path, **{name: value for name, value in given.items() if name in _options(found)})
-        for found, path in opened
-    ]
+            raise SourceError(f"no option {name!r} for the formats {formats}; {_list_options(known)}")
+    sources = []
+    for place in opened:
+        taken = {name: value for name, value in given.items() if name in _options(place.found)}
+        source = place.found(place.path, **taken)
+        source.only = place.only
+        sources.append(source)
+    next(source for source in sources if not isinstance(source, UnrecognisedSource)).notes += notes
+    return sources
 
 
-def _sources_at(path: Path) -> list[tuple[type[Source], Path]]:
-    found = list(_scan(path))
-    classes = {each for each, _ in found if each is not UnrecognisedSource}
-    if len(classes) != 1 or not path.is_dir():
-        return found or [(UnrecognisedSource, path)]
-    # One format: its source finds its files in the directory itself, those that are damaged too.
-    (only,) = classes
-    others = [(each, below) for each, below in found if each is not only and not below.name.endswith(only.suffixes)]
-    return [(only, path), *others]
+@dataclass(frozen=True, slots=True)
+class _Place:
+    found: type[Source]
+    path: Path
+    only: frozenset[Path] | None = None
 
 
-def _scan(path: Path) -> Iterator[tuple[type[Source], Path]]:
+def _places_at(path: Path, notes: list[str]) -> list[_Place]:
+    """Return the sources at a path and below it; add a line to the notes for what is passed over."""
+    by_class: dict[type[Source], list[Path]] = {}
+    passed: list[Path] = []
+    endings = tuple({ending for each in _classes() for ending in each.suffixes})
+    for found, candidate in _scan(path, notes.append):
+        if found is not None:
+            by_class.setdefault(found, []).append(candidate)
+        elif candidate == path or (has_ending(candidate, endings) and not candidate.is_dir()):
+            by_class.setdefault(UnrecognisedSource, []).append(candidate)
+        else:
+            passed.append(candidate)
+    notes += describe_passed_over(path, passed)
+    places: list[_Place] = []
+    for found, candidates in by_class.items():
+        if candidates == [path]:
+            places.append(_Place(found, path))
+        elif found.format in _BUILT_IN:
+            places.append(_Place(found, path, frozenset(candidates)))
+        elif found is not UnrecognisedSource and len(by_class) == 1:
+            places.append(_Place(found, path))  # its own way of finding files in a directory counts
+        else:
+            places += [_Place(found, candidate) for candidate in candidates]
+    return places or [_Place(UnrecognisedSource, path)]
+
+
+def _scan(path: Path, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[type[Source] | None, Path]]:
+    """Yield files, and directories that are one thing, at or below a path, with the format that each has, or None."""
     if not path.exists():
         raise SourceNotFoundError(f"{path}: no such file or directory")
-    classes = [source_class(name) for name in source_formats()]
-    endings = tuple({suffix for each in classes for suffix in each.suffixes})
-    waiting = [path]
-    while waiting:
-        candidate = waiting.pop()
-        found = next((each for each in classes if each.recognises(candidate)), None)
-        if found is not None:
-            yield found, candidate
-        elif candidate.is_dir():
-            if not _is_zarr(candidate):
-                waiting += sorted(candidate.iterdir(), key=lambda below: natural_key(below.name), reverse=True)
-        elif candidate == path or candidate.name.endswith(endings):
-            yield UnrecognisedSource, candidate
+    classes = _classes()
+
+    def format_of(candidate: Path) -> type[Source] | None:
+        return next((each for each in classes if each.recognises(candidate)), None)
+
+    def is_one(candidate: Path) -> bool:
+        return _is_zarr(candidate) or is_data_set(candidate) or format_of(candidate) is not None
+
+    for candidate in below(path, is_one, note):
+        yield format_of(candidate), candidate
+
+
+def _classes() -> list[type[Source]]:
+    return [source_class(name) for name in source_formats()]
 
 
 def _is_zarr(path: Path) -> bool:
-    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _list_options(classes: Iterable[type[Source]]) -> str:
+    names = sorted(set().union(*(_options(found) for found in classes)) - {"motion"})
+    return f"there are {', '.join(names)}"
 
 
 @cache
@@ -143,5 +179,6 @@ def _third_party() -> dict[str, EntryPoint]:
 
 
 def _unrecognised(path: Path) -> SourceError:
-    """Return the error for a path of no known format: what is wrong with it, if that can be told."""
-    return SourceError(f"{describe_unrecognised(path)}; known formats are {', '.join(source_formats())}")
+    """Return the error for a path of no known format: what it is, or what is wrong with it, if that can be told."""
+    known = "" if kind_of(path) is not None else f"; known formats are {', '.join(source_formats())}"
+    return SourceError(f"{describe_unrecognised(path)}{known}")

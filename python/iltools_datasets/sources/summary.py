@@ -47,7 +47,7 @@ class Summary:
 
     def __init__(self) -> None:
         self._lengths: dict[tuple[str, str], list[int]] = {}
-        self._keys: set[str] = set()
+        self._rows: dict[str, dict[tuple[int, ...], str]] = {}
         self._shared: dict[str, Any] | None = None
 
     def count(self, task: tuple[str, str]) -> int:
@@ -57,7 +57,8 @@ class Summary:
     def add(self, task: tuple[str, str], recording: Recording) -> None:
         """Take one more recording of a task."""
         self._lengths.setdefault(task, []).append(recording.num_states)
-        self._keys.update(recording.arrays)
+        for key, array in recording.arrays.items():
+            self._rows.setdefault(key, {}).setdefault(array.shape[1:], task[1])
         said = {"dt": recording.dt, **{name: recording.attributes.get(name) for name in _SHARED[1:]}}
         if self._shared is None:
             self._shared = said
@@ -68,6 +69,18 @@ class Summary:
         tasks = sorted(self._lengths, key=lambda task: tuple(map(natural_key, task)))
         return [length for task in tasks for length in self._lengths[task]]
 
+    def remarks(self) -> list[str]:
+        """Say which keys have rows of several shapes, as those of several robots have."""
+        remarks = []
+        for key, rows in self._rows.items():
+            if len(rows) > 1:
+                shapes = ", ".join(f"{list(shape)} in {motion}" for shape, motion in rows.items())
+                remarks.append(
+                    f"rows of {key!r} have several shapes ({shapes}): several robots? A store takes one of them, so "
+                    "export each by itself"
+                )
+        return remarks
+
     def metadata(self, sources: Iterable[Source]) -> DatasetMetadata:
         """Return the description of what was added from these sources."""
         opened = list(sources)
@@ -76,7 +89,7 @@ class Summary:
             name=opened[0].path.name,
             source=", ".join(sorted({source.format for source in opened})),
             num_trajectories=len(lengths),
-            keys=sorted(self._keys),
+            keys=sorted(self._rows),
             trajectory_lengths=lengths,
             **(self._shared or {}),
         )

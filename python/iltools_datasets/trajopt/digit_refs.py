@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets._base.integers import checked_integers
 from iltools_datasets.errors import OutOfRangeError, SchemaError
-from iltools_datasets.motion.rotations import euler_angles, into_body_frame
+from iltools_datasets.motion.rotations import as_wxyz, euler_angles, into_body_frame
 from iltools_datasets.trajopt.state_files import StateFiles
 
 __all__ = ["DigitRefSpec", "DigitTrajoptRefBuilder", "build_refs_from_window"]
@@ -106,7 +106,8 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
     if isinstance(quaternion, np.ndarray):
         _check_rotations(quaternion, spec.subsample)
     placeholder = xp.all(quaternion == 0, axis=-1, keepdims=True)
-    quaternion = xp.where(placeholder, xp.asarray([0, 0, 0, 1], dtype=quaternion.dtype), quaternion)
+    identity = xp.asarray([1, 0, 0, 0], dtype=quaternion.dtype)
+    quaternion = xp.where(placeholder, identity, as_wxyz(quaternion, "xyzw"))
     orientation = euler_angles(quaternion)
     refs = {
         "ref_len": xp.full(qpos.shape[:-2], qpos.shape[-2], dtype=xp.int32),

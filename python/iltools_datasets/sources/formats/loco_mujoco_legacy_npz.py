@@ -11,6 +11,7 @@ from iltools_datasets.errors import SourceError
 from iltools_datasets.sources.formats.clips import SPLIT_POINTS, clip_ranges, read_split_points
 from iltools_datasets.sources.formats.npz import Npz, member_names
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
+from iltools_datasets.sources.told import Names, checked_names, checked_rate
 
 DEFAULT_FREQUENCY = 500.0
 """The rate of the package's humanoid recordings, which no file of it states."""
@@ -28,18 +29,26 @@ class LocoMujocoLegacySource(Source):
     Args:
         path: a file or a directory of files.
         motion: one name for all files; by default each file is a motion of its own.
-        frequency: states per second.
+        frequency, fps: states per second, by either name.
+        skip: members to leave out, a list, or names joined by commas.
     """
 
     format = "loco-mujoco-0.4"
     summary = "LocoMuJoCo 0.4 npz: q_<joint>, dq_<joint>, optional split_points"
     suffixes = (".npz",)
 
-    def __init__(self, path: Path | str, *, motion: str | None = None, frequency: float = DEFAULT_FREQUENCY) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        motion: str | None = None,
+        frequency: float = DEFAULT_FREQUENCY,
+        fps: float | None = None,
+        skip: Names = (),
+    ) -> None:
         super().__init__(path, motion=motion)
-        if not (np.isfinite(frequency) and frequency > 0):
-            raise SourceError(f"{self.path}: frequency must be a positive number, got {frequency}")
-        self.frequency = float(frequency)
+        self.frequency = checked_rate("frequency", frequency) if fps is None else checked_rate("fps", fps)
+        self.skip = frozenset(checked_names("skip", skip))
 
     @property
     def dataset_source(self) -> str:
@@ -52,12 +61,12 @@ class LocoMujocoLegacySource(Source):
         return bool(joints) and all(_VELOCITY + joint in names for joint in joints)
 
     def count(self, file: SourceFile) -> int:
-        with Npz(file.path) as npz:
+        with Npz(file.path, self.skip) as npz:
             _, states = _joints(npz)
             return len(read_split_points(npz, states)) - 1
 
     def read(self, file: SourceFile) -> Iterator[Recording]:
-        with Npz(file.path) as npz:
+        with Npz(file.path, self.skip) as npz:
             joints, states = _joints(npz)
             points = read_split_points(npz, states)
             arrays = {
@@ -70,8 +79,9 @@ class LocoMujocoLegacySource(Source):
                 if spec.shape[:1] == (states,) and spec.dtype.kind in "biuf":
                     arrays[key] = npz.read(key)
                 else:
-                    self.notes.append(f"{npz.path}: left out {key!r}, {spec.dtype} {list(spec.shape)}")
-            self.notes += [f"{npz.path}: left out {key!r}, a pickled object" for key in npz.unreadable]
+                    self.about(npz.path, f"left out {key!r}, {spec.dtype} {list(spec.shape)}")
+            for key in npz.unreadable:
+                self.about(npz.path, f"left out {key!r}, a pickled object")
         for first, end in clip_ranges(points):
             yield Recording(
                 arrays={key: array[first:end].copy() for key, array in arrays.items()},

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import SourceError
+from iltools_datasets.motion.description import QuaternionOrder
+from iltools_datasets.motion.orders import ORDERS, find_evidence
 from iltools_datasets.sources.formats.clips import (
     SPLIT_POINTS,
     clip_ranges,
@@ -18,7 +20,8 @@ from iltools_datasets.sources.formats.clips import (
     transition_starts,
 )
 from iltools_datasets.sources.formats.npz import Npz, member_names
-from iltools_datasets.sources.protocol import Recording, Source, SourceFile
+from iltools_datasets.sources.protocol import Recording, SourceFile
+from iltools_datasets.sources.told import Names, ToldSource, checked_rate, turned
 
 STATE_KEYS = ("qpos", "qvel", "xpos", "xquat", "cvel", "subtree_com", "site_xpos", "site_xmat")
 TRANSITION_NAMES = {
@@ -34,10 +37,10 @@ TRANSITION_NAMES = {
 _FREE, _BALL = 0, 1
 _QPOS_WIDTH = {_FREE: 7, _BALL: 4, 2: 1, 3: 1}
 _QUATERNION_AT = {_FREE: 3, _BALL: 0}
-_INFO_KEYS = ("joint_names", "body_names", "site_names")
+_INFO_KEYS: tuple[Literal["joint_names", "body_names", "site_names"], ...] = ("joint_names", "body_names", "site_names")
 
 
-class LocoMujocoSource(Source):
+class LocoMujocoSource(ToldSource):
     """One flat `.npz` of clips back to back, `split_points` saying where each begins.
 
     Every clip becomes a trajectory with the data members that hold anything: `qpos [T, nq]` (a free joint has 7
@@ -47,40 +50,71 @@ class LocoMujocoSource(Source):
     pickled objects, as unset ones do, are skipped.
 
     Args:
-        path: a file or a directory of files.
-        motion: one name for all files; by default each file is a motion of its own.
-        frequency: states per second where the file does not say.
+        path, motion, quaternion_order, joint_names, body_names, skip: as `ToldSource` takes them.
+        fps, frequency: states per second, by either name; `frequency` counts only where the file does not say.
     """
 
     format = "loco-mujoco"
     summary = "LocoMuJoCo 1.0 npz: qpos, qvel, split_points, optional transitions"
     suffixes = (".npz",)
 
-    def __init__(self, path: Path | str, *, motion: str | None = None, frequency: float | None = None) -> None:
-        super().__init__(path, motion=motion)
-        self.frequency = frequency
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        motion: str | None = None,
+        frequency: float | None = None,
+        fps: float | None = None,
+        quaternion_order: Literal["wxyz", "xyzw", "auto"] | None = None,
+        joint_names: Names | None = None,
+        body_names: Names | None = None,
+        skip: Names = (),
+    ) -> None:
+        super().__init__(
+            path,
+            motion=motion,
+            fps=fps,
+            quaternion_order=quaternion_order,
+            joint_names=joint_names,
+            body_names=body_names,
+            skip=skip,
+        )
+        self.frequency = None if frequency is None else checked_rate("frequency", frequency)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
         return {"qpos", "qvel", SPLIT_POINTS} <= member_names(path)
 
     def count(self, file: SourceFile) -> int:
-        with Npz(file.path) as npz:
+        with Npz(file.path, self.skip) as npz:
             return len(read_split_points(npz, _count_states(npz))) - 1
 
     def read(self, file: SourceFile) -> Iterator[Recording]:
-        with Npz(file.path) as npz:
+        path = file.path
+        with Npz(path, self.skip) as npz:
             states = _count_states(npz)
             points = read_split_points(npz, states)
             arrays = {key: _read_states(npz, key, states) for key in STATE_KEYS if not npz.is_empty(key)}
             transitions = _read_transitions(npz, points)
-            shared = Recording(
-                arrays={},
-                fps=self._frequency(npz),
-                quaternions=_quaternions(npz, arrays),
-                velocities={"qvel": "as in the file"},
-                attributes={key: names for key in _INFO_KEYS if (names := npz.names(key)) is not None},
-            )
+            fps = self.rate_in(npz) or self.frequency
+            quaternions = _quaternions(npz, arrays)
+            attributes: dict[str, Any] = {}
+            for key in _INFO_KEYS:
+                found = npz.names(key)
+                if key in ("joint_names", "body_names"):
+                    found = self.names(path, key, found)
+                if found is not None:
+                    attributes[key] = found
+        if quaternions:
+            order = self._order(path, arrays, quaternions)
+            arrays = {key: turned(array, quaternions.get(key, ()), order) for key, array in arrays.items()}
+        shared = Recording(
+            arrays={},
+            fps=fps,
+            quaternions=quaternions,
+            velocities={"qvel": "as in the file"},
+            attributes=attributes,
+        )
         for clip, (first, end) in enumerate(clip_ranges(points)):
             rows = {key: array[first:end].copy() for key, array in arrays.items()}
             steps = {
@@ -88,8 +122,14 @@ class LocoMujocoSource(Source):
             }
             yield shared.with_arrays({**rows, **_joined_observations(steps)})
 
-    def _frequency(self, npz: Npz) -> float | None:
-        return npz.rate("frequency") if not npz.is_empty("frequency") else self.frequency
+    def _order(
+        self, path: Path, arrays: Mapping[str, NDArray[Any]], quaternions: Mapping[str, tuple[int, ...]]
+    ) -> QuaternionOrder:
+        """Return the order of the file's quaternions; MuJoCo itself writes wxyz, so only a free root can speak."""
+        if quaternions.get("qpos", ())[:1] != (_QUATERNION_AT[_FREE],):
+            return self.quaternion_order if self.quaternion_order in ORDERS else self.usual_order
+        rotation, angular = arrays["qpos"][:, 3:7], arrays["qvel"][:, 3:6]
+        return self.order(path, find_evidence(rotation, rotation, angular, frame="body"))
 
 
 def _count_states(npz: Npz) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +18,17 @@ from numpy.typing import NDArray
 from iltools_datasets.archive.schema import ArraySpec
 from iltools_datasets.errors import SourceError, SourceNotFoundError
 
+_PERIODS = ("dt", "timestep")
+RATE_KEYS = ("fps", "frequency", "framerate", "frame_rate", "mocap_framerate", "mocap_frame_rate", *_PERIODS)
+"""Members that state a rate, the last ones in seconds per state."""
+
 _DEFLATE_LIMIT = 1032
 """Deflate cannot shrink data further than this, so an entry that claims more is lying."""
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError, KeyError)
 
 
 class Npz:
-    """An open `.npz` file; use it as a context manager.
+    """An open `.npz` file; use it as a context manager. Members to `skip` are as if they were not there.
 
     Headers are read, and compared with the sizes of their entries, when the file is opened; values when asked for.
 
@@ -37,8 +41,9 @@ class Npz:
         SourceError: the file is no zip, is cut, or a member's header asks for more or less than the member holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, skip: Collection[str] = ()) -> None:
         self.path = path
+        self._skip = skip
         self.arrays: dict[str, ArraySpec] = {}
         self.unreadable: list[str] = []
         if not path.is_file():
@@ -72,11 +77,14 @@ class Npz:
                 raise SourceError(f"{self.path}: no member {key!r}, there are {sorted(self.arrays)}")
 
     def number(self, key: str) -> float:
-        """Return the one number that a member holds, whatever its shape."""
+        """Return the one number that a member holds, whatever its shape: a text of one, or one for every state, too."""
         values = self.read(key)
-        if values.size != 1 or values.dtype.kind not in "biuf":
+        if values.dtype.kind in "US" and values.size == 1:
+            with suppress(ValueError):
+                values = values.astype(np.float64)
+        if not values.size or values.dtype.kind not in "biuf" or (values != values.flat[0]).any():
             raise SourceError(f"{self.path}: {key!r} should be one number, found {values.dtype} {list(values.shape)}")
-        return float(values.reshape(())[()])
+        return float(values.flat[0])
 
     def rate(self, key: str) -> float:
         """Return the one number that a member holds, which must be positive and finite."""
@@ -84,6 +92,16 @@ class Npz:
         if not (np.isfinite(value) and value > 0):
             raise SourceError(f"{self.path}: {key!r} should be a positive rate, found {value}")
         return value
+
+    def stated_rate(self) -> float | None:
+        """Return the states per second that a member states, by any of the names writers give it, or None.
+
+        Raises SourceError for one that is no rate.
+        """
+        for key in RATE_KEYS:
+            if not self.is_empty(key):
+                return 1 / self.rate(key) if key in _PERIODS else self.rate(key)
+        return None
 
     def names(self, key: str) -> list[str] | None:
         """Return the strings that a member holds, or None if it is missing, empty or holds something else."""
@@ -109,6 +127,8 @@ class Npz:
             key = entry.filename.removesuffix(".npy")
             if key == entry.filename:
                 continue
+            if key in self._skip:
+                continue
             if key in entries:
                 raise SourceError(f"{self.path}: member {key!r} is there twice")
             entries[key] = entry
@@ -118,6 +138,8 @@ class Npz:
 
     def _check(self, key: str, entry: zipfile.ZipInfo) -> None:
         size_on_disk = self.path.stat().st_size
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"is packed by method {entry.compress_type} of zip, only deflate is read")
         limit = entry.compress_size * (1 if entry.compress_type == zipfile.ZIP_STORED else _DEFLATE_LIMIT)
         if entry.compress_size > size_on_disk or entry.file_size > limit:
             raise ValueError(f"claims {entry.file_size} bytes, the file has {size_on_disk}")
@@ -148,7 +170,7 @@ class Npz:
 
 def member_names(path: Path) -> frozenset[str]:
     """Return the keys of an `.npz` from its directory alone, none if it is no readable zip; for telling formats."""
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix.lower() != ".npz" or not path.is_file():
         return frozenset()
     try:
         with zipfile.ZipFile(path) as file:
