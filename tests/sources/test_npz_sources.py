@@ -200,7 +200,20 @@ def test_bad_trajopt_files(tmp_path, changes, message):
 def test_unknown_members_are_noted(tmp_path):
     save_trajopt(tmp_path / "a.npz", extra=np.zeros(3), odd=np.array([None]))
     _, report = to_archive(tmp_path, tmp_path / "a.npz")
-    assert [note.rsplit(": ", 1)[1] for note in report.notes] == ["left out 'extra'", "left out 'odd'"]
+    assert [note.partition(": ")[2] for note in report.notes] == [
+        "left out 'extra', float64 [3]: no row of numbers per state",
+        "left out 'odd', a pickled object, which is never read",
+    ]
+
+
+def test_further_rows_are_kept(tmp_path):
+    force = np.random.default_rng(3).standard_normal((20, 4, 3)).astype(np.float32)
+    save_trajopt(tmp_path / "a.npz", true_length=np.array(15), force=force, phase=np.arange(20))
+    reader, report = to_archive(tmp_path, tmp_path / "a.npz")
+    arrays = reader.read(reader.trajectories[0])
+    np.testing.assert_array_equal(arrays["force"], force[:15])
+    assert arrays["phase"].dtype == np.int64
+    assert report.notes == []
 
 
 # LocoMuJoCo
@@ -363,7 +376,7 @@ def test_motion_tracking_with_the_root_among_the_joints(tmp_path, order, named):
         ({"body_quat_w": np.zeros((10, 4, 3))}, "'body_quat_w'"),
         ({"body_pos_w": np.zeros((10, 5, 3))}, "'body_"),
         ({"joint_pos": np.zeros((10, 29), int)}, "'joint_pos' is int64"),
-        ({"joint_pos": np.zeros((10, 36))}, "no unit quaternion"),
+        ({"joint_pos": np.zeros((10, 36))}, "columns 3 to 6 should be a unit quaternion"),
         ({"joint_pos": np.zeros(10)}, "'joint_pos'"),
         ({"body_pos_w": np.zeros(10)}, "'body_pos_w'"),
         ({"fps": np.array([0])}, "'fps'"),
@@ -418,16 +431,16 @@ def test_files_of_no_known_format(tmp_path):
     (tmp_path / "raw" / "cut.npz").write_bytes((tmp_path / "raw" / "good.npz").read_bytes()[:-30])
     (tmp_path / "raw" / "LICENSE").write_text("not a recording")
     (tmp_path / "raw" / "labels.csv").write_text("clip,label")
-    with pytest.raises(SourceError, match=r"cut\.npz: not a readable npz"):
+    with pytest.raises(SourceError, match=r"cut\.npz: is cut: it begins as a zip"):
         export(open_sources([tmp_path / "raw"]), tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()
     named = [tmp_path / "raw", tmp_path / "raw" / "LICENSE"]
     report = export(open_sources(named), tmp_path / "a.zarr", keep_going=True)
     assert report.num_trajectories == 2
     assert {failure.path.name: failure.reason.partition(": ")[2] for failure in report.failures} == {
-        "cut.npz": "not a readable npz: File is not a zip file",
+        "cut.npz": "is cut: it begins as a zip and its directory, which is the end, is missing; get it again",
         "odd.npz": "no known format has these members: ['something']",
-        "labels.csv": "no known format",
+        "labels.csv": "not a table of numbers: no row of numbers after the header (clip | label)",
         "LICENSE": "no known format",
     }
     with pytest.raises(SourceError, match="LICENSE: no known format; known formats are flat-zarr"):

@@ -138,7 +138,8 @@ def test_joint_names(tmp_path):
     [
         ("", "not a table"),
         ("\n\n", "not a table"),
-        ("a,b,c\n1,2,3\n", "not a table"),
+        ("a,b,c\n1,2,3\n", "1 rows"),
+        ("a,b,c\nd,e,f\n", "not a table"),
         ("0,0,0,0,0,0,1,0\n0,0,0,0,0,0,1\n", "not a table"),
         ("1,2,3\n1,2,3\n", "3 columns"),
         ("0,0,0,0,0,0,1,0\n", "1 rows"),

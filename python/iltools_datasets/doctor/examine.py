@@ -146,22 +146,14 @@ def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Fi
 
 
 def _compare_rows(trajectories: list[Trajectory]) -> list[Finding]:
-    """Find keys whose rows have another dtype or shape than in the first clip that has them: no store takes both."""
+    """Find keys whose rows have another shape than in the first clip that has them: no store takes both."""
     findings = []
     for key in dict.fromkeys(key for clip in trajectories for key in clip.keys):
-        rows = {
-            clip.path: (clip.keys[key].dtype.name, tuple(clip.keys[key].shape[1:]))
-            for clip in trajectories
-            if key in clip.keys
-        }
+        rows = {clip.path: ("row", *clip.keys[key].shape[1:]) for clip in trajectories if key in clip.keys}
         for (path, found), (first_path, first), count in _variants(rows):
-            message = f"a row is {_row(found)}, but {_row(first)} in {first_path}; so it is in {count} clips"
+            message = f"a row is {list(found[1:])}, but {list(first[1:])} in {first_path}; so it is in {count} clips"
             findings.append(Finding("width", path, key, None, f"{message}. Is it another robot? A store takes one"))
     return findings
-
-
-def _row(row: tuple[str, tuple[int, ...]]) -> str:
-    return f"{row[0]} {list(row[1])}"
 
 
 def _variants(declared: Mapping[str, _T]) -> Iterator[tuple[tuple[str, _T], tuple[str, _T], int]]:

@@ -308,14 +308,14 @@ def _kind_of_directory(path: Path) -> Kind | None:
 
 
 def _lerobot(path: Path) -> Kind | None:
-    for info in (path / "meta" / "info.json", path / "meta_data" / "info.json"):
-        if info.is_file():
-            version = _json(info).get("codebase_version") or ("v1" if info.parent.name == "meta_data" else "?")
-            return Kind(
-                f"is a LeRobot data set of version {str(version)[:20]}",
-                "it is not supported by export, for it is read as it is: iltools_datasets.lerobot.LeRobotReader",
-            )
-    return None
+    info = path / "meta_data" / "info.json"  # later versions have meta/info.json and are read
+    if not info.is_file():
+        return None
+    version = str(_json(info).get("codebase_version") or "v1")[:20]
+    return Kind(
+        f"is a LeRobot data set of version {version}",
+        "versions before v2.0 are not supported; convert it with lerobot's own script",
+    )
 
 
 def _rlds(path: Path) -> Kind | None:

@@ -20,7 +20,6 @@ from iltools_datasets.sources.walk import below, has_ending
 ENTRY_POINT_GROUP = "iltools_datasets.sources"
 _PACKAGE = "iltools_datasets.sources.formats"
 _BUILT_IN = {
-    "lerobot": f"{_PACKAGE}.lerobot:LeRobotSource",
     "flat-zarr": f"{_PACKAGE}.flat_zarr:FlatZarrSource",
     "unitree-csv": f"{_PACKAGE}.unitree_csv:UnitreeCsvSource",
     "trajopt": f"{_PACKAGE}.trajopt_npz:TrajoptSource",
@@ -28,6 +27,7 @@ _BUILT_IN = {
     "loco-mujoco-0.4": f"{_PACKAGE}.loco_mujoco_legacy_npz:LocoMujocoLegacySource",
     "motion-npz": f"{_PACKAGE}.motion_npz:MotionTrackingSource",
     "amp-npz": f"{_PACKAGE}.amp_npz:AmpSource",
+    "lerobot": f"{_PACKAGE}.lerobot:LeRobotSource",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets.errors import SourceError
 from iltools_datasets.lerobot import Feature, LeRobotReader
 from iltools_datasets.lerobot.info import ID_KEYS, INFO
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
@@ -65,12 +67,23 @@ class LeRobotSource(Source):
 
     def _reader(self, path: Path) -> LeRobotReader:
         if path not in self._readers:
-            self._readers[path] = LeRobotReader(path)
+            try:
+                self._readers[path] = LeRobotReader(path)
+            except SourceError as error:
+                raise SourceError(f"{path}: a LeRobot data set{_version(path)} that cannot be read: {error}") from error
         return self._readers[path]
 
     @cached_property
     def _readers(self) -> dict[Path, LeRobotReader]:
         return {}
+
+
+def _version(path: Path) -> str:
+    try:
+        version = json.loads((path / INFO).read_bytes()).get("codebase_version")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return f" of version {version:.20}" if isinstance(version, str) else ""
 
 
 def _as_transitions(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
