@@ -141,7 +141,15 @@ def test_other_files(tmp_path):
 
 
 def test_numbers_and_names(tmp_path):
-    path = save(tmp_path / "a.npz", fps=np.array([30]), two=np.arange(2), same=np.full(9, 4.0), text=np.array("59.94"), bad=np.array(-1.0), names=np.array([b"a"]))
+    path = save(
+        tmp_path / "a.npz",
+        fps=np.array([30]),
+        two=np.arange(2),
+        same=np.full(9, 4.0),
+        text=np.array("59.94"),
+        bad=np.array(-1.0),
+        names=np.array([b"a"]),
+    )
     with Npz(path) as npz:
         assert npz.rate("fps") == 30.0
         with pytest.raises(SourceError, match="'two' should be one number"):

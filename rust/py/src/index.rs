@@ -200,7 +200,9 @@ impl EpochShuffle {
     fn restore(&self, py: Python<'_>, seed: u64, epoch: u64, position: i64, places: Option<u64>) -> PyResult<()> {
         let go = |shuffle: &mut index::EpochShuffle| {
             shuffle.restore(seed, epoch, position)?;
-            places.map(|places| shuffle.restore_places(places));
+            if let Some(places) = places {
+                shuffle.restore_places(places);
+            }
             Ok(())
         };
         self.stream.with(py, go).into_py_result(py)

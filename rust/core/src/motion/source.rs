@@ -144,7 +144,7 @@ impl Key {
         let (column, offset) = (store.rows_of(self.field), store.fields()[self.field].offset);
         let (memory, from_file) = match column.origin {
             Origin::Memory(memory, _) => (memory.wrapping_add(offset), false),
-            Origin::File(..) => (std::ptr::dangling(), true),
+            Origin::File(..) | Origin::Reopened(..) => (std::ptr::dangling(), true),
         };
         let converted = matches!(self.numbers, Numbers::Half | Numbers::Brain);
         let direct = !from_file && self.runs.len() == 1 && !converted;
@@ -308,7 +308,15 @@ impl<'a> Rows<'a> {
     }
 
     fn read(&self, row: i64) -> Result<*const u8> {
-        let Origin::File(file, path) = self.column.origin else { return Ok(self.read.as_ptr()) };
+        let reopened;
+        let (file, path) = match self.column.origin {
+            Origin::File(file, path) => (file, path),
+            Origin::Reopened(file, path) => {
+                reopened = file.reopen()?;
+                (&reopened, path)
+            }
+            Origin::Memory(..) => return Ok(self.read.as_ptr()),
+        };
         // SAFETY: the buffer has that many initialised bytes, and this thread is the only one that knows them.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.read.as_ptr(), self.read.len()) };
         let at = row as u64 * self.column.stride as u64 + self.offset as u64;
