@@ -267,7 +267,7 @@ from iltools_datasets.storage import VectorizedTrajectoryDataset
 dataset = VectorizedTrajectoryDataset(sys.argv[1], 2, {"window_size": 4})
 reader = ArchiveReader(sys.argv[1])
 dataset.fetch_window([0, 1], "qpos"); reader.read(reader.trajectories[0], ["qpos"], 3, 9)
-rows = dataset._rows
+rows = dataset.rows
 locks = [rows._lock, rows._reader._rows._lock, reader._rows._lock, *(c.lock for c in rows._columns.values())]
 for lock in locks: lock.acquire()
 if os.fork() == 0:

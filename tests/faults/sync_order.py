@@ -139,7 +139,7 @@ def description(path: Path) -> None:
 
 
 def checkpoint(path: Path) -> None:
-    from conftest import build_store, make_clips
+    from stores import build_store, make_clips
     from killed_checkpoint import buffer_over
 
     buffer_over(build_store(path.with_name("store"), make_clips([40]), overwrite=True)).dumps(path / "checkpoint")

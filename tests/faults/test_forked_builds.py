@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_store, make_clips
+from stores import build_store, make_clips
 from fault_tools import TESTS, WATCHDOG_SECONDS
 from iltools_datasets import StoreBuilder, TrajectoryStore
 
@@ -27,7 +27,7 @@ def test_a_child_that_ends_leaves_what_its_parent_builds(tmp_path: Path, what: s
         text=True,
         timeout=WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'support'}"},
     )
     assert (process.returncode, process.stdout) == (0, "built\n"), process.stderr
     assert len(list(tmp_path.iterdir())) == 1

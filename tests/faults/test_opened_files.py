@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import build_store, make_clips
+from stores import build_store, make_clips
 from fault_tools import last_line, run_python
 from iltools_datasets import StoreBuilder, TrajectoryStore, errors, repair_store, verify_store
 from test_damaged_stores import rewrite
@@ -18,7 +18,7 @@ from test_damaged_stores import rewrite
 PUT_IN_ITS_PLACE = """
 import os, shutil, socket, sys
 from pathlib import Path
-from conftest import build_store, make_clips
+from stores import build_store, make_clips
 from iltools_datasets import StoreBuilder, TrajectoryStore, errors, repair_store, verify_store
 
 kind, place = sys.argv[1], Path(sys.argv[2])

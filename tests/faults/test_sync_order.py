@@ -24,7 +24,11 @@ def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, writ
         text=True,
         timeout=WATCHDOG_SECONDS,
         check=False,
-        env={**os.environ, "LD_PRELOAD": str(compile_failing_calls(tmp_path)), "PYTHONPATH": str(TESTS)},
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(compile_failing_calls(tmp_path)),
+            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'support'}",
+        },
     )
     assert process.returncode == 0, process.stderr
     for result in json.loads(process.stdout):

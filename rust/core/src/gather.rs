@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::part::{Origin, Part, RowOf};
+use crate::part::{Origin, Part, RowOf, fetched_bytes};
 use crate::row_copy::{AHEAD, Rows};
 use crate::segment::SegmentTable;
 use crate::{Error, Result, parallel, streaming};
@@ -147,23 +147,6 @@ fn check(parts: &[Part<'_>], index: &[i64], segments: Option<&SegmentTable>) -> 
 /// The bounds of some rows. Written as two running extremes so that the compiler turns it into vector code.
 pub(crate) fn least_and_greatest(rows: &[i64]) -> (i64, i64) {
     rows.iter().fold((i64::MAX, i64::MIN), |(least, greatest), &row| (least.min(row), greatest.max(row)))
-}
-
-/// The bytes, from the row that is named, that are fetched ahead with each part: what it copies, and what later parts copy
-/// right beside it, which then need not fetch. Observation and next observation are one range of two rows this way.
-fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
-    let mut fetched: Vec<Range<usize>> = parts.iter().map(Part::bytes).collect();
-    for first in 0..parts.len() {
-        for later in first + 1..parts.len() {
-            let (a, b) = (fetched[first].clone(), fetched[later].clone());
-            let is_beside = a.start <= b.end && b.start <= a.end;
-            if is_beside && !a.is_empty() && !b.is_empty() && parts[first].names_the_rows_of(&parts[later]) {
-                fetched[first] = a.start.min(b.start)..a.end.max(b.end);
-                fetched[later] = 0..0;
-            }
-        }
-    }
-    fetched
 }
 
 /// Some consecutive items of the index, and the few after them, whose rows are fetched ahead.

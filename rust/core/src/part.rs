@@ -117,3 +117,20 @@ impl<'a> Part<'a> {
         same_memory && (self.row_of == RowOf::Index) == (other.row_of == RowOf::Index)
     }
 }
+
+/// The bytes, from the row that is named, that are fetched ahead with each part: what it copies, and what later parts copy
+/// right beside it, which then need not fetch. Observation and next observation are one range of two rows this way.
+pub(crate) fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
+    let mut fetched: Vec<Range<usize>> = parts.iter().map(Part::bytes).collect();
+    for first in 0..parts.len() {
+        for later in first + 1..parts.len() {
+            let (a, b) = (fetched[first].clone(), fetched[later].clone());
+            let is_beside = a.start <= b.end && b.start <= a.end;
+            if is_beside && !a.is_empty() && !b.is_empty() && parts[first].names_the_rows_of(&parts[later]) {
+                fetched[first] = a.start.min(b.start)..a.end.max(b.end);
+                fetched[later] = 0..0;
+            }
+        }
+    }
+    fetched
+}

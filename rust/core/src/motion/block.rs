@@ -1,8 +1,9 @@
 //! One key's rows of a block: made and written, while those of the next block are fetched.
 #![allow(unsafe_code)]
 
+use super::blend::{Mix, Orders};
 use super::lanes::{Lanes, Plain, Real};
-use super::mix::{Kind, Mix, Orders, Piece, Pieces, Positions, Recipe, Rotations, Shape, Straight, Vectors};
+use super::mix::{Kind, Piece, Pieces, Positions, Recipe, Rotations, Shape, Straight, Vectors};
 use super::picks::{PickedPoints, PickedPositions, PickedRotations, PickedVectors};
 use super::slerp;
 use super::source::{Numbers, Rows};

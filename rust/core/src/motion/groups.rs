@@ -1,8 +1,8 @@
 //! Groups of numbers that belong together, eight groups at a time: what becomes of them, and the loops over them.
 #![allow(unsafe_code)]
 
+use super::blend::Mix;
 use super::lanes::{LANES, Lanes, Real};
-use super::mix::Mix;
 use super::slerp::{Weight, slerp};
 use super::turn::Turn;
 

@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::blend::Orders;
 use super::block::{Ahead, BLOCK_ROWS, Block, Output, Place, Spread, Turns};
 use super::lanes::has_wide;
-use super::mix::Orders;
 use super::source::{Key, Numbers};
 use super::time::{Clip, Moment};
 use super::turn::{Turn, heading_of, product};

@@ -1,10 +1,9 @@
 //! Two rows of a column into one: what lies between two frames, and a frame seen from elsewhere.
 #![allow(unsafe_code)]
 
+use super::blend::Mix;
 use super::groups::{Apart, Copied, Fraction, Placed, Rotated, Turned, in_groups, in_numbers, wrapped};
 use super::lanes::{Lanes, Real};
-use super::slerp::Weight;
-use super::turn::Turn;
 
 /// What the numbers of a piece are; see `motion/kinds.py`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,35 +56,6 @@ pub struct Piece {
     pub kind: Kind,
     /// How many.
     pub len: usize,
-}
-
-/// Where w, x, y and z stand in a stored and in a returned quaternion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Orders {
-    /// Whether x comes first in the store.
-    pub stored_xyzw: bool,
-    /// Whether x comes first in what is returned.
-    pub wanted_xyzw: bool,
-}
-
-impl Orders {
-    /// Whether stored quaternions are returned as they are.
-    pub fn agree(self) -> bool {
-        self.stored_xyzw == self.wanted_xyzw
-    }
-}
-
-/// How one row comes about.
-#[derive(Debug, Clone, Copy)]
-pub struct Mix<'a, V: Lanes> {
-    /// How far it is from the first frame to the second.
-    pub fraction: V::Real,
-    /// The quaternions' weights, where there are quaternions and a fraction.
-    pub weights: &'a [Weight<V>; 2],
-    /// What is done to it.
-    pub turn: &'a Turn<V::Real>,
-    /// In which order quaternions are stored and wanted.
-    pub orders: Orders,
 }
 
 /// What a row is made of.

@@ -1,9 +1,10 @@
 //! Some bodies of a row: their groups are picked as they are mixed, from where they lie in the stored rows.
 #![allow(unsafe_code)]
 
+use super::blend::Mix;
 use super::groups::{Apart, Copied, Fraction, Groups, Rotated};
 use super::lanes::{LANES, Lanes};
-use super::mix::{Mix, Positions, Recipe, Rotations, Shape, Straight, Vectors};
+use super::mix::{Positions, Recipe, Rotations, Shape, Straight, Vectors};
 use super::turn::Turn;
 
 /// Numbers behind the last group that may be read with it: a point is read as four numbers.

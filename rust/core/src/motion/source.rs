@@ -3,9 +3,9 @@
 
 use std::os::unix::fs::FileExt;
 
-use super::lanes::LANES;
 use super::mix::{Kind, Piece, Shape};
 use super::picks::READ_BEHIND;
+use super::runs::{Run, fetched, joined, merged, starts};
 use crate::part::{Column, Origin, RowOf};
 use crate::row_copy::prefetch;
 use crate::slab::Buffer;
@@ -13,15 +13,6 @@ use crate::store::{DType, Store, show};
 use crate::{Error, Result};
 
 const LINE: usize = 64;
-
-/// Consecutive numbers of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// The first one, counted from the key's own first.
-    pub from: usize,
-    /// How many.
-    pub len: usize,
-}
 
 /// What a number is in the store, and what it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,55 +158,6 @@ impl Key {
             picked: [Buffer::take(picked)?, Buffer::take(picked)?],
         })
     }
-}
-
-/// Where the points or rotations of some runs begin, or nothing where they are not all of one kind, lie in one run or are few.
-fn starts(runs: &[Run], pieces: &[Piece], elements: usize) -> Vec<u32> {
-    let [piece] = pieces else { return vec![] };
-    let width = piece.kind.width();
-    let grouped = width > 1 && runs.len() > 1 && runs.iter().all(|run| run.len % width == 0);
-    if !grouped || piece.len / width < LANES || u32::try_from(elements).is_err() {
-        return vec![];
-    }
-    runs.iter().flat_map(|run| (run.from..run.from + run.len).step_by(width)).map(|start| start as u32).collect()
-}
-
-/// Join what lies back to back.
-fn merged(runs: Vec<Run>) -> Vec<Run> {
-    let mut merged: Vec<Run> = Vec::with_capacity(runs.len());
-    for run in runs {
-        match merged.last_mut() {
-            Some(last) if last.from + last.len == run.from => last.len += run.len,
-            _ => merged.push(run),
-        }
-    }
-    merged
-}
-
-fn joined(pieces: &[Piece]) -> Vec<Piece> {
-    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
-    for &piece in pieces {
-        match joined.last_mut() {
-            Some(last) if last.kind == piece.kind => last.len += piece.len,
-            _ => joined.push(piece),
-        }
-    }
-    joined
-}
-
-/// The bytes that some runs lie in; what lies closer than a line is one range.
-fn fetched(runs: &[Run], size: usize) -> Vec<(usize, usize)> {
-    let mut ranges: Vec<(usize, usize)> =
-        runs.iter().map(|run| (run.from * size, (run.from + run.len) * size)).collect();
-    ranges.sort_unstable();
-    let mut fetched: Vec<(usize, usize)> = Vec::with_capacity(ranges.len());
-    for (from, to) in ranges {
-        match fetched.last_mut() {
-            Some(last) if from < last.1 + LINE => last.1 = last.1.max(to),
-            _ => fetched.push((from, to)),
-        }
-    }
-    fetched
 }
 
 /// The rows of a key in an open store, and room for one or two of them: each thread has its own.
@@ -421,13 +363,5 @@ mod tests {
             assert!(found.is_nan() && size.is_nan() || found.abs().to_bits() == size.to_bits(), "{bits:#x}");
             assert_eq!(found.is_sign_negative(), negative);
         }
-    }
-
-    #[test]
-    fn what_lies_together_is_one() {
-        let run = |from, len| Run { from, len };
-        assert_eq!(merged(vec![run(0, 3), run(3, 3), run(9, 3)]), [run(0, 6), run(9, 3)]);
-        assert_eq!(merged(vec![run(9, 3), run(0, 3)]), [run(9, 3), run(0, 3)]);
-        assert_eq!(fetched(&[run(90, 3), run(0, 3), run(18, 3)], 4), [(0, 84), (360, 372)]);
     }
 }
