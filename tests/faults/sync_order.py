@@ -139,8 +139,8 @@ def description(path: Path) -> None:
 
 
 def checkpoint(path: Path) -> None:
-    from stores import build_store, make_clips
     from killed_checkpoint import buffer_over
+    from stores import build_store, make_clips
 
     buffer_over(build_store(path.with_name("store"), make_clips([40]), overwrite=True)).dumps(path / "checkpoint")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import build_store, make_clips
 from fault_tools import TESTS, WATCHDOG_SECONDS
 from iltools_datasets import StoreBuilder, TrajectoryStore
+from stores import build_store, make_clips
 
 
 @pytest.mark.faults("forked child ends")

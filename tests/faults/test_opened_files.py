@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import build_store, make_clips
 from fault_tools import last_line, run_python
 from iltools_datasets import StoreBuilder, TrajectoryStore, errors, repair_store, verify_store
+from stores import build_store, make_clips
 from test_damaged_stores import rewrite
 
 PUT_IN_ITS_PLACE = """
