@@ -538,3 +538,14 @@ def test_another_process_continues(built: Path) -> None:
 
 def test_the_storage_pickles_as_a_reference(mgr: ExpertReplayManager) -> None:
     assert len(pickle.dumps(mgr.store)) < 1000
+
+
+@pytest.mark.parametrize("size", [-1, np.int64(-3)])
+def test_negative_sizes_are_refused_at_the_door(tmp_path: Path, size: Any) -> None:
+    archive = write_archive(tmp_path / "archive.zarr", motion_clips())
+    mgr = build_replay_from_zarr(archive, tmp_path / "store", ["qpos", "qvel"])
+    mgr.set_uniform_sampler(np.int64(4))
+    mgr.set_assignment([EnvAssignment(0, 0, 0)])
+    for name, call in (("batch_size", mgr.buffer.sample), ("window_size", mgr.sample_per_env_window)):
+        with pytest.raises(ValueError, match=f"{name}: expected an integer of at least 0"):
+            call(size)

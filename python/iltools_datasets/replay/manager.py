@@ -286,9 +286,9 @@ class ExpertReplayManager(FollowsEnvs):
         return {key: array.reshape(-1, window_size, *array.shape[1:]) for key, array in arrays.items()}
 
     def _window_rows(self, window_size: int, wrap: bool) -> NDArray[np.int64]:
-        cursors = self.cursors
+        cursors, length = self.cursors, checked_integer("window_size", window_size, low=0)
         rows, _ = _core.window_rows(
-            self.segments.table, cursors.segment, cursors.step, window_size, "wrap" if wrap else "error"
+            self.segments.table, cursors.segment, cursors.step, length, "wrap" if wrap else "error"
         )
         return rows
 

@@ -17,6 +17,7 @@ from torchrl.data import TensorDictReplayBuffer as TorchRLTensorDictReplayBuffer
 from torchrl.data.replay_buffers.storages import TensorStorage
 from torchrl.data.replay_buffers.storages.utils import _collate_id
 
+from iltools_datasets._base.integers import checked_integer
 from iltools_datasets.errors import IltoolsError, StateError
 from iltools_datasets.torchrl.buffer_checkpoint import (
     Settings,
@@ -85,7 +86,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
 
     def sample(self, batch_size: int | None = None, return_info: bool = False, include_info: bool | None = None) -> Any:
         """Return a batch as a TensorDict, with `return_info` a tuple (batch, info); see TorchRL's method."""
-        size = self._batch_size if batch_size is None else batch_size
+        size = self._batch_size if batch_size is None else checked_integer("batch_size", batch_size, low=0)
         if size is None or include_info is not None or not self._goes_straight():
             return super().sample(batch_size, return_info=return_info, include_info=include_info)
         if self._batch_size not in (None, size) and not getattr(self, "_warned_batch_size_conflict", False):
