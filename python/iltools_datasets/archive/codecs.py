@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import bz2
 import lzma
+
+# numcodecs imports this with its first block. A child forked meanwhile would wait for ever for that import: the thread
+# that is at it is in the parent.
+import multiprocessing.synchronize  # noqa: F401
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
