@@ -213,8 +213,12 @@ class LeRobotDataset(Dataset[Item]):
 
     def _pictures(self, key: str, camera: Camera, frames: NDArray[np.int64]) -> torch.Tensor:
         """Return pictures of frames [B, H] as float32 [B, (H,) C, height, width] in [0, 1]."""
-        pictures = torch.from_numpy(camera.read(frames.reshape(-1))).permute(0, 3, 1, 2)
-        scaled = pictures.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        pictures = camera.read(frames.reshape(-1)).transpose(0, 3, 1, 2)
+        # By numpy, in this thread: torch would wake its own for half a millisecond's work, and they spin.
+        whole = np.empty(pictures.shape, np.float32)
+        for picture, out in zip(pictures, whole, strict=True):
+            np.divide(picture, np.float32(255), out=out)
+        scaled = torch.from_numpy(whole)
         is_video = self.reader.features[key].kind == "video"
         single = key not in self.delta_indices or (is_video and frames.shape[1] == 1)
         return scaled if single else scaled.reshape(*frames.shape, *scaled.shape[1:])
