@@ -20,7 +20,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python test-faults kill-loop soak memcheck fuzz fuzz-quick lint format bench \
+.PHONY: help demo test test-rust test-python test-faults kill-loop soak memcheck fuzz fuzz-archive fuzz-quick lint format bench \
 	bench-gate build wheel clean distclean
 
 help: ## Show the targets.
@@ -52,6 +52,9 @@ memcheck: ## Run the tests of the kernels, maps and output memory under valgrind
 
 fuzz: ## Fuzz manifest, segment table, sampler state and TensorDict metadata, SECONDS_EACH=1200; needs cargo-fuzz, no nightly toolchain.
 	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),$(or $(SECONDS_EACH),1200)))
+
+fuzz-archive: $(VENV)/.dev $(VENV)/.native ## Damaged and hostile archives and codecs, EXAMPLES=20000 of each kind.
+	ILTOOLS_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest tests/archive/test_codec_fuzz.py -q --timeout 0
 
 fuzz-quick: ## The same for 20 seconds each.
 	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),20))

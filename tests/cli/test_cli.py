@@ -1,6 +1,5 @@
 """The verbs of `iltools`, from raw files to a picture: output, JSON, exit codes, and nothing left after an error."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,36 +12,10 @@ import pytest
 pytest.importorskip("typer", reason="the command line needs the extra cli")
 
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter
-from iltools_datasets.cli import main
 from iltools_datasets.cli.opened import OpenedStore
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 JOINTS = 3
-
-
-class Outcome:
-    """Exit code and output of one command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def iltools(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: object) -> Outcome:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        code = stopped.value.code
-        return Outcome(0 if code is None else int(code), captured.out, captured.err)
-
-    return run
 
 
 def write_csv(path: Path, num_states: int, seed: int = 0) -> Path:

@@ -11,7 +11,6 @@ pytest.importorskip("typer", reason="the command line needs the extra cli")
 import zarr
 import zarr.codecs
 from iltools_datasets.archive import ArchiveWriter
-from test_cli import iltools  # noqa: F401
 
 CHECKED = {"crc32c": zarr.codecs.Crc32cCodec(), "gzip": zarr.codecs.GzipCodec()}
 UNCHECKED = {"none": None, "blosc": zarr.codecs.BloscCodec(), "zstd": zarr.codecs.ZstdCodec()}
@@ -45,7 +44,7 @@ def flip(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", UNCHECKED)
-def test_what_has_no_checksums_is_not_called_as_it_was_written(iltools: Any, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_what_has_no_checksums_is_not_called_as_it_was_written(iltools: Any, tmp_path: Path, name: str) -> None:
     archive = foreign(tmp_path / "a.zarr", UNCHECKED[name])
     if name == "none":
         flip(chunks(archive)[1])
@@ -58,7 +57,7 @@ def test_what_has_no_checksums_is_not_called_as_it_was_written(iltools: Any, tmp
 
 @pytest.mark.parametrize("shards", [None, (20, 3)])
 @pytest.mark.parametrize("name", CHECKED)
-def test_what_has_them_is_compared(iltools: Any, tmp_path: Path, name: str, shards: Any) -> None:  # noqa: F811
+def test_what_has_them_is_compared(iltools: Any, tmp_path: Path, name: str, shards: Any) -> None:
     archive = foreign(tmp_path / "a.zarr", CHECKED[name], shards)
     outcome = iltools("verify", archive)
     assert outcome.code == 0
@@ -69,7 +68,7 @@ def test_what_has_them_is_compared(iltools: Any, tmp_path: Path, name: str, shar
     assert [entry["key"] for entry in damaged.json["damages"]] == ["qpos"]
 
 
-def test_missing_chunks_are_printed(iltools: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_missing_chunks_are_printed(iltools: Any, tmp_path: Path) -> None:
     archive = foreign(tmp_path / "a.zarr", CHECKED["crc32c"])
     for file in chunks(archive)[1:3]:
         file.unlink()
@@ -80,7 +79,7 @@ def test_missing_chunks_are_printed(iltools: Any, tmp_path: Path) -> None:  # no
     assert iltools("verify", archive, "--json").json["missing_chunks"] == {"lab/walk/t0/qpos": 2}
 
 
-def test_an_archive_of_ours(iltools: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_an_archive_of_ours(iltools: Any, tmp_path: Path) -> None:
     with ArchiveWriter(tmp_path / "a.zarr") as writer:
         writer.add("lab", "walk", "t0", {"qpos": np.ones((5, 2))})
     outcome = iltools("verify", tmp_path / "a.zarr")
@@ -88,7 +87,7 @@ def test_an_archive_of_ours(iltools: Any, tmp_path: Path) -> None:  # noqa: F811
     assert "all as it was written" in outcome.out
 
 
-def test_what_was_not_looked_at_is_said(iltools: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_what_was_not_looked_at_is_said(iltools: Any, tmp_path: Path) -> None:
     archive = foreign(tmp_path / "a.zarr", CHECKED["crc32c"])
     root = zarr.open_group(archive, mode="r+")
     root.create_array("extra", data=np.ones(3))

@@ -67,6 +67,18 @@ SECTIONS: dict[str, dict[str, str]] = {
         "many columns": "a build within 150 MB and 1,024 descriptors, and reading with pread, too",
         "many clips": "names and segments cost the same however many there are",
     },
+    "what a file says is believed before it is compared": {
+        "archive that runs code": "codecs of Python objects are never asked; nothing is unpickled",
+        "archive that grows": "each stage of a chain is bounded before it decodes, here and in zarr-python",
+        "archive with links or pipes": "a chunk is a plain file of a possible size: an error, no wait, no memory",
+        "clip that is not what it claims": "told by its first bytes, with what to do; nothing is written",
+        "quaternions in another order": "refused until somebody says which, or stored right",
+    },
+    "a stale handle, and all checked before anything is asked": {
+        "archive replaced while open": "an error that says so; no zeros, no mixture, not called damage",
+        "clip that does not fit together": "an error when built, skipped when not strict; the archive opens",
+        "child forked while others read": "goes on with locks and threads of its own",
+    },
     "visible before it is durable": {
         "order of syncs": "data, then names, then the rename, then its directory; for everything that is published",
     },

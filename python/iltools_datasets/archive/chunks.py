@@ -74,6 +74,14 @@ def native_dtype(metadata: Mapping[str, Any]) -> np.dtype[Any] | None:
     return None if stored is None else stored.newbyteorder("=")
 
 
+def stated_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape that array metadata states; ValueError unless it is made of integers from 0 on."""
+    shape = metadata["shape"]
+    if not isinstance(shape, list | tuple) or any(type(extent) is not int or extent < 0 for extent in shape):
+        raise ValueError(f"impossible shape {shape!r:.80}")
+    return tuple(shape)
+
+
 def chunk_encoding(metadata: Mapping[str, Any]) -> ChunkEncoding | None:
     """Return how to decode the chunks that array metadata (v2 or v3) describes, or None if zarr-python has to."""
     dtype = _stored_dtype(metadata)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.archive.chunks import native_dtype
+from iltools_datasets.archive.chunks import native_dtype, stated_shape
 from iltools_datasets.archive.listing import Hierarchy, Metadata
 from iltools_datasets.archive.schema import PACKED_INDEX_KEYS, ArraySpec, is_per_state, longest_and_misfit
 from iltools_datasets.errors import SchemaError, SourceError
@@ -86,11 +86,9 @@ def find_clips(
 def _spec(where: str, node: Metadata) -> ArraySpec | None:
     try:
         dtype = native_dtype(node)
-        shape = tuple(int(extent) for extent in node["shape"])
+        shape = stated_shape(node)
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"{where}: damaged array metadata: {error}") from error
-    if any(extent < 0 for extent in shape):
-        raise SourceError(f"{where}: impossible shape {shape}")
     return ArraySpec(shape, dtype) if dtype is not None and is_per_state(dtype, shape) else None
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -117,16 +116,6 @@ def _file_bytes(known: Any) -> int:
     return int(prod(known.chunk_grid.chunk_shape) * (_FILTERED * known.dtype.to_native_dtype().itemsize + 64)) + (
         1 << 20
     )
-
-
-def chunk_keys(array: zarr.Array[Any], start: int, stop: int) -> Iterable[str]:
-    """Yield the files, below the array's directory, that hold rows [start, stop): chunks, or shards where there are."""
-    metadata: Any = array.metadata
-    outer = metadata.chunk_grid.chunk_shape
-    axes: list[Iterable[int]] = [range(start // outer[0], -(-stop // outer[0]))] if stop > start else [()]
-    axes += [range(-(-extent // size)) for extent, size in zip(array.shape[1:], outer[1:], strict=True)]
-    for index in product(*axes):
-        yield metadata.encode_chunk_key(index)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from iltools_datasets.archive.chunks import native_dtype
+from iltools_datasets.archive.chunks import native_dtype, stated_shape
 from iltools_datasets.archive.contents import Clip, find_clips
 from iltools_datasets.archive.held import HeldPlace, hold
 from iltools_datasets.archive.listing import Hierarchy, list_hierarchy
@@ -232,7 +232,7 @@ class ArchiveReader:
         path, first = clip.place(key)
         node = self._nodes[path]
         rows, dtype = clip.keys[key].shape[0], clip.keys[key].dtype
-        spec = ArraySpec(tuple(node["shape"]), dtype)
+        spec = ArraySpec(stated_shape(node), dtype)
         if not rows:
             return RowRange(path, node, spec, 0, 0)
         return RowRange(path, node, spec, first + min(start, rows), first + min(stop, rows))
@@ -246,7 +246,7 @@ class ArchiveReader:
         node = self._nodes[path]
         dtype = native_dtype(node)
         assert dtype is not None
-        spec = ArraySpec(tuple(node["shape"]), dtype)
+        spec = ArraySpec(stated_shape(node), dtype)
         return self._rows.read([RowRange(path, node, spec, 0, spec.shape[0])])[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, product
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from iltools_datasets._base.forks import renew_in_child
 from iltools_datasets.archive.chunks import ChunkEncoding, chunk_encoding
 from iltools_datasets.archive.codecs import codecs_of, has_checksum
-from iltools_datasets.archive.foreign import chunk_keys, open_foreign
+from iltools_datasets.archive.foreign import open_foreign
 from iltools_datasets.archive.held import HeldPlace
 from iltools_datasets.archive.listing import read_array_metadata
 from iltools_datasets.archive.schema import ArraySpec
@@ -31,6 +31,9 @@ _MAX_THREADS = 16
 _LARGE_CHUNK = 256 << 20
 _CHUNK_OF_ARRAY = 16
 """A large chunk that is so many times as large as its whole array was not made by anybody who had the array."""
+_MOST_CHUNKS = 1 << 22
+_LARGE_READ = 1 << 30
+_SAMPLES = 64
 _DAMAGE = (ValueError, RuntimeError, OSError, MemoryError, ArithmeticError, KeyError, TypeError)
 
 
@@ -101,7 +104,10 @@ class RowReader:
 
     def is_checked(self, metadata: Mapping[str, Any]) -> bool:
         """Tell whether what is read of an array is compared with a checksum, its own or the zip's it lies in."""
-        return self._place.is_checked or has_checksum(codecs_of(metadata))
+        try:
+            return self._place.is_checked or has_checksum(codecs_of(metadata))
+        except (KeyError, TypeError, AttributeError):
+            return False  # damaged metadata, which reading the array will say
 
     def read(self, ranges: Sequence[RowRange]) -> list[NDArray[Any]]:
         """Return the rows of each range as fresh, writable arrays in native byte order.
@@ -164,7 +170,7 @@ class RowReader:
     def _encoding(self, rows: RowRange) -> ChunkEncoding | None:
         try:
             encoding = chunk_encoding(rows.metadata)
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
             raise SourceError(f"{self._place}/{rows.path}: damaged array metadata: {error}") from error
         if encoding is not None:
             self._refuse_chunk_shape(rows, encoding.chunk_shape)
@@ -181,13 +187,31 @@ class RowReader:
 
     def _refuse_impossible(self, rows: RowRange, encoding: ChunkEncoding) -> None:
         # Before memory is asked for: metadata that promises more than was written must not allocate terabytes.
-        if not self.all_chunks_written or 0 in rows.shape or prod(rows.shape) <= prod(encoding.chunk_shape):
+        if 0 in rows.shape or prod(rows.shape) <= prod(encoding.chunk_shape):
+            return
+        if not self.all_chunks_written:
+            self._refuse_nothing_but_claims(rows, encoding.chunk_shape, encoding.key)
             return
         ends = (rows.stop, *rows.spec.shape[1:])
         last = tuple((end - 1) // size for end, size in zip(ends, encoding.chunk_shape, strict=True))
         key = encoding.key(last)
         if not self._place.exists(f"{rows.path}/{key}"):
             raise self._missing_error(rows, key)
+
+    def _refuse_nothing_but_claims(
+        self, rows: RowRange, chunk_shape: tuple[int, ...], key_of: Callable[[tuple[int, ...]], str]
+    ) -> None:
+        """Raise SourceError for gigabytes of which nothing was written, where chunks may be missing."""
+        axes = _chunk_axes(rows, chunk_shape)
+        count = prod(axis.stop - axis.start for axis in axes)  # len() of a lie may not fit
+        size = prod(rows.shape) * rows.spec.dtype.itemsize
+        claim = f"{self._place}/{rows.path}: claims {size} bytes in {count} chunks"
+        if count > _MOST_CHUNKS:
+            raise SourceError(f"{claim}, which nobody wrote")
+        if size > _LARGE_READ:
+            spread = (tuple(axis[len(axis) * at // _SAMPLES] for axis in axes) for at in range(_SAMPLES))
+            if not any(self._place.exists(f"{rows.path}/{key_of(index)}") for index in spread):
+                raise SourceError(f"{claim}, of which none is there")
 
     def _allocate(self, rows: RowRange) -> NDArray[Any]:
         try:
@@ -258,13 +282,16 @@ class RowReader:
         where = f"{self._place}/{rows.path}"
         try:
             array = open_foreign(self._place, rows.path, rows.metadata)
-            self._refuse_chunk_shape(rows, array.metadata.chunk_grid.chunk_shape)
+            chunk_shape = array.metadata.chunk_grid.chunk_shape
+            self._refuse_chunk_shape(rows, chunk_shape)
+            self._refuse_nothing_but_claims(rows, chunk_shape, array.metadata.encode_chunk_key)
             out[...] = array[rows.start : rows.stop]
-            keys = chunk_keys(array, rows.start, rows.stop)
+            indices = () if 0 in rows.shape else product(*_chunk_axes(rows, chunk_shape))
+            keys = map(array.metadata.encode_chunk_key, indices)  # of shards, where there are some
             absent = [(rows, key) for key in keys if not self._place.exists(f"{rows.path}/{key}")]
-        except _DAMAGE as error:
-            if isinstance(error, SourceError):
-                raise
+        except SourceError:
+            raise
+        except Exception as error:  # zarr-python trusts its metadata; what it raises for a hostile one is any error
             self._refuse_replaced(rows.path, rows)
             raise ArchiveCorruptError(f"{where}: zarr cannot read it: {error}") from error
         self._refuse_replaced(rows.path, rows)
@@ -286,9 +313,11 @@ def _layout_of(metadata: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _chunk_indices(rows: RowRange, encoding: ChunkEncoding) -> Iterable[tuple[int, ...]]:
-    if 0 in rows.shape:
-        return ()
-    first, *others = encoding.chunk_shape
-    axes: list[Iterable[int]] = [range(rows.start // first, -(-rows.stop // first))]
-    axes += [range(-(-extent // size)) for extent, size in zip(rows.spec.shape[1:], others, strict=True)]
-    return product(*axes)
+    return () if 0 in rows.shape else product(*_chunk_axes(rows, encoding.chunk_shape))
+
+
+def _chunk_axes(rows: RowRange, chunk_shape: tuple[int, ...]) -> list[range]:
+    """Return the numbers of the chunks along each axis that a range of rows lies in."""
+    first, *others = chunk_shape
+    axes = [range(rows.start // first, -(-rows.stop // first))]
+    return axes + [range(-(-extent // size)) for extent, size in zip(rows.spec.shape[1:], others, strict=True)]

@@ -301,7 +301,7 @@ _RECOGNISERS: tuple[Callable[[Path, bytes, bytes], Kind | None], ...] = (
 
 
 def _kind_of_directory(path: Path) -> Kind | None:
-    for recognise in (_lerobot, _rlds, _rosbag2, _hugging_face, _store):
+    for recognise in (_lerobot, _rlds, _rosbag2, _hugging_face, _store, _zarr):
         if (kind := recognise(path)) is not None:
             return kind
     return None
@@ -345,6 +345,17 @@ def _store(path: Path) -> Kind | None:
     if manifest.is_file() and any(path.glob("data-*")):
         return Kind("is a store, built from an archive already", "sample it, or export the raw files it came from")
     return None
+
+
+def _zarr(path: Path) -> Kind | None:
+    if (path / ".zarray").is_file():
+        return Kind("is a single Zarr array", "a group with data/ and meta/episode_ends is expected")
+    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+        return None
+    return Kind(
+        "is a Zarr group without meta/episode_ends",
+        "if it holds <dataset_source>/<motion>/<trajectory>/<key> it is an archive already: iltools info shows it",
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -85,13 +85,6 @@ def _short(path: Path, root: Path) -> str:
 
 
 def _what_is_in(path: Path) -> str:
-    if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
-        return (
-            "a Zarr group without meta/episode_ends; if it holds <dataset_source>/<motion>/<trajectory>/<key> it is an "
-            "archive already: iltools info shows it"
-        )
-    if (path / ".zarray").is_file():
-        return "a single Zarr array, expected a group with data/ and meta/episode_ends"
     lines = describe_passed_over(path, below(path, lambda entry: entry != path and kind_of(entry) is not None))
     found = "; ".join(line.removeprefix(f"{path}: passed over ") for line in lines)
     return f"nothing of a known format: {found}" if found else "nothing of a known format: it holds no files"

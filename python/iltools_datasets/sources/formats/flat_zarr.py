@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.archive.chunks import native_dtype
+from iltools_datasets.archive.chunks import native_dtype, stated_shape
 from iltools_datasets.archive.foreign import missing_codec, refuse_objects
 from iltools_datasets.archive.held import hold
 from iltools_datasets.archive.listing import Hierarchy, list_hierarchy
@@ -106,7 +106,7 @@ class FlatZarrSource(ToldSource):
 def _spec(where: str, node: Mapping[str, Any]) -> tuple[ArraySpec | None, str]:
     """Return shape and dtype of an array with a row of numbers per step, or None and why it is none."""
     try:
-        dtype, shape = native_dtype(node), tuple(int(extent) for extent in node["shape"])
+        dtype, shape = native_dtype(node), stated_shape(node)
         missing = missing_codec(node)
         refuse_objects(where, node)
     except SourceError as error:
@@ -137,7 +137,10 @@ def _episode_ends(
     node = hierarchy.arrays.get(_EPISODE_ENDS)
     if node is None:
         raise SourceError(f"{path}: no {_EPISODE_ENDS}")
-    dtype, shape = native_dtype(node), tuple(node["shape"])
+    try:
+        dtype, shape = native_dtype(node), stated_shape(node)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{path}: {_EPISODE_ENDS}: damaged array metadata: {error}") from error
     if dtype is None or dtype.kind not in "iu" or len(shape) != 1 or not shape[0]:
         raise SourceError(f"{path}: {_EPISODE_ENDS} must be integers [episodes], found {dtype} {list(shape)}")
     ends = rows.read([RowRange(_EPISODE_ENDS, node, ArraySpec(shape, dtype), 0, shape[0])])[0].astype(np.int64)
