@@ -382,6 +382,16 @@ def test_goes_to_another_process(storage: TrajectoryStorage, data: TensorDict, m
     child.join()
 
 
+def test_goes_to_a_spawned_process_where_fork_is_the_default(store: TrajectoryStore, data: TensorDict) -> None:
+    # What the default is was decided when somebody first asked, maybe before torchrl was imported, which wants "spawn".
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        test_goes_to_another_process(TrajectoryStorage(store), data, "spawn")
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
 def test_bfloat16_comes_back_as_bfloat16(tmp_path: Path) -> None:
     values = torch.randn(6, 3).to(torch.bfloat16)
     TensorDict({"x": values, ("next", "done"): torch.ones(6, 1, dtype=torch.bool)}, [6]).memmap(tmp_path / "td")
