@@ -1,8 +1,9 @@
 """From the JSON of `make bench` to the table and the picture of docs/performance.md and the README.
 
 python benches/report.py benches/results/bench.json docs/performance.md README.md --picture docs/performance.png
-replaces what stands between `<!-- table -->` and `<!-- end of table -->` in each file; a file that holds
-`<!-- table: tight loop -->` gets the rows of that situation, and those without one, alone.
+replaces what stands between `<!-- table of: mgr.buffer, *; slices * -->` and `<!-- end of table -->` in each file with the rows
+whose workload is one of these, but for those after a rest or a torch op; `<!-- table -->` gets all that no other table of its
+file has asked for. A table of which nothing was measured stays.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 Rows = list[dict[str, Any]]
 
 
-def markdown(document: dict[str, Any], situation: str | None) -> str:
-    rows: Rows = document["rows"]
-    if situation is not None:
-        rows = [row for row in rows if not row["situation"].startswith("after a ") and row["unit"] == "x"]
+def is_tight(row: dict[str, Any]) -> bool:
+    return not row["situation"].startswith("after a ")
+
+
+def asked_for(rows: Rows, patterns: str) -> Rows:
+    return [row for row in rows if any(fnmatchcase(row["workload"], pattern) for pattern in patterns.split("; "))]
+
+
+def markdown(document: dict[str, Any], rows: Rows) -> str:
     lines = ["| workload | situation | ours | peer | ratio (range) | target | met |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         unit = "x" if row["unit"] == "x" else f" {row['unit']}".rstrip()
@@ -39,7 +46,7 @@ def label(row: dict[str, Any]) -> str:
 def picture(document: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    rows = [row for row in document["rows"] if row["unit"] == "x" and not row["situation"].startswith("after a ")]
+    rows = [row for row in document["rows"] if row["unit"] == "x" and is_tight(row)]
     figure = Figure(figsize=(10, 0.34 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(rows):
@@ -68,11 +75,16 @@ def main() -> None:
     document = json.loads(options.results.read_text())
     for path in options.documents:
         text = path.read_text()
+        rest: Rows = document["rows"]
+        for patterns in re.findall(r"<!-- table of: (.*?) -->", text):
+            claimed = asked_for(document["rows"], patterns)
+            rest = [row for row in rest if row not in claimed]
 
-        def filled(found: re.Match[str]) -> str:
-            return f"{found[1]}\n{markdown(document, found[2])}\n<!-- end of table -->"
+        def filled(found: re.Match[str], rest: Rows = rest) -> str:
+            rows = [row for row in asked_for(document["rows"], found[2]) if is_tight(row)] if found[2] else rest
+            return f"{found[1]}\n{markdown(document, rows)}\n<!-- end of table -->" if rows else found[0]
 
-        text, count = re.subn(r"(<!-- table(?:: ([^>]*?))? -->).*?<!-- end of table -->", filled, text, flags=re.DOTALL)
+        text, count = re.subn(r"(<!-- table(?: of: (.*?))? -->).*?<!-- end of table -->", filled, text, flags=re.DOTALL)
         if not count:
             parser.error(f"{path}: no '<!-- table -->' ... '<!-- end of table -->'")
         path.write_text(text)
