@@ -1,9 +1,9 @@
 """From the JSON of `make bench` to the table and the picture of docs/performance.md and the README.
 
 python benches/report.py benches/results/bench.json docs/performance.md README.md --picture docs/performance.png
-replaces what stands between `<!-- table of: mgr.buffer, *; slices * -->` and `<!-- end of table -->` in each file with the rows
-whose workload is one of these, but for those after a rest or a torch op; `<!-- table -->` gets all that no other table of its
-file has asked for. A table of which nothing was measured stays.
+replaces what stands between `<!-- table of: mgr.buffer, *; slices * -->` and `<!-- end of table -->` in each file with
+the rows whose workload is one of these, but for those after a rest or a torch op; `<!-- table -->` gets all that no
+other table of its file has asked for. A table of which nothing was measured stays.
 """
 
 from __future__ import annotations

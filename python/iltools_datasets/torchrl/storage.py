@@ -217,8 +217,9 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         state: dict[str, Any] = super().__getstate__()
         for name in ("_storage", "fields", "_known", "_bfloat16", "_layout", "_count", "_rows_like"):
             del state[name]
-        # Nothing in here ever changes, so nothing has to be shared with the process that this goes to; and a lock of the
-        # default context ("fork" where multiprocessing was used before torchrl was imported) does not go to a spawned one.
+        # Nothing in here ever changes, so nothing has to be shared with the process that this goes to; and a lock of
+        # the default context ("fork" where multiprocessing was used before torchrl was imported) would keep it from
+        # going to a spawned one.
         for name in ("_len_value", "_mutation_revision_value", "_last_cursor_index_value"):
             state.pop(name, None)
         return {**state, "len__context": self._count}
