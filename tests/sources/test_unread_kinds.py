@@ -83,7 +83,7 @@ KINDS = {
     "packed.joblib": (b"x\x9c" + bytes(range(200)), "a compressed pickle", "never read"),
     "renamed.csv": (pickle.dumps(retargeted()), "a pickle, by its keys retargeted motion of GMR", "never read"),
     "amp.npy": (npy(np.array({"rotation": 1, "skeleton_tree": 2}, dtype=object)), "motion of poselib", "convert"),
-    "roll.npy": (npy(np.array({"observations": 1, "actions": 2}, dtype=object)), "roll-outs of an expert", "convert"),
+    "roll.pkl": (pickle.dumps({"observations": 1, "actions": 2}), "roll-outs of an expert", "convert"),
     "plain.npy": (npy(np.zeros((7, 36))), r"one array of numpy, shape \(7, 36\)", "convert"),
     "motion.pt": (zipped(motion__data__pkl=b"", **{"motion/data.pkl": b"\x80\x02}."}), "file of torch", "never read"),
     "robomimic.hdf5": (hdf5("data", "demo_0", "demo_1", "env_args"), "HDF5 file that looks like .*robomimic", "h5py"),
@@ -168,7 +168,7 @@ def test_in_a_folder_they_are_passed_over_with_a_line_each_kind(tmp_path):
     report = export(open_sources([data]), tmp_path / "a.zarr")
     assert report.formats == {"motion-npz": 1}
     text = "\n".join(report.notes)
-    assert "passed over 10 .pkl files (boom.pkl, dance0.pkl, dance1.pkl, ...): " in text
+    assert "passed over 11 .pkl files (boom.pkl, dance0.pkl, dance1.pkl, ...): " in text
     assert "pickles are never read" in text
     assert "passed over 2 files (LICENSE, README.md) of no known format" in text
     for name in wanted:

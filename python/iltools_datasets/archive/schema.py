@@ -19,6 +19,9 @@ TRANSITION_KEYS = frozenset(
 )
 """Keys that may have one row less than the states, because they belong to the step between two of them."""
 
+ROWS_ATTRIBUTE, ROWS_ARE_TRANSITIONS = "rows", "transitions"
+"""An attribute of a trajectory, and its value where each row is a step whose next state nobody recorded."""
+
 PACKED_INDEX_KEYS = ("start", "length")
 """Arrays of a packed motion that say where each trajectory's rows lie; no trajectory may use these names."""
 
@@ -58,7 +61,7 @@ class Trajectory:
         traj_id: number within the task, restarting at 0, natural order of the names.
         name: its name in the archive.
         path: `<dataset_source>/<motion>/<name>`.
-        num_states: T, the number of states.
+        num_states: T, the number of states, or of rows.
         keys: the arrays, each `[T, ...]` or, for a key of `TRANSITION_KEYS`, possibly `[T - 1, ...]`.
         attributes: what its source said about it (rate, joint names, quaternion order, provenance).
         misfit: what does not fit together (an array of another length), None where all does. Whoever uses the arrays
@@ -73,6 +76,16 @@ class Trajectory:
     keys: Mapping[str, ArraySpec]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     misfit: str | None = None
+
+    @property
+    def lacks_next(self) -> bool:
+        """Whether each row is a transition whose next state is not known, so that rows do not follow each other."""
+        return self.attributes.get(ROWS_ATTRIBUTE) == ROWS_ARE_TRANSITIONS
+
+    @property
+    def num_transitions(self) -> int:
+        """T - 1, or T where each row is a transition by itself."""
+        return self.num_states if self.lacks_next else self.num_states - 1
 
     @property
     def dataset_source(self) -> str:

@@ -64,7 +64,7 @@ def _document(opened: Opened) -> dict[str, Any]:
         "kind": opened.kind,
         "num_clips": len(opened.clips),
         "num_states": sum(clip.num_states for clip in opened.clips),
-        "num_transitions": sum(clip.num_states - 1 for clip in opened.clips),
+        "num_transitions": sum(clip.num_transitions for clip in opened.clips),
         "seconds": _seconds(opened),
         "bytes_on_disk": opened.bytes_on_disk,
         "array_bytes": opened.array_bytes,
@@ -87,11 +87,15 @@ def _document(opened: Opened) -> dict[str, Any]:
 def _present(opened: Opened, console: Console) -> None:
     console.print(heading(opened.path, opened.kind), soft_wrap=True)
     lengths = [clip.num_states for clip in opened.clips]
+    num_transitions = sum(clip.num_transitions for clip in opened.clips)
+    states = "transitions" if opened.clips[0].lacks_next else "states"
     seconds = _seconds(opened)
     rates = sorted({clip.fps for clip in opened.clips if clip.fps is not None})
     rows = [
-        ("clips", f"{len(lengths):,} of {min(lengths):,} to {max(lengths):,} states"),
-        ("states", f"{sum(lengths):,}, so {sum(lengths) - len(lengths):,} transitions"),
+        ("clips", f"{len(lengths):,} of {min(lengths):,} to {max(lengths):,} {states}"),
+        ("states", f"{sum(lengths):,}, so {num_transitions:,} transitions")
+        if states == "states"
+        else ("transitions", f"{num_transitions:,}, of which the next state is not known"),
     ]
     if opened.bytes_on_disk is not None:
         ratio = f", {opened.bytes_on_disk / opened.array_bytes:.2f} times the arrays" if opened.array_bytes else ""

@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """One clip: the name of its task, its own name, T, and the states per second it declares."""
+    """One clip: the name of its task, its own name, T, and the states per second it declares.
+
+    `lacks_next` says that its T rows are transitions whose next states are not known.
+    """
 
     task: str
     name: str
     num_states: int
     fps: float | None
+    lacks_next: bool = False
+
+    @property
+    def num_transitions(self) -> int:
+        """Steps from one state to the next, or rows that are such steps."""
+        return self.num_states if self.lacks_next else self.num_states - 1
 
     @property
     def path(self) -> str:

@@ -118,7 +118,9 @@ class OpenedArchive:
         if not trajectories:
             raise SourceError(f"{path}: holds no trajectory; expected <dataset_source>/<motion>/<trajectory>/<key>")
         self.clips = [
-            ClipInfo(names[entry.task_id], entry.name, entry.num_states, declared_rate(entry.attributes))
+            ClipInfo(
+                names[entry.task_id], entry.name, entry.num_states, declared_rate(entry.attributes), entry.lacks_next
+            )
             for entry in trajectories
         ]
         self.numbers: Sequence[int] = range(len(self.clips))
@@ -154,12 +156,14 @@ class OpenedStore:
         self.path = path
         self._store = store = TrajectoryStore.open(path)
         names = store.task_names
+        has_states = any(store.successor(key) is not None for key in store.keys)
         self.clips = [
             ClipInfo(
                 names.get(segment.task_id, f"task {segment.task_id}"),
                 name or f"trajectory {segment.traj_id}",
-                segment.length + 1,
+                segment.length + has_states,
                 None,
+                not has_states,
             )
             for segment, name in zip(store.segments, store.trajectory_names, strict=True)
         ]

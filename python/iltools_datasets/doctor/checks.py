@@ -27,8 +27,8 @@ _JOINT_VELOCITIES = frozenset(VELOCITY_OF[key] for key, name in NAMES.items() if
 
 
 def check_length(motion: Motion) -> Iterator[Finding]:
-    """Find clips of one frame: they have no transition."""
-    if motion.num_states < 2:
+    """Find clips of one frame: they have no transition, unless it is one by itself."""
+    if motion.num_states < 2 and not motion.lacks_next:
         yield Finding("length", motion.clip, None, 0, f"has {motion.num_states} frame, a transition needs two")
 
 

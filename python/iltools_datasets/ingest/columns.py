@@ -49,10 +49,10 @@ def arrange(
 
     action_name = action_key(trajectory, options)
     if action_name is None:
-        transitions["action"] = np.zeros((num_states - 1, 1), dtype=np.float32)
+        transitions["action"] = np.zeros((trajectory.num_transitions, 1), dtype=np.float32)
     else:
         # The action of the last state leads to no state of the clip.
-        action = arrays[action_name][: num_states - 1]
+        action = arrays[action_name][: trajectory.num_transitions]
         transitions["action"] = _converted(
             trajectory, action_name, action, stored_dtype(action.dtype, options.float_dtype), options
         )
@@ -63,7 +63,8 @@ def arrange(
             _converted(trajectory, key, arrays[key], plan.mixed_concat, options).reshape(num_states, -1)
             for key in options.obs_keys
         ]
-        states[options.concat_obs_to_key] = np.concatenate(parts, axis=1)
+        group = transitions if trajectory.lacks_next else states
+        group[options.concat_obs_to_key] = np.concatenate(parts, axis=1)
     return SegmentArrays(states, transitions)
 
 

@@ -12,9 +12,14 @@ _MOST_AXES = 3  # rows of numbers or of points; images are no default observatio
 def default_obs_keys(reader: ArchiveReader) -> list[str]:
     """Return qpos and qvel if the first clip has both, else all its floating-point rows per state.
 
+    Of an expert's transitions the observation is the one that is called so.
+
     Raises MissingKeyError if it has none.
     """
-    keys = reader.trajectories[0].keys if reader.trajectories else {}
+    first = reader.trajectories[0] if reader.trajectories else None
+    keys = first.keys if first is not None else {}
+    if first is not None and first.lacks_next and "observation" in keys:
+        return ["observation"]
     if {"qpos", "qvel"} <= set(keys):
         return ["qpos", "qvel"]
     rows = [

@@ -59,10 +59,11 @@ class FlagPlan:
     def columns(self, trajectory: Trajectory, arrays: Mapping[str, np.ndarray]) -> dict[Key, NDArray[np.bool_]]:
         """Return the stored flags of one trajectory, bool [T-1, 1] each.
 
-        done holds where either flag holds, and at the last transition: there the clip ends, whatever the flags say.
+        done holds where either flag holds, and at the last transition: there the clip ends, whatever the flags say;
+        unless its rows are transitions by themselves, of which nobody knows where an episode ended.
         """
-        ended = np.zeros((trajectory.num_states - 1, 1), dtype=np.bool_)
-        ended[-1] = True
+        ended = np.zeros((trajectory.num_transitions, 1), dtype=np.bool_)
+        ended[-1] = not trajectory.lacks_next
         columns: dict[Key, NDArray[np.bool_]] = {}
         if self.terminated:
             key = source_key(trajectory, TERMINATED_NAMES)
@@ -146,4 +147,4 @@ def _per_transition(trajectory: Trajectory, key: str, flag: np.ndarray) -> NDArr
         if odd.any():
             row = int(np.flatnonzero(odd)[0])
             raise SourceError(f"{where(trajectory)}, key {key!r}, row {row}: expected 0 or 1, found {column[row, 0]}")
-    return np.ascontiguousarray(column[len(flag) - (trajectory.num_states - 1) :], dtype=np.bool_)
+    return np.ascontiguousarray(column[len(flag) - trajectory.num_transitions :], dtype=np.bool_)

@@ -47,7 +47,8 @@ def build_store(
 ) -> tuple[Path, BuildReport]:
     """Build the store of an archive and return its path and a report of what was exported and what was skipped.
 
-    A trajectory of T states becomes T - 1 transitions: state t, action t, state t + 1 under `("next", key)`. What the
+    A trajectory of T states becomes T - 1 transitions: state t, action t, state t + 1 under `("next", key)`. One whose
+    rows are transitions (`Trajectory.lacks_next`) becomes T of them, without a next, and no flag is inferred. What the
     trajectories say of rates, names and kinds goes into `store.attributes["motion"]`.
 
     Args:
@@ -173,7 +174,7 @@ def _provenance(reader: ArchiveReader, options: ExportOptions, plan: ExportPlan)
 def _report(
     reader: ArchiveReader, plan: ExportPlan, options: ExportOptions, store: TrajectoryStore, seconds: float
 ) -> BuildReport:
-    unflagged = sum(source_key(trajectory, TERMINATED_NAMES) is None for trajectory in plan.trajectories)
+    unflagged = sum(source_key(clip, TERMINATED_NAMES) is None and not clip.lacks_next for clip in plan.trajectories)
     return BuildReport(
         source=str(reader.path),
         store=str(store.path),

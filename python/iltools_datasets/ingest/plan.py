@@ -37,8 +37,9 @@ class ExportPlan:
     """The layout of the store and the trajectories that go into it.
 
     `columns` maps a name in the archive to its column. The action and the flags are not in it: each trajectory has its
-    own name for them. `mixed_concat` is the dtype of the concatenation where the observation's parts differ in dtype
-    (it then is a column of its own), else None. `motion` is what the clips say of their motion together.
+    own name for them. `mixed_concat` is the dtype of the concatenation where it is a column of its own, because the
+    observation's parts differ in dtype or rows are transitions, else None. `motion` is what the clips say of their
+    motion together.
     """
 
     trajectories: list[Trajectory]
@@ -79,7 +80,7 @@ def plan_export(trajectories: Iterable[Trajectory], options: ExportOptions) -> E
                 raise
             skipped.append(SkippedTrajectory(trajectory.path, str(error)))
             continue
-        if num_states < 2:
+        if trajectory.num_transitions < 1:
             skipped.append(SkippedTrajectory(trajectory.path, f"{num_states} states: a transition needs two"))
             continue
         kept.append(trajectory)
@@ -149,6 +150,7 @@ def _agreeing(
         try:
             for key in options.obs_keys:
                 _check_signature(trajectory, key, first, key)
+            _check_rows(trajectory, first)
             _check_action(trajectory, first, first_action, options)
             motion.add(trajectory)
         except IltoolsError as error:
@@ -158,6 +160,12 @@ def _agreeing(
         else:
             agreeing.append(trajectory)
     return agreeing
+
+
+def _check_rows(trajectory: Trajectory, first: Trajectory) -> None:
+    if trajectory.lacks_next != first.lacks_next:
+        kinds = [f"a row per {'transition' if clip.lacks_next else 'state'}" for clip in (first, trajectory)]
+        raise SchemaError(f"{where(trajectory)}: expected {kinds[0]} as in {first.path}, found {kinds[1]}")
 
 
 def _check_signature(trajectory: Trajectory, key: str, first: Trajectory, first_key: str) -> None:
@@ -219,8 +227,9 @@ def _column(key: str, kept: Sequence[Trajectory], options: ExportOptions) -> Col
 def _kind(trajectory: Trajectory, key: str) -> Kind:
     rows = trajectory.keys[key].shape[0]
     if rows == trajectory.num_states:
-        return "state"
-    if rows != trajectory.num_states - 1 or (trajectory.misfit is not None and key not in TRANSITION_KEYS):
+        return "transition" if trajectory.lacks_next else "state"
+    is_step = rows == trajectory.num_states - 1 and (trajectory.misfit is None or key in TRANSITION_KEYS)
+    if trajectory.lacks_next or not is_step:
         raise SchemaError(f"{where(trajectory)}, key {key!r}: expected {trajectory.num_states} rows, found {rows}")
     return "transition"
 
@@ -249,7 +258,7 @@ def _lay_out(
     parts = [columns[key].key for key in options.obs_keys]
     concatenated = [] if name is None or parts == [name] else [name]
     dtypes = {columns[key].dtype for key in options.obs_keys}
-    if concatenated and len(dtypes) == 1:
+    if concatenated and len(dtypes) == 1 and not kept[0].lacks_next:
         concat[concatenated[0]] = parts
     elif concatenated:
         mixed = np.result_type(*([dtype for dtype in dtypes if dtype.kind == "f"] or dtypes))

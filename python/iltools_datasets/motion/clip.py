@@ -45,7 +45,10 @@ class Rotations:
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """One clip: its place, what it declares, and every array by what it is. `fps` is None where no rate is declared."""
+    """One clip: its place, what it declares, and every array by what it is. `fps` is None where no rate is declared.
+
+    `lacks_next` says that its rows are transitions, not states that follow each other.
+    """
 
     clip: str
     num_states: int
@@ -54,6 +57,7 @@ class Motion:
     attributes: Mapping[str, Any]
     coordinates: tuple[Coordinates, ...]
     rotations: tuple[Rotations, ...]
+    lacks_next: bool = False
 
     @property
     def has_velocities(self) -> bool:
@@ -85,6 +89,7 @@ def see_motion(trajectory: Trajectory, arrays: Mapping[str, NDArray[Any]], fps: 
         trajectory.attributes,
         tuple(coordinates),
         tuple(rotations),
+        trajectory.lacks_next,
     )
 
 

@@ -27,6 +27,7 @@ _BUILT_IN = {
     "loco-mujoco-0.4": f"{_PACKAGE}.loco_mujoco_legacy_npz:LocoMujocoLegacySource",
     "motion-npz": f"{_PACKAGE}.motion_npz:MotionTrackingSource",
     "amp-npz": f"{_PACKAGE}.amp_npz:AmpSource",
+    "expert-npy": f"{_PACKAGE}.expert_rollouts:ExpertRolloutSource",
     "lerobot": f"{_PACKAGE}.lerobot:LeRobotSource",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets.archive.schema import TRANSITION_KEYS
+from iltools_datasets.archive.schema import ROWS_ARE_TRANSITIONS, ROWS_ATTRIBUTE, TRANSITION_KEYS
 from iltools_datasets.errors import SourceError
 from iltools_datasets.motion.kinds import Pieces, known_pieces
 from iltools_datasets.motion.kinematics import FREE_JOINT_DIFFERENCES, free_joint_velocity
@@ -27,7 +27,8 @@ def resample(recording: Recording, fps: float, where: str) -> Recording:
     whatever belongs to a step (actions, rewards) keep the value of the last frame before; a flag holds where it held at
     any frame since the last sample. Floats keep their dtype. The attributes say how it was done.
 
-    Raises SourceError, with `where`, if the recording does not say its rate or where its quaternions are.
+    Raises SourceError, with `where`, if the recording does not say its rate or where its quaternions are, or if its
+    rows are transitions.
     """
     if recording.fps is None:
         raise SourceError(f"{where}: cannot be resampled: its rate is not known")
@@ -37,6 +38,8 @@ def resample(recording: Recording, fps: float, where: str) -> Recording:
         raise SourceError(f"{where}: fps must be a positive number, got {fps}")
     if fps == recording.fps:
         return recording
+    if recording.attributes.get(ROWS_ATTRIBUTE) == ROWS_ARE_TRANSITIONS:
+        raise SourceError(f"{where}: cannot be resampled: its rows are transitions, which need not follow each other")
     states = max(len(array) for array in recording.arrays.values())
     times = sample_times(states, recording.fps, fps)
     known = _pieces(recording)

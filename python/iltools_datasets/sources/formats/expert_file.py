@@ -7,6 +7,8 @@ names is imported or called, and its arrays stay in the file until they are aske
 from __future__ import annotations
 
 import mmap
+import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +21,18 @@ from numpy.typing import NDArray
 from iltools_datasets._base.pickled_data import read_pickled_data
 from iltools_datasets.errors import SourceError, SourceNotFoundError
 
-__all__ = ["ROLLOUT_KEYS", "Rollouts", "check_rollouts", "holds_rollouts", "read_rollouts"]
+__all__ = ["REQUIRED_KEYS", "ROLLOUT_KEYS", "Rollouts", "check_rollouts", "holds_rollouts", "read_rollouts"]
 
-ROLLOUT_KEYS = ("observations", "actions", "action_mean", "action_sigma", "student_observations")
-"""Arrays `[T, N, width]`; the first two are always there."""
-_REQUIRED = ROLLOUT_KEYS[:2]
+ROLLOUT_KEYS = {
+    "observations": "observation",
+    "student_observations": "student_observation",
+    "actions": "action",
+    "action_mean": "action_mean",
+    "action_sigma": "action_sigma",
+}
+"""Arrays `[T, N, width]` of the file -> what an archive and a store call them."""
+REQUIRED_KEYS = ("observations", "actions")
+_OTHERS = ("valid_mask", "metadata")
 _HEAD = 1 << 16
 
 
@@ -35,16 +44,18 @@ class Rollouts:
         arrays: key of `ROLLOUT_KEYS` -> `[T, N, width]`, read-only views of the file.
         valid: bool [T, N], False where a row is no data; None if the file does not say.
         metadata: what the file says of itself; nothing here is believed.
+        unknown: what else the dictionary holds, which is not looked at.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     valid: NDArray[np.bool_] | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
         """(T, N)."""
-        steps, envs = self.arrays[_REQUIRED[0]].shape[:2]
+        steps, envs = self.arrays[REQUIRED_KEYS[0]].shape[:2]
         return steps, envs
 
 
@@ -54,9 +65,21 @@ def holds_rollouts(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         try:
-            return _is_one_object(file) and _REQUIRED[0].encode() in file.read(_HEAD)
+            is_one_object = _is_one_object(file)
         except ValueError:
             return False
+        # The other one may lie gigabytes further on.
+        head = file.read(_HEAD)
+    return is_one_object and any(text in head for key in REQUIRED_KEYS for text in _pickled(key))
+
+
+def _pickled(text: str) -> tuple[bytes, bytes]:
+    """Return how protocols up to 3, and later ones, write a short text."""
+    size = len(text)
+    return (
+        pickle.BINUNICODE + struct.pack("<I", size) + text.encode(),
+        pickle.SHORT_BINUNICODE + bytes([size]) + text.encode(),
+    )
 
 
 def read_rollouts(path: Path) -> Rollouts:
@@ -90,22 +113,24 @@ def check_rollouts(label: str, held: Mapping[Any, Any]) -> Rollouts:
     """
     arrays: dict[str, NDArray[Any]] = {}
     for key in ROLLOUT_KEYS:
-        if key not in held or (held[key] is None and key not in _REQUIRED):
-            if key in _REQUIRED:
+        if key not in held or (held[key] is None and key not in REQUIRED_KEYS):
+            if key in REQUIRED_KEYS:
                 raise SourceError(f"{label}: no {key!r}; there are {sorted(map(str, held))}")
             continue
         arrays[key] = _checked_array(label, key, held[key])
     steps = {key: array.shape[:2] for key, array in arrays.items()}
-    first = steps[_REQUIRED[0]]
+    reference = REQUIRED_KEYS[0]
+    first = steps[reference]
     for key, found in steps.items():
         if found != first:
             raise SourceError(
-                f"{label}, {key!r}: expected [{first[0]}, {first[1]}, ...] as in {_REQUIRED[0]!r}, found {list(found)}"
+                f"{label}, {key!r}: expected [{first[0]}, {first[1]}, ...] as in {reference!r}, found {list(found)}"
             )
     metadata = held.get("metadata", {})
     if not isinstance(metadata, Mapping):
         raise SourceError(f"{label}, 'metadata': expected a dictionary, found {type(metadata).__name__}")
-    return Rollouts(arrays, _checked_mask(label, held.get("valid_mask"), first), metadata)
+    unknown = tuple(str(key) for key in held if key not in (*ROLLOUT_KEYS, *_OTHERS))
+    return Rollouts(arrays, _checked_mask(label, held.get("valid_mask"), first), metadata, unknown)
 
 
 def _is_one_object(file: Any) -> bool:
