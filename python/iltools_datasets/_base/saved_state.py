@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,44 @@ from iltools_datasets._base.integers import checked_integer, checked_integers
 from iltools_datasets.errors import StateError
 
 UINT64_MAX = 2**64 - 1
+
+TakeOver = Callable[[], object]
+"""Takes over what was checked before."""
+
+
+class Changes:
+    """What a state of several parts changes: collected while all of it is checked, then made together or not at all."""
+
+    def __init__(self) -> None:
+        self._certain: list[TakeOver] = []
+        self._undoable: list[tuple[TakeOver, TakeOver]] = []
+
+    def add(self, change: TakeOver, undo: TakeOver | None = None) -> None:
+        """Note a change of one part.
+
+        Args:
+            change: makes it.
+            undo: brings back what was before, even where the change got stuck halfway. Without it the change has been
+                checked so far that it will not fail; it comes after all that might.
+        """
+        if undo is None:
+            self._certain.append(change)
+        else:
+            self._undoable.append((change, undo))
+
+    def make(self) -> None:
+        """Make the changes; one that raises leaves every part as it was."""
+        begun: list[TakeOver] = []
+        try:
+            for change, undo in self._undoable:
+                begun.append(undo)
+                change()
+            for change in self._certain:
+                change()
+        except BaseException:
+            for undo in reversed(begun):
+                undo()
+            raise
 
 
 class SavedState:

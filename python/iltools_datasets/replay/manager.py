@@ -327,7 +327,10 @@ class ExpertReplayManager(FollowsEnvs):
         Raises `StateError` or `StoreChangedError` for a damaged or impossible state or one of another store; everything
         is as it was then.
         """
-        cursors, sampler, batch_size = load_manager_state(state_dict, self.store, self.buffer, self._seed, self._share)
+        cursors, sampler, batch_size, changes = load_manager_state(
+            state_dict, self.store, self.buffer, self._seed, self._share
+        )
+        changes.make()
         self._cursors = cursors
         if isinstance(sampler, EpochUniformSampler):
             self._uniform_batch_size = batch_size

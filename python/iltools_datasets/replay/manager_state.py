@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.data.replay_buffers.samplers import Sampler
 
-from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets._base.saved_state import Changes, SavedState
 from iltools_datasets.errors import StateError, StoreChangedError
 from iltools_datasets.ranks import Rank
-from iltools_datasets.store.env_cursors import EnvCursors, saved_places
+from iltools_datasets.store.env_cursors import EnvCursors, FollowsEnvs, saved_places
 from iltools_datasets.store.trajectory_store import TrajectoryStore
+from iltools_datasets.torchrl.parts import prepare_state
 from iltools_datasets.torchrl.samplers.segments import (
     AssignedUniformSampler,
     EpochUniformSampler,
@@ -44,12 +46,13 @@ def save_manager_state(
 
 def load_manager_state(
     state: Mapping[str, Any], store: TrajectoryStore, buffer: TensorDictReplayBuffer, seed: int | None, share: Rank
-) -> tuple[EnvCursors | None, Sampler, int]:
-    """Return the cursors, the sampler and the batch size of a state, changing nothing but a custom sampler.
+) -> tuple[EnvCursors | None, Sampler, int, Changes]:
+    """Return the cursors, the sampler and the batch size of a state, and what the sampler takes over; nothing changes.
 
     `seed` and `share` are the manager's.
 
-    Raises `StateError` for a damaged or impossible state and `StoreChangedError` for one of another store.
+    Raises `StateError` for a damaged, impossible or contradictory state and `StoreChangedError` for one of another
+    store.
     """
     saved = SavedState(state, _KIND, _VERSION)
     if (uuid := saved.text("store")) != store.uuid:
@@ -75,8 +78,24 @@ def load_manager_state(
     sampler._rng = buffer._rng
     if "sampler" not in state:
         raise saved.refuse("sampler", "the state of a sampler")
-    sampler.load_state_dict(state["sampler"])
-    return cursors, sampler, batch_size
+    _check_agrees(saved, state["sampler"], store, cursors if isinstance(sampler, FollowsEnvs) else None)
+    changes = Changes()
+    prepare_state(changes, sampler, state["sampler"])
+    return cursors, sampler, batch_size, changes
+
+
+def _check_agrees(saved: SavedState, of_sampler: Any, store: TrajectoryStore, cursors: EnvCursors | None) -> None:
+    """Refuse a state whose sampler says other than the rest: of the store, and of the envs that it follows."""
+    if not isinstance(of_sampler, Mapping):
+        return
+    if of_sampler.get("store") not in (None, store.uuid):
+        raise saved.refuse("sampler", f"a sampler of the store {store.uuid}")
+    for name in ("segment", "step"):
+        own = [] if cursors is None else getattr(cursors, name).tolist()
+        if name in of_sampler and np.asarray(of_sampler[name], dtype=object).tolist() != own:
+            raise StateError(
+                f"state of {_KIND}: {name}: the manager's envs are at {own!r:.80}, its sampler's elsewhere"
+            )
 
 
 def _saved_cursors(saved: SavedState, store: TrajectoryStore) -> EnvCursors | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,22 @@ from torchrl.data.replay_buffers.storages import TensorStorage
 from torchrl.data.replay_buffers.storages.utils import _collate_id
 
 from iltools_datasets._base.integers import checked_integer
+from iltools_datasets._base.saved_state import Changes
 from iltools_datasets.errors import IltoolsError, StateError
-from iltools_datasets.torchrl.buffer_checkpoint import (
-    Settings,
-    checked_settings,
-    current_save,
-    load_tensors,
-    new_save,
-    save_tensors,
-)
+from iltools_datasets.torchrl.buffer_checkpoint import QUEUE, TRANSFORMS, current_save, new_save
+from iltools_datasets.torchrl.parts import prepare_directory, prepare_module, prepare_state
 from iltools_datasets.torchrl.samplers.base import SeededSampler
+from iltools_datasets.torchrl.saved_buffer import Settings, checked_settings
 from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
+from iltools_datasets.torchrl.tensor_files import save_tensors
 
 _COMPONENTS = ("storage", "sampler", "writer")
-_TRANSFORMS, _QUEUE = "transforms.pt", "prefetch.pt"
 
 
 class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[misc]
-    """TorchRL's buffer: same arguments, same results; change the import, nothing else. Checkpoints are its own.
+    """TorchRL's buffer: same arguments, same results; change the import, nothing else.
+
+    It reads TorchRL's checkpoints; its own are laid out otherwise.
 
     `sample()` goes straight from the sampler to the storage and the TensorDict where TorchRL's way there only checks
     and converts what needs neither; whatever is out of the ordinary (a sample unit, a collate function, a storage of
@@ -139,23 +137,25 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
                     (save / name).mkdir()
                     getattr(self, f"_{name}").dumps(save / name)
                 if transforms := self._transform.state_dict():
-                    save_tensors(transforms, save / _TRANSFORMS)
+                    save_tensors(transforms, save / TRANSFORMS)
                 if prefetch["queue"]:
-                    save_tensors(list(prefetch["queue"]), save / _QUEUE)
+                    save_tensors(list(prefetch["queue"]), save / QUEUE)
 
     def loads(self, path: str | Path) -> None:
-        """Continue where `dumps(path)` was called.
+        """Continue where `dumps(path)` was called, here or by TorchRL's own buffer.
+
+        Warns `RuntimeWarning` where TorchRL's sampler had an order that no seed gives: the epoch begins anew then.
 
         Raises:
-            StateError: there is no save, or it is damaged, or of another kind of sampler or data set. The buffer is
-                then as it was.
+            StateError: there is no save, or it is damaged, or of another kind of sampler or data set, or TorchRL's
+                buffer pickled batches into it. The buffer is then as it was.
             StoreChangedError: it is of another store; likewise.
         """
         self._init_if_delayed()
-        save, settings = current_save(Path(path))
-        transforms = load_tensors(save / _TRANSFORMS) if (save / _TRANSFORMS).exists() else {}
-        queue = load_tensors(save / _QUEUE) if (save / _QUEUE).exists() else []
-        self._take_over(lambda name, part: part.loads(save / name), transforms, settings, queue)
+        with self._taking_over() as changes, current_save(Path(path)) as saved:
+            for name in _COMPONENTS:
+                prepare_directory(changes, getattr(self, f"_{name}"), saved.directory / name, saved.of_torchrl)
+            self._take_over(changes, saved.transforms, saved.settings, saved.queue)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where `state_dict()` was called; raises as `loads` does."""
@@ -173,40 +173,40 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             raise StateError(f"state of a buffer: _prefetch_state: expected a queue, found {prefetch!r:.80}")
         queue = () if prefetch is None else self._clone_prefetch_result(prefetch["queue"])
 
-        def load(name: str, part: Any) -> None:
-            part.load_state_dict(state_dict[f"_{name}"])
-
-        self._take_over(load, state_dict["_transforms"], settings, queue)
+        with self._taking_over() as changes:
+            for name in _COMPONENTS:
+                prepare_state(changes, getattr(self, f"_{name}"), state_dict[f"_{name}"])
+            self._take_over(changes, state_dict["_transforms"], settings, queue)
 
     def _init_if_delayed(self) -> None:
         if self._delayed_init and not self.initialized:
             self._init()
 
-    def _take_over(self, load: Callable[[str, Any], None], transforms: Any, settings: Settings, queue: Any) -> None:
-        # An empty queue fits any number of batches made ahead.
-        prefetch = {"version": 1, "capacity": self._prefetch_cap, "queue": queue} if len(queue) else None
+    @contextmanager
+    def _taking_over(self) -> Iterator[Changes]:
+        """Keep everybody else out; what TorchRL's parts stumble over in a state is a `StateError`."""
         with self._futures_lock:
             self._synchronize_futures_locked()
             with self._replay_lock:
-                before = deepcopy(self._transform.state_dict())
                 try:
-                    self._validate_prefetch_state(prefetch)
-                    self._transform.load_state_dict(transforms)
-                    # A store's storage only checks; any other one is changed, so the sampler has its say before.
-                    only_checks = isinstance(self._storage, TrajectoryStorage)
-                    for name in _COMPONENTS if only_checks else ("sampler", "storage", "writer"):
-                        load(name, getattr(self, f"_{name}"))
+                    yield Changes()
+                except IltoolsError:
+                    raise
                 except Exception as error:
-                    self._transform.load_state_dict(before)
-                    if isinstance(error, IltoolsError):
-                        raise
                     raise StateError(f"state of a buffer: {type(error).__name__}: {error}") from error
-                self._batch_size: Any = settings.batch_size
-                self._consume_after_n_samples = settings.consume_after_n_samples
-                if settings.generator is not None:
-                    self.set_rng(settings.generator)
-            self._clear_prefetch_queue_locked()
-            self._restore_prefetch_queue_locked(prefetch, clone_queue=False)
+
+    def _take_over(self, changes: Changes, transforms: Any, settings: Settings, queue: Sequence[Any]) -> None:
+        # An empty queue fits any number of batches made ahead.
+        prefetch = {"version": 1, "capacity": self._prefetch_cap, "queue": queue} if len(queue) else None
+        self._validate_prefetch_state(prefetch)
+        prepare_module(changes, self._transform, transforms)
+        changes.make()
+        self._batch_size: Any = settings.batch_size
+        self._consume_after_n_samples = settings.consume_after_n_samples
+        if settings.generator is not None:
+            self.set_rng(settings.generator)
+        self._clear_prefetch_queue_locked()
+        self._restore_prefetch_queue_locked(prefetch, clone_queue=False)
 
     def _goes_straight(self) -> bool:
         """Whether nothing is set up that TorchRL's own way is needed for."""

@@ -13,49 +13,25 @@ import base64
 import fcntl
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, is_tensor_collection
 
 from iltools_datasets._base.files import Maker, make_directory, read_json, sync_directory, sync_tree, write_json
 from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.errors import StateError
+from iltools_datasets.torchrl.saved_buffer import Save, Settings, checked_settings
+from iltools_datasets.torchrl.tensor_files import load_tensors
+from iltools_datasets.torchrl.torchrl_checkpoint import is_torchrl_save, torchrl_save
 
 _KIND, _VERSION = "TensorDictReplayBuffer", 1
 _NAME, _LOCK, _PREFIX = "checkpoint.json", ".checkpoint.lock", "save-"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a buffer itself remembers."""
-
-    batch_size: int | None
-    consume_after_n_samples: int | None
-    generator: torch.Generator | None
-
-
-def checked_settings(batch_size: Any, consume_after_n_samples: Any, generator: tuple[Any, Any] | None) -> Settings:
-    """Return settings that were saved; a generator is its state, uint8 [n], and its device. Raises `StateError`."""
-    for name, value in (("batch_size", batch_size), ("consume_after_n_samples", consume_after_n_samples)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise StateError(
-                f"state of {_KIND}: {name}: expected an integer of at least 1 or None, found {value!r:.80}"
-            )
-    if generator is None:
-        return Settings(batch_size, consume_after_n_samples, None)
-    try:
-        state, device = generator
-        made = torch.Generator(device=device)
-        made.set_state(state)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise StateError(f"state of {_KIND}: generator: {error}") from error
-    return Settings(batch_size, consume_after_n_samples, made)
+TRANSFORMS, QUEUE = "transforms.pt", "prefetch.pt"
 
 
 @contextmanager
@@ -94,21 +70,36 @@ def new_save(path: Path, settings: Settings) -> Iterator[Path]:
             left.unlink(missing_ok=True)
 
 
-def current_save(path: Path) -> tuple[Path, Settings]:
-    """Return the directory that counts and the settings, after checking every file; `StateError` if one is damaged."""
+@contextmanager
+def current_save(path: Path) -> Iterator[Save]:
+    """Hand out the save that counts, after checking every file; nobody replaces it before the block ends.
+
+    Raises `StateError` if there is none, or a file is damaged. A save that TorchRL's own buffer wrote is one, too.
+    """
+    with _kept(path):
+        is_torchrls = not (path / _NAME).exists() and is_torchrl_save(path)
+        yield torchrl_save(path) if is_torchrls else _checked_save(path)
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Keep whoever saves, in this process or another one, from replacing the save; others may read it, too."""
+    lock = path / _LOCK
     try:
-        return _checked_save(path)
-    except FileNotFoundError:
-        # Another save took its place meanwhile.
-        return _checked_save(path, StateError)
+        if not lock.exists() and (path / _NAME).exists():  # a copy that left it out
+            lock.touch()
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield  # nobody has saved here, or nobody can
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _checked_save(path: Path, missing: type[Exception] = FileNotFoundError) -> tuple[Path, Settings]:
-    if not (path / _NAME).exists() and (path / "buffer_metadata.json").exists():
-        raise StateError(
-            f"{path}: written by TorchRL's own buffer, whose batches made ahead are a pickle, which is not read here; "
-            "load it with that buffer and save the sampler's state"
-        )
+def _checked_save(path: Path) -> Save:
     found = read_json(path / _NAME)
     saved = SavedState(found, _KIND, _VERSION)
     content = {key: value for key, value in found.items() if key != "digest"}
@@ -119,7 +110,7 @@ def _checked_save(path: Path, missing: type[Exception] = FileNotFoundError) -> t
         raise saved.refuse("save", "a directory and its files")
     save = path / name
     if not save.is_dir():
-        raise missing(f"{save}: there is no such save")
+        raise StateError(f"{save}: there is no such save")
     for relative in {str(file.relative_to(save)) for file in _files_of(save)} | files.keys():
         file = save / relative
         if relative not in files or not file.is_file():
@@ -133,7 +124,10 @@ def _checked_save(path: Path, missing: type[Exception] = FileNotFoundError) -> t
             generator = (state, generator["device"])
         except (TypeError, KeyError, ValueError) as error:
             raise saved.refuse("generator", "a state and a device") from error
-    return save, checked_settings(found.get("batch_size"), found.get("consume_after_n_samples"), generator)
+    settings = checked_settings(found.get("batch_size"), found.get("consume_after_n_samples"), generator)
+    transforms = load_tensors(save / TRANSFORMS) if (save / TRANSFORMS).exists() else {}
+    queue = load_tensors(save / QUEUE) if (save / QUEUE).exists() else []
+    return Save(save, settings, transforms, queue)
 
 
 def _encoded(generator: torch.Generator | None) -> dict[str, str] | None:
@@ -155,46 +149,3 @@ def _digest(file: Path) -> list[Any]:
 
 def _digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-# Tensors without pickles.
-
-
-def save_tensors(value: Any, file: Path) -> None:
-    """Write nested dicts, lists, tuples and TensorDicts of tensors and numbers; `TypeError` for anything else."""
-    torch.save(_plain(value), file)
-
-
-def load_tensors(file: Path) -> Any:
-    """Return what `save_tensors` wrote; `StateError` if it is something else."""
-    try:
-        return _rebuilt(torch.load(file, weights_only=True))
-    except Exception as error:  # torch.load raises whatever it stumbles over
-        raise StateError(f"{file}: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone().as_subclass(torch.Tensor)
-    if isinstance(value, TensorDict):
-        entries = {key: _plain(entry) for key, entry in value.items()}
-        device = None if value.device is None else str(value.device)
-        return {"tensordict": entries, "batch_size": list(value.batch_size), "device": device}
-    if isinstance(value, Mapping) and not is_tensor_collection(value):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(entry) for entry in value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a {type(value).__name__} would have to be saved as a pickle; only tensors and numbers can be")
-
-
-def _rebuilt(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"tensordict", "batch_size", "device"}:
-            entries = {key: _rebuilt(entry) for key, entry in value["tensordict"].items()}
-            return TensorDict(entries, batch_size=value["batch_size"], device=value["device"])
-        return {key: _rebuilt(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_rebuilt(entry) for entry in value)
-    return value

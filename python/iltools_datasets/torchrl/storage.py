@@ -14,7 +14,7 @@ from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 from torchrl.data.replay_buffers.storages import TensorStorage
 
 from iltools_datasets._base.files import read_json, write_json
-from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets._base.saved_state import SavedState, TakeOver
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError
 from iltools_datasets.store.keys import parts_of, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -22,6 +22,7 @@ from iltools_datasets.torchrl.store_column import StoreColumn, non_negative
 from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
 
 CPU = torch.device("cpu")
+_REFERENCE = "store.json"
 
 
 class StoreReferenceCheckpointer(StorageCheckpointerBase):  # type: ignore[misc]
@@ -31,11 +32,15 @@ class StoreReferenceCheckpointer(StorageCheckpointerBase):  # type: ignore[misc]
         """Write the reference, less than a kilobyte, into the directory `path`."""
         if self._save_hooks:
             raise ReadOnlyError("a checkpoint of a store is a reference to it: save hooks have no data to change")
-        write_json(Path(path) / "store.json", storage.state_dict())
+        write_json(Path(path) / _REFERENCE, storage.state_dict())
 
     def loads(self, storage: TrajectoryStorage, path: str | Path) -> None:
         """Check that the storage reads the store that was saved: `StoreChangedError` or `StateError` if not."""
-        storage.load_state_dict(read_json(Path(path) / "store.json"))
+        storage.load_state_dict(self.saved_at(path))
+
+    def saved_at(self, path: str | Path) -> Any:
+        """Return the state that lies in the directory `path`; `StateError` if there is none, or it is damaged."""
+        return read_json(Path(path) / _REFERENCE)
 
 
 class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
@@ -196,7 +201,11 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that `state_dict` is of this store; nothing is changed.
+        """Check that `state_dict` is of this store; nothing is changed. Raises as `prepare_load` does."""
+        self.prepare_load(state_dict)()
+
+    def prepare_load(self, state_dict: Any) -> TakeOver:
+        """Check that `state_dict` is of this store and return what takes it over: nothing.
 
         A store that was moved is still the same store. Raises `StoreChangedError` for another one, `StateError` for
         something that is no state of a storage.
@@ -212,6 +221,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
             )
         if count != self._count:
             raise StateError(f"{self.store.path}: the checkpoint has {count} transitions, the store {self._count}")
+        return lambda: None
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,14 +16,14 @@ from torch.utils.data import get_worker_info
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
-from iltools_datasets import _core
 from iltools_datasets._base.files import read_json, write_json
 from iltools_datasets._base.integers import checked_integer
-from iltools_datasets._base.saved_state import UINT64_MAX, SavedState
+from iltools_datasets._base.saved_state import UINT64_MAX, SavedState, TakeOver
 from iltools_datasets.errors import StateError
 from iltools_datasets.ranks import Rank, checked_rank
 
 STATE_VERSION = 1
+STATE_FILE = "sampler.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class SeededSampler(Sampler):  # type: ignore[misc]
 
     def _share_anew(self) -> None:
         """Go on from here with the part of another rank."""
-        self._restore(self._own_state())
+        self._prepare(self._own_state())()
 
     # The numbers.
 
@@ -224,8 +226,8 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         """Return what a subclass saves: plain Python values that JSON can hold."""
 
     @abstractmethod
-    def _restore(self, saved: SavedState) -> None:
-        """Take over a state: read and check all of it first, then change."""
+    def _prepare(self, saved: SavedState) -> TakeOver:
+        """Read and check all of a state, and return what takes it over."""
 
     def _saved_follows(self, saved: SavedState) -> bool:
         # States of before have a seed that was drawn once, and go on with it.
@@ -252,22 +254,55 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue where `state_dict` was taken; raises as `prepare_load` does, and the sampler is as it was then."""
+        self.prepare_load(state_dict)()
+
+    def prepare_load(self, state_dict: Any) -> TakeOver:
+        """Check a state and return what takes it over; nothing is changed before that is called, and it does not fail.
 
         Raises:
-            StateError: it is damaged, impossible, of another kind of sampler or of another data set. The sampler is
-                as it was then.
+            StateError: it is damaged, impossible, of another kind of sampler or of another data set.
         """
         saved = SavedState(state_dict, type(self).__name__, STATE_VERSION)
         uuid, generator = saved.optional_text("store"), saved.optional_text("generator")
         if uuid and self._store_uuid and self._is_store_verified and uuid != self._store_uuid:
             raise saved.refuse("store", f"store {self._store_uuid}")
         follows = self._saved_follows(saved)
-        self._restore(saved)
-        self._follows, self._is_restored = follows, not follows
-        self._restored_generator = generator
-        if uuid and uuid != self._store_uuid:
-            self._store_uuid, self._is_store_verified = uuid, False
+        restore = self._prepare(saved)
+
+        def take_over() -> None:
+            restore()
+            self._follows, self._is_restored = follows, not follows
+            self._restored_generator = generator
+            if uuid and uuid != self._store_uuid:
+                self._store_uuid, self._is_store_verified = uuid, False
+
+        return take_over
+
+    def is_torchrl_state(self, state: Any) -> bool:
+        """Whether this is a state of TorchRL's sampler of the same name; independent draws have an empty one."""
+        return isinstance(state, Mapping) and not state and self._takes_number_per == "batch"
+
+    def prepare_torchrl(self, state: Mapping[str, Any]) -> TakeOver:
+        """Return what takes over the state of a sampler of TorchRL's, as far as it means something here.
+
+        An order that no seed gives means nothing: the sampler begins anew then, with a warning.
+        """
+        if self.is_torchrl_state(state):
+            return lambda: None
+        return self._begin_anew_after(state)
+
+    def _begin_anew_after(self, state: Mapping[str, Any]) -> TakeOver:
+        def begin_anew() -> None:
+            self._empty()
+            warnings.warn(
+                f"{type(self).__name__}: TorchRL's sampler saved what this one cannot go on from "
+                f"({', '.join(sorted(state)) or 'nothing'}): it begins anew",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+        return begin_anew
 
     def _own_state(self) -> SavedState:
         kind = type(self).__name__
@@ -276,11 +311,15 @@ class SeededSampler(Sampler):  # type: ignore[misc]
 
     def dumps(self, path: str | Path) -> None:
         """Write the state into the directory `path`, as JSON and in one step: a kill leaves the old or the new one."""
-        write_json(Path(path) / "sampler.json", self.state_dict())
+        write_json(Path(path) / STATE_FILE, self.state_dict())
 
     def loads(self, path: str | Path) -> None:
         """Continue where `dumps(path)` was called; raises as `load_state_dict` does."""
-        self.load_state_dict(read_json(Path(path) / "sampler.json"))
+        self.load_state_dict(self.saved_at(path))
+
+    def saved_at(self, path: str | Path) -> Any:
+        """Return the state that lies in the directory `path`; `StateError` if there is none, or it is damaged."""
+        return read_json(Path(path) / STATE_FILE)
 
     def __getstate__(self) -> dict[str, Any]:
         # The stream is native; what it stands for is in the saved state. One that has no seed yet has not begun.
@@ -299,49 +338,7 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         saved = state.pop("_saved")
         self.__dict__.update(state)
         if saved is not None:
-            self._restore(saved)
-
-
-class WithReplacement(SeededSampler):
-    """A sampler of independent draws: numbers of a stream, or of a seed per batch where a generator is followed."""
-
-    _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = "batch"
-    _position = 0
-    """How many draws were made, by all ranks together, before the stream was begun here."""
-
-    def _draws_below(self, total: int) -> _core.UniformDraws:
-        """Return what draws the next batch, from 0..total."""
-        stream: _core.UniformDraws | None = self._stream
-        fits = stream is not None and stream.total == total
-        if fits and not self._follows:
-            return stream  # type: ignore[return-value]
-        if self._follows:
-            seed, position = self._take_number(shared=False), 0
-        else:
-            seed, position = self._needed_seed(), self._position if stream is None else stream.position
-        if stream is None or not fits:
-            stream = self._stream = _core.UniformDraws(total, seed, position, **self._rank)
-        else:
-            stream.restore(seed, position)
-        return stream
-
-    def _reseed(self) -> None:
-        self._seed, self._stream, self._position = None, None, 0
-
-    def _state(self) -> dict[str, Any]:
-        if self._follows:
-            return {"seed": None, "position": 0}
-        stream = self._stream
-        return {"seed": self._needed_seed(), "position": self._position if stream is None else stream.position}
-
-    def _restore(self, saved: SavedState) -> None:
-        seed = None
-        if self._saved_follows(saved):
-            saved.nothing("seed")
-            position = saved.integer("position", high=0)
-        else:
-            seed, position = saved.integer("seed"), saved.integer("position")
-        self._seed, self._position, self._stream = seed, position, None
+            self._prepare(saved)()
 
 
 def _checked_seed(seed: Any) -> int:

@@ -9,18 +9,72 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torchrl.data.replay_buffers import samplers as torchrl_samplers
 from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
-from iltools_datasets._base.saved_state import UINT64_MAX, SavedState
-from iltools_datasets.torchrl.samplers.base import SeededSampler, WithReplacement, on_device
+from iltools_datasets._base.saved_state import UINT64_MAX, SavedState, TakeOver
+from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.torchrl_state import (
+    EpochState,
+    checked_epoch_state,
+    is_epoch_state,
+    rest_of_epoch,
+)
 
 Index = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class WithReplacement(SeededSampler):
+    """A sampler of independent draws: numbers of a stream, or of a seed per batch where a generator is followed."""
+
+    _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = "batch"
+    _position = 0
+    """How many draws were made, by all ranks together, before the stream was begun here."""
+
+    def _draws_below(self, total: int) -> _core.UniformDraws:
+        """Return what draws the next batch, from 0..total."""
+        stream: _core.UniformDraws | None = self._stream
+        fits = stream is not None and stream.total == total
+        if fits and not self._follows:
+            return stream  # type: ignore[return-value]
+        if self._follows:
+            seed, position = self._take_number(shared=False), 0
+        else:
+            seed, position = self._needed_seed(), self._position if stream is None else stream.position
+        if stream is None or not fits:
+            stream = self._stream = _core.UniformDraws(total, seed, position, **self._rank)
+        else:
+            stream.restore(seed, position)
+        return stream
+
+    def _reseed(self) -> None:
+        self._seed, self._stream, self._position = None, None, 0
+
+    def _state(self) -> dict[str, Any]:
+        if self._follows:
+            return {"seed": None, "position": 0}
+        stream = self._stream
+        return {"seed": self._needed_seed(), "position": self._position if stream is None else stream.position}
+
+    def _prepare(self, saved: SavedState) -> TakeOver:
+        seed = None
+        if self._saved_follows(saved):
+            saved.nothing("seed")
+            position = saved.integer("position", high=0)
+        else:
+            seed, position = saved.integer("seed"), saved.integer("position")
+
+        def take_over() -> None:
+            self._seed, self._position, self._stream = seed, position, None
+
+        return take_over
 
 
 class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: ignore[misc]
@@ -194,6 +248,48 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             self._next_epoch = self._stream.epoch + 1
         self._stream, self.len_storage, self._ran_out = None, 0, False
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as `SeededSampler` does; it has TorchRL's fields as well, when they are asked for."""
+        state, rest = super().state_dict(), None
+        if (stream := self._stream) is not None:
+            place = stream.seed, stream.epoch, stream.position
+            rest = partial(rest_of_epoch, self.len_storage, *place, self.shuffle)
+        return EpochState(state, rest)
+
+    def is_torchrl_state(self, state: Any) -> bool:
+        """Whether this is what TorchRL's sampler saves: the rows that are left of the epoch."""
+        return is_epoch_state(state)
+
+    def prepare_load(self, state_dict: Any) -> TakeOver:
+        """Check a state as `SeededSampler` does; one of TorchRL's sampler is one, too, see `prepare_torchrl`."""
+        return self.prepare_torchrl(state_dict) if is_epoch_state(state_dict) else super().prepare_load(state_dict)
+
+    def prepare_torchrl(self, state: Mapping[str, Any]) -> TakeOver:
+        """Return what takes over `drop_last`, and the place in an epoch in the storage's order.
+
+        An epoch that was begun in another order begins anew, with a warning: the rest of it is a list of rows, and
+        orders here come of a seed.
+        """
+        if not is_epoch_state(state):
+            return super().prepare_torchrl(state)
+        begin_anew = self._begin_anew_after(state)
+        drop_last, ran_out, total, rest = checked_epoch_state(state)
+        position = 0 if rest is None else total - len(rest)
+        in_order = rest is not None and not self.shuffle and np.array_equal(rest, np.arange(position, total))
+
+        def take_over() -> None:
+            self.drop_last, self._ran_out = drop_last, ran_out
+            if rest is None:
+                self._empty()
+            elif in_order and len(rest):
+                self._seed = 0 if self._seed is None else self._seed
+                self.len_storage, self._remaining_batches = total, len(rest)
+                self._stream = self._shuffled(total, self._seed, self._next_epoch, position)
+            else:
+                begin_anew()
+
+        return take_over
+
     def _state(self) -> dict[str, Any]:
         stream = self._stream
         return {
@@ -208,7 +304,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             "remaining_batches": self._remaining_batches,
         }
 
-    def _restore(self, saved: SavedState) -> None:
+    def _prepare(self, saved: SavedState) -> TakeOver:
         total = saved.integer("total", high=2**63 - 1)
         has_seed = total or not self._saved_follows(saved)
         seed = saved.integer("seed") if has_seed else saved.optional_integer("seed")
@@ -221,10 +317,14 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         )
         if ran_out and position:
             raise saved.refuse("position", "0, as the epoch before ran out")
-        self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
-        self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
-        self._remaining_batches = remaining
-        self._stream = None if seed is None or not total else self._shuffled(total, seed, epoch, position)
+
+        def take_over() -> None:
+            self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
+            self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
+            self._remaining_batches = remaining
+            self._stream = None if seed is None or not total else self._shuffled(total, seed, epoch, position)
+
+        return take_over
 
     def __repr__(self) -> str:
         drawn = 0.0 if self._stream is None else self._stream.position / self.len_storage * 100

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
-from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets._base.saved_state import SavedState, TakeOver
 from iltools_datasets.store.env_cursors import Assignment, EnvCursors, FollowsEnvs, saved_places
 from iltools_datasets.store.segments import Segment, Segments
 from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
@@ -122,10 +122,14 @@ class EpochUniformSampler(SeededSampler):
             "ran_out": self._ran_out,
         }
 
-    def _restore(self, saved: SavedState) -> None:
+    def _prepare(self, saved: SavedState) -> TakeOver:
         ran_out = saved.flag("ran_out", default=False)
-        self._stream = self._saved_stream(saved, self._chosen())
-        self._seed, self._ran_out = self._stream.seed, ran_out
+        stream = self._saved_stream(saved, self._chosen())
+
+        def take_over() -> None:
+            self._stream, self._seed, self._ran_out = stream, stream.seed, ran_out
+
+        return take_over
 
     def _saved_stream(self, saved: SavedState, chosen: NDArray[np.int64]) -> Stream:
         """Return the stream of a state, after checking it; nothing is changed."""
@@ -195,15 +199,19 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
             "step": self.cursors.step.tolist(),
         }
 
-    def _restore(self, saved: SavedState) -> None:
+    def _prepare(self, saved: SavedState) -> TakeOver:
         check_segments(saved, self._segments_fingerprint())
         segment, step = _own_places(saved, self.cursors)
         chosen = np.unique(segment) if len(segment) else super()._chosen()
         ran_out = saved.flag("ran_out", default=False)
-        self._stream = self._saved_stream(saved, chosen)
-        self._seed, self._ran_out = self._stream.seed, ran_out
-        self.cursors.place(segment, step)
-        self._revision, self._assigned = self.cursors.revision, chosen
+        stream = self._saved_stream(saved, chosen)
+
+        def take_over() -> None:
+            self._stream, self._seed, self._ran_out = stream, stream.seed, ran_out
+            self.cursors.place(segment, step)
+            self._revision, self._assigned = self.cursors.revision, chosen
+
+        return take_over
 
 
 class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
@@ -266,10 +274,10 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
             "step": self.cursors.step.tolist(),
         }
 
-    def _restore(self, saved: SavedState) -> None:
+    def _prepare(self, saved: SavedState) -> TakeOver:
         check_segments(saved, self._state()["segments"])
         segment, step = _own_places(saved, self.cursors)
-        self.cursors.place(segment, step)
+        return lambda: self.cursors.place(segment, step)
 
 
 def shared_cursors(segments: Segments, assignment: Sequence[Assignment] | EnvCursors) -> EnvCursors:

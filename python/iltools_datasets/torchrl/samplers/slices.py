@@ -18,9 +18,9 @@ from torchrl.data.replay_buffers import samplers as torchrl_samplers
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from iltools_datasets import _core
-from iltools_datasets._base.saved_state import SavedState
-from iltools_datasets.torchrl.samplers.base import SeededSampler, WithReplacement, on_device
-from iltools_datasets.torchrl.samplers.elements import SamplerWithoutReplacement
+from iltools_datasets._base.saved_state import SavedState, TakeOver
+from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.elements import SamplerWithoutReplacement, WithReplacement
 from iltools_datasets.torchrl.samplers.slice_info import flags_of, read_keys
 from iltools_datasets.torchrl.samplers.trajectory_table import Boundaries, EndSource, TrajectoryTable, TrajectoryTracker
 from iltools_datasets.torchrl.storage import TrajectoryStorage
@@ -145,9 +145,9 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "num_slices": self.num_slices, "slice_len": self.slice_len}
 
-    def _restore(self, saved: SavedState) -> None:
+    def _prepare(self, saved: SavedState) -> TakeOver:
         self._check_shape(saved)
-        super()._restore(saved)
+        return super()._prepare(saved)
 
     def _check_shape(self, saved: SavedState) -> None:
         for name in ("num_slices", "slice_len"):
@@ -241,13 +241,16 @@ class SliceSamplerWithoutReplacement(
             "slice_len": self.slice_len,
         }
 
-    def _restore(self, saved: SavedState) -> None:
+    def _prepare(self, saved: SavedState) -> TakeOver:
         self._check_shape(saved)
         drawn = saved.integer("places_drawn")
-        SamplerWithoutReplacement._restore(self, saved)
-        self._places_drawn, stream, self._stream = drawn, self._stream, None
-        if stream is not None:
-            self._stream = self._shuffled(stream.total, stream.seed, stream.epoch, stream.position)
+        restore = SamplerWithoutReplacement._prepare(self, saved)
+
+        def take_over() -> None:
+            self._stream, self._places_drawn = None, drawn
+            restore()
+
+        return take_over
 
     def __repr__(self) -> str:
         return SamplerWithoutReplacement.__repr__(self)
