@@ -43,10 +43,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_commands_exist() -> None:
     pytest.importorskip("typer", reason="the command line needs the extra cli")
-    from iltools_datasets.cli.app import VERBS, app_of
+    from iltools_datasets.cli.app import VERBS
 
     shell = "".join(blocks("bash"))
-    verbs = {command.callback.__name__ for command in app_of(VERBS).registered_commands if command.callback is not None}
-    assert set(re.findall(r"^iltools (\w+)", shell, re.MULTILINE)) <= verbs
+    assert set(re.findall(r"^iltools (\w+)", shell, re.MULTILINE)) <= set(VERBS)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^make (\S+)", shell, re.MULTILINE)) <= targets

@@ -201,7 +201,7 @@ def test_notes_speak_the_same_language(iltools: Any, tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_error_is_one_line_too(iltools: Any, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(command_line, "app_of", lambda _: fails)

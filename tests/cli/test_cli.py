@@ -1,8 +1,10 @@
 """The verbs of `iltools`, from raw files to a picture: output, JSON, exit codes, and nothing left after an error."""
 
+import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ import pytest
 pytest.importorskip("typer", reason="the command line needs the extra cli")
 
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter
+from iltools_datasets.cli.app import VERBS
 from iltools_datasets.cli.opened import OpenedStore
+from iltools_datasets.errors import ArgumentError
+from iltools_datasets.store.builder import StoreBuilder
+from iltools_datasets.store.maintenance import verify_store
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 JOINTS = 3
@@ -259,9 +265,80 @@ def test_help_version_and_completion(iltools: Any) -> None:
     assert "trajopt" in iltools("export", "--help").out
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], [], ["no-such-verb"]])
+def test_what_no_verb_is_asked_for_loads_no_numbers(arguments: list[str]) -> None:
+    code = (
+        "import sys; from iltools_datasets.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: print([name for name in ('numpy', 'zarr') if name in sys.modules])"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_list_of_verbs_says_what_each_says_of_itself() -> None:
+    for verb, summary in VERBS.items():
+        callback = getattr(import_module(f"iltools_datasets.cli.{verb}"), verb)
+        assert summary == " ".join(callback.__doc__.partition("\n\n")[0].split())
+
+
+def test_the_package_is_the_command_line_too(store: Path) -> None:
+    command = [sys.executable, "-m", "iltools_datasets", "info", str(store), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["num_clips"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "--json", "--bogus", "x"], "No such option: --bogus"),
+        (["build", "x", "--json"], "Missing option '--out'."),
+        (["infos", "--json"], "No such command 'infos'."),
+        (["export", "auto", "x", "--out", "y", "-o", "rate", "--json"], "expected NAME=VALUE, got 'rate'"),
+    ],
+)
+def test_wrong_usage_is_json_where_that_is_asked_for(iltools: Any, arguments: list[str], message: str) -> None:
+    outcome = iltools(*arguments)
+    assert outcome.code == 2
+    assert outcome.json["error"]["type"] == "UsageError"
+    assert message in outcome.json["error"]["message"]
+    assert message in outcome.err
+
+
+URL = "s3://bucket/motion"
+
+
+@pytest.mark.parametrize("url", [URL, "s3:/bucket/motion", "gs://bucket/motion"])
+def test_a_url_where_none_is_served_makes_no_folder_of_that_name(
+    iltools: Any, archive: Path, store: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    commands = (["build", archive, "--out", url], ["view", store, "--out", url + ".png"], ["repair", url])
+    for command in commands:
+        outcome = iltools(*command)
+        assert outcome.code == 2
+        assert "expected a directory or file of this machine, found a URL of" in " ".join(outcome.err.split())
+    for call in (StoreBuilder, TrajectoryStore.open, TrajectoryStore.from_tensordict_memmap, verify_store):
+        with pytest.raises(ArgumentError, match="found a URL of"):
+            call(url)
+    assert list(Path().iterdir()) == []
+
+
+def test_a_file_url_is_a_path(store: Path) -> None:
+    assert TrajectoryStore.open(f"file://{store.absolute()}").path == store.absolute()
+
+
+def test_a_protocol_that_nobody_knows_is_named(iltools: Any, raw: Path) -> None:
+    outcome = iltools("export", "auto", raw, "--out", "ftpx://bucket/motion.zarr")
+    assert outcome.code == 2
+    assert "ftpx://bucket/motion.zarr: expected a path or the URL of an object store" in " ".join(outcome.err.split())
+
+
 def test_starting_loads_neither_torch_nor_jax() -> None:
     code = (
-        "import sys; from iltools_datasets.cli.app import VERBS, app_of; app_of(VERBS); "
+        "import sys; from importlib import import_module; from iltools_datasets.cli.app import VERBS\n"
+        "for verb in VERBS: import_module(f'iltools_datasets.cli.{verb}')\n"
         "print([name for name in ('torch', 'jax', 'tensordict', 'matplotlib') if name in sys.modules])"
     )
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from iltools_datasets._base.extras import missing_extra
+from iltools_datasets.errors import SourceError
 
 Location: TypeAlias = str | os.PathLike[str] | Store
 """A path, a URL such as `s3://bucket/archive.zarr`, or a zarr store."""
@@ -38,6 +39,8 @@ def open_place(location: Location, read_only: bool) -> Path | Store:
         store: Store = FsspecStore.from_url(place, read_only=read_only)
     except ImportError as error:
         raise missing_extra("s3", f"an archive at {place}") from error
+    except ValueError as error:
+        raise SourceError(f"{place}: expected a path or the URL of an object store, found no such protocol") from error
     return store
 
 

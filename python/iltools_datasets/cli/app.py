@@ -24,8 +24,32 @@ _HELP = (
 
 _TRACEBACK = "ILTOOLS_TRACEBACK"
 
-VERBS = ("demo", "collect", "export", "doctor", "build", "info", "view", "verify", "repair", "bench")
-"""Each is a function in the module of that name."""
+VERBS = {
+    "demo": "Simulate an expert, archive it, build a store, sample it, clone it, compare.",
+    "collect": "Let an expert act in a simulator and record what it saw and did as a store.",
+    "export": "Write raw motion files of any known format to one Zarr archive.",
+    "doctor": (
+        "Look for what ruins training: NaN, bad quaternions, wrong velocities and rates, teleports, names that do "
+        "not fit."
+    ),
+    "build": "Build a store from an archive: what training samples from.",
+    "info": "Say what is at a path: clips, keys, rates and sizes.",
+    "view": "Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are.",
+    "verify": (
+        "Read every byte and compare it with its checksum, where there is one; exit with 1 if something is damaged."
+    ),
+    "repair": "Remove what killed builds left in a store, and nothing else.",
+    "bench": (
+        "Measure every way of sampling a store, on this machine, now: medians, 99th percentiles, samples per second."
+    ),
+}
+"""What each verb does, in a line; the verb itself is a function in the module of that name."""
+
+_COMPLETING = "_ILTOOLS_COMPLETE"
+"""Set while a shell asks what could come next."""
+
+_USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What typer raises for wrong usage; it has its own click, or the one beside it, and no public name for this."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -44,15 +68,27 @@ def _options(
     pass
 
 
-def app_of(verbs: Sequence[str]) -> typer.Typer:
-    """Return the command line with some of its verbs; what the others need is not imported."""
+def app_of(arguments: Sequence[str]) -> typer.Typer:
+    """Return the command line as these arguments need it: of a verb that they do not call, only its line of help."""
     app = typer.Typer(
-        name="iltools", help=_HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+        name="iltools",
+        help=_HELP,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for verb in verbs:
-        app.command()(getattr(import_module(f"iltools_datasets.cli.{verb}"), verb))
+    for verb, summary in VERBS.items():
+        if arguments[:1] == [verb] or _COMPLETING in os.environ:
+            app.command()(getattr(import_module(f"iltools_datasets.cli.{verb}"), verb))
+        else:
+            app.command(verb, help=summary)(_is_not_called)
     return app
+
+
+def _is_not_called() -> None:
+    raise AssertionError("a verb that no argument names was called")
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -64,22 +100,26 @@ def run(arguments: Sequence[str] | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no tick still gets its table
+    as_json = "--json" in arguments
     try:
-        app_of(arguments[:1] if arguments and arguments[0] in VERBS else VERBS)(arguments)
+        sys.exit(app_of(arguments)(arguments, standalone_mode=not as_json))
+    except _USAGE_ERROR as error:  # only as JSON: typer draws a box around it otherwise
+        _report(error.format_message(), "UsageError", as_json)
+        sys.exit(EXIT_CANNOT)
     except BrokenPipeError:
         sys.exit(EXIT_CANNOT)
     except Exception as error:
         if os.environ.get(_TRACEBACK):
             traceback.print_exc()
-        _report(error, "--json" in arguments)
+        kind, message = type(error).__name__, in_words_of_the_command_line(str(error))
+        if not isinstance(error, IltoolsError | OSError):
+            message = f"unforeseen {kind}: {message} ({_TRACEBACK}=1 shows where; please report it)"
+        _report(message, kind, as_json)
         sys.exit(EXIT_CANNOT)
 
 
-def _report(error: Exception, as_json: bool) -> None:
-    message = in_words_of_the_command_line(str(error))
-    if not isinstance(error, IltoolsError | OSError):
-        message = f"unforeseen {type(error).__name__}: {message} ({_TRACEBACK}=1 shows where; please report it)"
+def _report(message: str, kind: str, as_json: bool) -> None:
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": message}})
+        print_json({"error": {"type": kind, "message": message}})
     err().print("error:", style="bad", end=" ")
     err().print(message, markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
 
+from iltools_datasets._base.local_path import local_path
 from iltools_datasets.errors import ArgumentError
 
 _DEFAULT = ".png"
@@ -14,8 +15,9 @@ _DEFAULT = ".png"
 def checked_picture(path: Path) -> Path:
     """Return the file that will be written: without an ending it is a png.
 
-    Raises ArgumentError for an ending that is no picture's, with those there are.
+    Raises ArgumentError for a URL, and for an ending that is no picture's, with those there are.
     """
+    path = local_path(path)
     ending = path.suffix.lower().removeprefix(".")
     if not ending:
         return path.with_name(path.name.rstrip(".") + _DEFAULT)

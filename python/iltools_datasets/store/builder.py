@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets import _core
+from iltools_datasets._base.local_path import local_path
 from iltools_datasets._base.plain_json import as_json
 from iltools_datasets.errors import SchemaError
 from iltools_datasets.store.keys import Key, parts_of, public
@@ -38,6 +39,7 @@ class StoreBuilder:
         attributes: what to keep with the data (rate, joint names, provenance), as JSON: numbers come back to the bit.
 
     Raises:
+        ArgumentError: the path is a URL.
         SchemaError: a part is in two places, or a NaN or an infinity among the attributes, which JSON cannot hold.
         StoreExistsError: a store is there and `overwrite` is False; or, whatever it is, the directory is a Zarr archive
             or has a `manifest.json` that is no store's.
@@ -57,7 +59,7 @@ class StoreBuilder:
         alias: Mapping[Key, Key] | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self._concat = {key: list(parts) for key, parts in (concat or {}).items()}
         _check_concat(self._concat)
         self._alias = {parts_of(new): parts_of(old) for new, old in (alias or {}).items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iltools_datasets import _core
+from iltools_datasets._base.local_path import local_path
 from iltools_datasets.errors import StoreCorruptError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def verify_store(path: str | Path, progress: Callable[[int, int], None] | None =
         StoreVersionError: written in another format version.
     """
     try:
-        return read_damages(_core.verify(str(path), progress))
+        return read_damages(_core.verify(str(local_path(path)), progress))
     except StoreCorruptError as error:
         manifest = str(Path(path) / "manifest.json")
         return [Damage(manifest, None, None, str(error).removeprefix(f"{manifest}: "))]
@@ -65,7 +66,7 @@ def repair_store(path: str | Path) -> list[Path]:
         StoreBusyError: a build is going on; the message has its pid.
         StoreCorruptError: the manifest cannot be read, so which data belongs to it is not known. Nothing was removed.
     """
-    return [Path(removed) for removed in _core.repair(str(path))]
+    return [Path(removed) for removed in _core.repair(str(local_path(path)))]
 
 
 def read_damages(found: Iterable[tuple[str, tuple[str, ...] | None, int | None, str]]) -> list[Damage]:

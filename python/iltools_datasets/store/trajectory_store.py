@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iltools_datasets import _core
+from iltools_datasets._base.local_path import local_path
 from iltools_datasets.errors import MissingKeyError, StoreChangedError
 from iltools_datasets.store.keys import Backend, Boundary, Key, parts_of, public
 from iltools_datasets.store.maintenance import Damage, read_damages
@@ -58,11 +59,12 @@ class TrajectoryStore:
                 in a process that multiprocessing started, such as a DataLoader's worker.
 
         Raises:
+            ArgumentError: the path is a URL: a store is mapped, and so lies on this machine.
             StoreNotFoundError: there is no store.
             StoreCorruptError: a file is missing, has the wrong length or is not what the manifest says.
             StoreVersionError: written in another format version.
         """
-        return cls(_core.Store.open(str(path), backend), num_threads=num_threads)
+        return cls(_core.Store.open(str(local_path(path)), backend), num_threads=num_threads)
 
     @classmethod
     def from_tensordict_memmap(
@@ -94,7 +96,7 @@ class TrajectoryStore:
         Nothing is written in any case.
         """
         traj, end = (None if key is None else parts_of(key) for key in (traj_key, end_key))
-        store = cls(_core.Store.open_foreign(str(path), traj, end, backend), num_threads=num_threads)
+        store = cls(_core.Store.open_foreign(str(local_path(path)), traj, end, backend), num_threads=num_threads)
         # No uuid protects a foreign directory, so its handle re-opens by the same arguments.
         store._reopen = (_reopen_foreign, (str(path), traj_key, end_key, backend, num_threads))
         return store
