@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
+from typing import Any
 
 import typer
 
@@ -48,7 +49,7 @@ VERBS = {
 _COMPLETING = "_ILTOOLS_COMPLETE"
 """Set while a shell asks what could come next."""
 
-_USAGE_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What typer raises for wrong usage; it has its own click, or the one beside it, and no public name for this."""
 
 
