@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iltools_datasets.sources.formats.hdf5_file import can_read_hdf5, is_hdf5, top_of
 from iltools_datasets.sources.formats.npz import member_names
 from iltools_datasets.sources.walk import has_ending
 
@@ -142,27 +143,20 @@ def _words_in(content: bytes, words: Collection[bytes]) -> set[bytes]:
 
 
 def _hdf5(path: Path, head: bytes, tail: bytes) -> Kind | None:
-    at = next((at for at in (0, 512, 1024, 2048) if head[at : at + 8] == b"\x89HDF\r\n\x1a\n"), None)
-    if at is None:
+    if not is_hdf5(path):
         return None
-    with path.open("rb") as file:
-        content = file.read(1 << 22)
-    if content.startswith(b"MATLAB"):
+    if head.startswith(b"MATLAB"):
         return Kind("is a MATLAB file (7.3, so HDF5)", f"open it with h5py or mat73 and {_AS_NPZ}")
-    names = _words_in(content, {name for names, _ in _HDF5_KINDS for name in names})
-    like = next((f" that looks like {like}" for keys, like in _HDF5_KINDS if keys <= names), "")
-    return Kind(f"is an HDF5 file{like}", f"HDF5 is not supported here; open it with h5py and convert it: {_AS_NPZ}")
-
-
-_HDF5_KINDS: tuple[tuple[frozenset[bytes], str], ...] = (
-    (frozenset({b"demo_", b"env_args"}), "demonstrations of robomimic or Isaac Lab (data/demo_0, ...)"),
-    (frozenset({b"demo_"}), "demonstrations of robomimic or Isaac Lab (data/demo_0, ...)"),
-    (frozenset({b"terminals", b"timeouts", b"observations"}), "a data set of D4RL (observations, terminals, timeouts)"),
-    (frozenset({b"terminals", b"observations"}), "a data set of D4RL (observations, terminals)"),
-    (frozenset({b"total_episodes", b"episode_"}), "a data set of Minari (episode_0, ...)"),
-    (frozenset({b"episode_0", b"terminations"}), "a data set of Minari (episode_0, ...)"),
-    (frozenset({b"observations", b"qpos", b"action"}), "an episode of ALOHA or ACT (observations/qpos, action)"),
-)
+    if not can_read_hdf5():
+        return Kind("is an HDF5 file", "reading it needs an optional extra: pip install 'iltools-datasets[hdf5]'")
+    top, damage = top_of(path)
+    if damage is not None:
+        return Kind(f"is an HDF5 file that cannot be opened ({damage:.200})", "get it again", True)
+    return Kind(
+        "is an HDF5 file of none of the known arrangements (robomimic and Isaac Lab: data/demo_0; Minari: episode_0; "
+        f"D4RL: observations, actions, terminals; ALOHA: action, observations/qpos); at its top: {list(top)[:8]}",
+        f"open it with h5py and convert it: {_AS_NPZ}",
+    )
 
 
 def _by_first_bytes(path: Path, head: bytes, tail: bytes) -> Kind | None:

@@ -76,6 +76,9 @@ class Source(ABC):
     """One line on what the format is."""
     suffixes: ClassVar[tuple[str, ...]] = ()
     """File name endings, in lower case, that a directory is searched for."""
+    owns_suffixes: ClassVar[bool] = True
+    """Whether a file with such an ending, that is not recognised, is a damaged one; of containers that hold anything at
+    all (pickles, HDF5, JSON) it is just another file."""
 
     def __init__(self, path: Path | str, *, motion: str | None = None) -> None:
         self.path = Path(path)

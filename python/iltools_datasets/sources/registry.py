@@ -29,6 +29,7 @@ _BUILT_IN = {
     "amp-npz": f"{_PACKAGE}.amp_npz:AmpSource",
     "expert-npy": f"{_PACKAGE}.expert_rollouts:ExpertRolloutSource",
     "lerobot": f"{_PACKAGE}.lerobot:LeRobotSource",
+    "hdf5-demos": f"{_PACKAGE}.hdf5_demos:Hdf5DemosSource",
 }
 
 
@@ -118,7 +119,7 @@ def _places_at(path: Path, notes: list[str]) -> list[_Place]:
     """Return the sources at a path and below it; add a line to the notes for what is passed over."""
     by_class: dict[type[Source], list[Path]] = {}
     passed: list[Path] = []
-    endings = tuple({ending for each in _classes() for ending in each.suffixes})
+    endings = tuple({ending for each in _classes() if each.owns_suffixes for ending in each.suffixes})
     for found, candidate in _scan(path, notes.append):
         if found is not None:
             by_class.setdefault(found, []).append(candidate)
