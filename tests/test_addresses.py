@@ -193,8 +193,8 @@ def test_no_room_is_left_out_of_the_contracts() -> None:
     layers = [layer for contract in contracts for layer in contract.get("layers", ())]
     floors = {room.strip() for layer in layers for room in layer.split("|")}
     excused = {
-        ("torch", "tensordict", "torchrl"): {"collection", "demo", "ranks", "replay", "sources", "torchrl"},
-        ("jax",): {"data", "jax", "ranks"},
+        ("torch", "tensordict", "torchrl"): {"collection", "demo", "ranks", "replay", "sources", "torchrl", "tracking"},
+        ("jax",): {"data", "jax", "ranks", "tracking"},
         ("zarr",): {"archive"},
         ("pyarrow", "av", "PIL", "huggingface_hub"): {"lerobot"},
     }

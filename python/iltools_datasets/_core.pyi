@@ -1,7 +1,7 @@
 """Types of the compiled module. CI checks this file against the built module (`make lint`)."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,14 @@ __all__ = [
     "Field",
     "IndexStream",
     "Motion",
+    "MotionBins",
     "Recorder",
     "SegmentTable",
     "SequentialCursors",
     "SliceCut",
     "Store",
     "StoreWriter",
+    "Tracker",
     "UniformDraws",
     "__version__",
     "gather",
@@ -36,9 +38,11 @@ DEBUG_BUILD: bool
 _Key = tuple[str, ...]
 _Boundary = Literal["wrap", "clamp", "mask", "error"]
 _Index = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Mask = NDArray[np.bool_]
 _Items = int | tuple[SegmentTable, _Index]
 """So many transitions, or those of some segments of a table."""
-_Slices = tuple[_Index, NDArray[np.bool_], NDArray[np.bool_] | None, _Index, list[np.ndarray]]
+_Slices = tuple[_Index, _Mask, _Mask | None, _Index, list[np.ndarray]]
 """Rows, the last one of each slice, what is no padding, positions of trajectories, and the rows of the fields."""
 
 @final
@@ -153,7 +157,7 @@ class SliceCut:
 
 def window_rows(
     table: SegmentTable, segment: _Index, step: _Index, length: int, boundary: _Boundary
-) -> tuple[_Index, NDArray[np.bool_] | None]: ...
+) -> tuple[_Index, _Mask | None]: ...
 def gather(
     columns: Sequence[np.ndarray],
     index: _Index,
@@ -234,7 +238,7 @@ class Store:
         length: int,
         boundary: _Boundary,
         threads: int | None = None,
-    ) -> tuple[list[np.ndarray], NDArray[np.bool_] | None]: ...
+    ) -> tuple[list[np.ndarray], _Mask | None]: ...
     def verify(
         self, progress: Callable[[int, int], None] | None = None
     ) -> list[tuple[str, _Key | None, int | None, str]]: ...
@@ -246,18 +250,20 @@ class Motion:
     def __new__(
         cls,
         store: Store,
-        fps: NDArray[np.float64],
+        fps: _Floats,
         keys: Sequence[tuple[int, Sequence[tuple[int, int]], Sequence[tuple[str, int]], Sequence[int]]],
         anchor: tuple[tuple[int, int], tuple[int, int]] | None,
         stored_xyzw: bool,
         wanted_xyzw: bool,
     ) -> Self: ...
+    @property
+    def dtypes(self) -> list[np.dtype[Any]]: ...
     def lookup(
         self,
         keys: Sequence[int],
         clip: _Index,
-        time: NDArray[np.float64],
-        offsets: NDArray[np.float64],
+        time: _Floats,
+        offsets: _Floats,
         frame: str = "world",
         anchor_pos: NDArray[np.float32] | None = None,
         anchor_quat: NDArray[np.float32] | None = None,
@@ -265,7 +271,78 @@ class Motion:
         refuses_outside: bool = False,
         out: Sequence[np.ndarray] | None = None,
         threads: int | None = None,
-    ) -> tuple[list[np.ndarray], NDArray[np.bool_]]: ...
+    ) -> tuple[list[np.ndarray], _Mask]: ...
+
+@final
+class MotionBins:
+    """Clips cut into bins of time."""
+
+    def __new__(cls, last: _Index, fps: _Floats, control_dt: float, bin_s: float) -> Self: ...
+    def __len__(self) -> int: ...
+    @property
+    def clip(self) -> _Index: ...
+    @property
+    def begin(self) -> _Floats: ...
+    @property
+    def end(self) -> _Floats: ...
+    def at(self, clip: _Index, time: _Floats) -> _Index: ...
+
+@final
+class Tracker:
+    """Where many envs stand in their clips, what happened in each bin of these, and where the envs start next."""
+
+    def __new__(
+        cls,
+        bins: MotionBins,
+        masses: _Floats,
+        num_envs: int,
+        uniform: float,
+        cap: float | None,
+        prior: float,
+        half_life: tuple[float, float] | None,
+        look_back: tuple[int, float],
+        counts_failures: bool,
+        any_time: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> Self: ...
+    @property
+    def clip(self) -> _Index: ...
+    @property
+    def time(self) -> _Floats: ...
+    @property
+    def base(self) -> _Floats: ...
+    def next_base(self) -> _Floats: ...
+    @property
+    def adaptive(self) -> _Floats: ...
+    def probabilities(self) -> _Floats: ...
+    def report(self, ids: _Index, failed: _Mask, counting: bool) -> None: ...
+    def reset(self, ids: _Index, failed: _Mask | None, counting: bool) -> None: ...
+    def place(self, ids: _Index, clip: _Index, time: _Floats, failed: _Mask | None, counting: bool) -> None: ...
+    def step(self, counting: bool) -> _Mask: ...
+    def since(self) -> _Index: ...
+    def totals(self) -> _Index: ...
+    def clip_starts(self) -> _Index: ...
+    def folded(self, counted: _Index | None) -> tuple[_Floats, _Floats]: ...
+    def sync(self, counted: _Index | None, scores: _Floats | None) -> None: ...
+    def set_masses(self, masses: _Floats) -> None: ...
+    def save(self) -> dict[str, NDArray[Any]]: ...
+    def restore(
+        self,
+        clip: _Index,
+        start: _Floats,
+        steps: _Index,
+        drawn: tuple[int, int],
+        syncs: int,
+        passes: _Floats,
+        failures: _Floats,
+        since: _Index,
+        totals: _Index,
+        masses: _Floats,
+        next_masses: _Floats,
+        scores: _Floats | None,
+    ) -> None: ...
 
 @final
 class Recorder:

@@ -6,6 +6,7 @@ Samplers take `rank` and `world_size` as numbers; these functions ask a framewor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 from iltools_datasets._base.extras import missing_extra
@@ -13,6 +14,8 @@ from iltools_datasets._base.integers import checked_integer
 from iltools_datasets.errors import ArgumentError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch.distributed import ProcessGroup
 
 
@@ -69,6 +72,39 @@ def shared_seed(seed: int | None = None, group: ProcessGroup | None = None) -> i
     value = value.to(on)
     distributed.broadcast(value, group_src=0, group=group)
     return int(value)
+
+
+def torch_sum(group: ProcessGroup | None = None) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """Return a function that sums int64 `[n]` over torch's process group, which all of its ranks have to call."""
+    distributed = _torch_distributed("torch_sum()")
+    import torch
+
+    def total(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        on = "cuda" if distributed.get_backend(group) == "nccl" else "cpu"
+        tensor = torch.from_numpy(counts).to(on, copy=True)
+        distributed.all_reduce(tensor, group=group)
+        return tensor.cpu().numpy()
+
+    return total
+
+
+def jax_sum() -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """Return a function that sums int64 `[n]` over JAX's processes, which all have to call it.
+
+    Without `jax_enable_x64` JAX knows no int64, so the numbers travel as halves of 32 bits and are put together again.
+    """
+    try:
+        from jax.experimental import multihost_utils
+    except ImportError as error:
+        raise missing_extra("jax", "jax_sum()") from error
+    import numpy as np
+
+    def total(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        halves = multihost_utils.process_allgather(np.ascontiguousarray(counts).view(np.uint32))
+        whole = np.ascontiguousarray(np.asarray(halves).reshape(-1, 2 * len(counts))).view(np.int64)
+        return np.asarray(whole.sum(axis=0), dtype=np.int64)
+
+    return total
 
 
 def _torch_distributed(feature: str):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from iltools_datasets import _core
 from iltools_datasets._base.integers import checked_integers
 from iltools_datasets.errors import ArgumentError, MissingKeyError, OutOfRangeError
 from iltools_datasets.motion.description import QuaternionOrder
+from iltools_datasets.motion.kinds import Pieces
 from iltools_datasets.motion.layout import KeyLayout, MotionLayout, Name
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -104,6 +105,10 @@ class MotionLookup:
     def shape(self, key: Key) -> tuple[int, ...]:
         """Return the shape of one returned row of a key."""
         return self._places[key].shape
+
+    def pieces(self, key: Key) -> Pieces:
+        """Return what the numbers of one returned row of a key are, flattened."""
+        return self._places[key].pieces
 
     def at(
         self,

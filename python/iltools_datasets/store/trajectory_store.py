@@ -165,6 +165,17 @@ class TrajectoryStore:
         """Return the name the trajectory at this position was added with."""
         return self.trajectory_names[segment]
 
+    @property
+    def trajectory_paths(self) -> list[str]:
+        """`<task>/<name>` of each trajectory; numbers stand for those that were given no name."""
+        tasks, segments = self.task_names, self.core.segments
+        return [
+            f"{tasks.get(task, f'task {task}')}/{name or f'trajectory {number}'}"
+            for task, number, name in zip(
+                segments.task_id.tolist(), segments.traj_id.tolist(), self.trajectory_names, strict=True
+            )
+        ]
+
     def dtype(self, key: Key) -> np.dtype[Any]:
         """Return the dtype that `gather` returns for a key; bfloat16 comes as its bits, uint16 (see `is_bfloat16`)."""
         name = self.layout[self._number(key)].dtype

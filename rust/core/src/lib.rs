@@ -20,5 +20,6 @@ pub mod segment;
 pub mod slab;
 pub mod store;
 mod streaming;
+pub mod tracking;
 
 pub use error::{Error, Result};

@@ -13,6 +13,7 @@ mod segments;
 mod slices;
 mod store;
 mod stream;
+mod tracker;
 mod writer;
 
 use pyo3::prelude::*;
@@ -34,6 +35,8 @@ mod _core {
     use super::slices::SliceCut;
     #[pymodule_export]
     use super::store::{Field, Store, verify};
+    #[pymodule_export]
+    use super::tracker::{MotionBins, Tracker};
     #[pymodule_export]
     use super::writer::{StoreWriter, repair};
     use pyo3::prelude::*;

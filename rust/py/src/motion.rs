@@ -110,6 +110,12 @@ impl Motion {
         Ok(Self { lookup: Arc::new(lookup), dtypes, shapes })
     }
 
+    /// What the rows of each key come as.
+    #[getter]
+    fn dtypes<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArrayDescr>> {
+        self.dtypes.iter().map(|dtype| dtype.bind(py).clone()).collect()
+    }
+
     #[expect(clippy::too_many_arguments, reason = "what is asked of a look-up, in one call")]
     #[pyo3(signature = (keys, clip, time, offsets, frame="world", anchor_pos=None, anchor_quat=None, origins=None,
         refuses_outside=false, out=None, threads=None))]

@@ -116,7 +116,7 @@ fn add_below(limit: u64, a: u64, b: u64) -> u64 {
 
 /// A well-mixed 64-bit function of a 64-bit value: the finaliser of `SplitMix64` (Steele, Lea and Flood 2014).
 #[inline]
-pub(super) fn mix(mut value: u64) -> u64 {
+pub(crate) fn mix(mut value: u64) -> u64 {
     value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// The numbers of a seed from one of them on: each depends on the seed and on where it stands alone.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     key: u64,
     first: u64,
 }

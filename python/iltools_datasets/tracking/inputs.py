@@ -1,0 +1,63 @@
+"""What callers say of envs, times and places, checked before anything is booked or moved."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from iltools_datasets._base.integers import checked_env_ids
+from iltools_datasets.errors import ArgumentError
+from iltools_datasets.motion.lookup import as_floats
+from iltools_datasets.tracking.outputs import as_numpy
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+def which_envs(env_ids: Any, terminated: Any, num_envs: int) -> tuple[Ids, Mask | None]:
+    """Return ids [n], of ids or a mask, None being all; and which of them failed, [n], or None.
+
+    Raises:
+        OutOfRangeError, NotAnIntegerError, ArgumentError: no such env, a mask of another length, or flags that are no
+            bools or do not fit. Ids that are there twice are refused by what they go to.
+    """
+    values = as_numpy(env_ids)
+    ids = np.arange(num_envs, dtype=np.int64) if values is None else checked_env_ids(values, num_envs)
+    if terminated is None:
+        return ids, None
+    flags = np.asarray(as_numpy(terminated))
+    if flags.dtype != np.bool_:
+        raise ArgumentError(f"terminated: expected bools, found {flags.dtype}")
+    is_mask = values is not None and np.asarray(values).dtype == np.bool_
+    if flags.shape == (num_envs,) and is_mask:
+        flags = flags[ids]
+    if flags.shape != ids.shape:
+        raise ArgumentError(f"terminated: expected one for each of {len(ids)} envs, found shape {list(flags.shape)}")
+    return ids, np.ascontiguousarray(flags)
+
+
+def checked_seconds(name: str, value: Any) -> float:
+    """Return a positive number of seconds."""
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not isfinite(value) or value <= 0:
+        raise ArgumentError(f"{name}: expected a positive number of seconds, found {value!r:.80}")
+    return float(value)
+
+
+def checked_offsets(offsets: ArrayLike) -> NDArray[np.float64]:
+    """Return offsets in control steps, float64 [O], at least one and all finite."""
+    found = as_floats("offsets", as_numpy(offsets))
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ArgumentError(f"offsets: expected finite numbers [O], at least one, found {offsets!r:.80}")
+    return found
+
+
+def checked_rows(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return finite numbers of a shape as float32."""
+    found = as_floats(name, as_numpy(values))
+    if found.shape != shape or not np.isfinite(found).all():
+        raise ArgumentError(f"{name}: expected finite numbers {list(shape)}, found {list(found.shape)}")
+    return np.ascontiguousarray(found, dtype=np.float32)

@@ -1,0 +1,92 @@
+//! Which item a point of a row of widths lies in: prefix sums in f64, and a table that says where to begin to look.
+
+use crate::Result;
+use crate::memory::{filled, with_room};
+
+/// Items laid one after the other, each as wide as its weight.
+#[derive(Debug, Clone)]
+pub struct Cumulative {
+    /// Where each item ends.
+    ends: Vec<f64>,
+    /// Of each of as many buckets as there are items, and of one behind: the first item that ends in it or behind it.
+    guide: Vec<u32>,
+    /// Buckets per width.
+    scale: f64,
+    /// The last item that has any width.
+    last: usize,
+}
+
+impl Cumulative {
+    /// Weights that are finite and not negative, of which at least one is positive, and whose number is below 2^32.
+    pub fn new(weights: impl ExactSizeIterator<Item = f64>) -> Result<Self> {
+        let len = weights.len();
+        let (mut ends, mut sum, mut last) = (with_room(len)?, 0.0, 0);
+        for (item, weight) in weights.enumerate() {
+            sum += weight;
+            ends.push(sum);
+            if weight > 0.0 {
+                last = item;
+            }
+        }
+        let scale = len as f64 / sum;
+        let mut guide = filled(len + 2, 0_u32)?;
+        let mut bucket = 0;
+        for (item, &end) in ends.iter().enumerate() {
+            let own = ((end * scale) as usize).min(len);
+            while bucket <= own {
+                guide[bucket] = item as u32;
+                bucket += 1;
+            }
+        }
+        guide[bucket..].fill(len.saturating_sub(1) as u32);
+        Ok(Self { ends, guide, scale, last })
+    }
+
+    /// The item at a fraction, in [0, 1), of the whole width: never one of no width.
+    #[inline]
+    pub fn find(&self, fraction: f64) -> usize {
+        let len = self.ends.len();
+        let point = fraction * self.ends[len - 1];
+        // As when the table was made, so that rounding puts no item and no point on different sides.
+        let bucket = ((point * self.scale) as usize).min(len);
+        let (low, high) = (self.guide[bucket] as usize, self.guide[bucket + 1] as usize);
+        let item = low + self.ends[low..=high].partition_point(|&end| end <= point);
+        item.min(self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn finds_what_a_search_finds(
+            weights in prop::collection::vec(prop_oneof![Just(0.0), 0.0_f64..1.0, Just(1.0), 1e3..1e6_f64], 1..200),
+            fractions in prop::collection::vec(0.0_f64..1.0, 1..50),
+        ) {
+            prop_assume!(weights.iter().any(|&weight| weight > 0.0));
+            let cumulative = Cumulative::new(weights.iter().copied()).unwrap();
+            let total: f64 = weights.iter().fold(0.0, |sum, &weight| sum + weight);
+            let below_one = 1.0 - f64::EPSILON / 2.0;
+            for fraction in fractions.into_iter().chain([0.0, below_one]) {
+                let found = cumulative.find(fraction);
+                prop_assert!(weights[found] > 0.0);
+                let mut end = 0.0;
+                let searched = weights.iter().position(|&weight| { end += weight; end > fraction * total });
+                let last = weights.iter().rposition(|&weight| weight > 0.0);
+                prop_assert_eq!(Some(found), searched.or(last));
+            }
+        }
+    }
+
+    #[test]
+    fn more_items_than_a_single_float_can_tell_apart() {
+        let len = (1 << 24) + 1000;
+        let cumulative = Cumulative::new((0..len).map(|_| 1.0)).unwrap();
+        assert_eq!(cumulative.find((len - 1) as f64 / len as f64 + 1e-9), len - 1);
+        assert_eq!(cumulative.find(0.75), len * 3 / 4);
+    }
+}
