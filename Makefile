@@ -56,8 +56,9 @@ fuzz: ## Fuzz manifest, segment table, sampler state and TensorDict metadata, SE
 fuzz-archive: $(VENV)/.dev $(VENV)/.native ## Damaged and hostile archives and codecs, EXAMPLES=20000 of each kind.
 	ILTOOLS_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest tests/archive/test_codec_fuzz.py -q --timeout 0
 
-fuzz-quick: ## The same for 20 seconds each.
+fuzz-quick: ## The native targets for 20 seconds each, and 1,000 archives and codecs of each kind.
 	$(foreach target,$(FUZZ_TARGETS),$(call fuzz-one,$(target),20))
+	$(MAKE) fuzz-archive EXAMPLES=1000
 
 lint: $(VENV)/.dev $(VENV)/.native ## Check format, lints, who imports whom, types, and the stubs of the native module against the module.
 	$(BIN)/ruff format --check

@@ -1,6 +1,7 @@
 """The package as it is installed: light to import, versioned once, typed, and clear about what is missing."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -151,3 +152,27 @@ def test_no_folder_of_tests_is_taken_for_a_framework(monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name, raising=False)
         assert find_spec(name) is None
     assert find_spec("conftest") is not None
+
+
+@pytest.mark.parametrize("what", ["", "test_find.py"])
+def test_the_tests_of_lerobot_data_are_skipped_without_its_extra(tmp_path: Path, what: str) -> None:
+    """Named on the command line, the folder's conftest is imported before pytest could skip anything."""
+    (tmp_path / "hide_pyarrow.py").write_text(
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'pyarrow':\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "hide_pyarrow", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, ROOT / "tests" / "lerobot" / what],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "needs the extra data: there is no pyarrow" in done.stdout, done.stdout + done.stderr
+    assert done.returncode in (0, 5)  # 5: nothing was run

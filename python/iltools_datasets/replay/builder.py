@@ -236,9 +236,17 @@ def _discard(target: StoreBuilder, spools: list[StoreSpool]) -> None:
     target.abort()
 
 
-def _to_arrays(label: str, transitions: TensorDictBase) -> dict[Parts, NDArray[Any]]:
+def checked_length(label: str, transitions: TensorDictBase) -> int:
+    """Return the transitions of a trajectory; `SchemaError` if it is no TensorDict of batch size [T], T >= 1."""
+    if not isinstance(transitions, TensorDictBase):
+        raise SchemaError(f"{label}: expected a TensorDict, found {type(transitions).__name__}")
     if len(transitions.batch_size) != 1 or transitions.batch_size[0] < 1:
         raise SchemaError(f"{label}: expected batch size [T] with T >= 1, found {list(transitions.batch_size)}")
+    return int(transitions.batch_size[0])
+
+
+def _to_arrays(label: str, transitions: TensorDictBase) -> dict[Parts, NDArray[Any]]:
+    checked_length(label, transitions)
     arrays: dict[Parts, NDArray[Any]] = {}
     for key, value in transitions.items(include_nested=True, leaves_only=True):
         parts = (key,) if isinstance(key, str) else tuple(key)

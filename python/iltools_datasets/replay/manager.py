@@ -26,9 +26,9 @@ from iltools_datasets import _core
 from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.ingest.report import BuildReport
 from iltools_datasets.ranks import ONLY_RANK, Rank, checked_rank
-from iltools_datasets.replay.builder import ExpertMemmapBuilder
+from iltools_datasets.replay.builder import ExpertMemmapBuilder, checked_length
 from iltools_datasets.replay.manager_state import load_manager_state, save_manager_state
-from iltools_datasets.store.env_cursors import Assignment, EnvCursors, FollowsEnvs
+from iltools_datasets.store.env_cursors import Assignments, EnvCursors, FollowsEnvs
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.segments import EnvAssignment, Segments
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -94,7 +94,11 @@ class ExpertReplayManager(FollowsEnvs):
             task_id: dict(trajectories if isinstance(trajectories, Mapping) else enumerate(trajectories))
             for task_id, trajectories in spec.tasks.items()
         }
-        total = sum(td.batch_size[0] for trajectories in tasks.values() for td in trajectories.values())
+        total = sum(
+            checked_length(f"task {task_id}, trajectory {traj_id}", td)
+            for task_id, trajectories in tasks.items()
+            for traj_id, td in trajectories.items()
+        )
         with ExpertMemmapBuilder(spec.scratch_dir, max(total, 1), overwrite=spec.overwrite) as builder:
             for task_id, trajectories in tasks.items():
                 for traj_id, transitions in trajectories.items():
@@ -200,11 +204,13 @@ class ExpertReplayManager(FollowsEnvs):
         """The trajectory and the next step of each env, as a snapshot; None if nothing is assigned."""
         return None if self._cursors is None else self._cursors.assignment
 
-    def set_assignment(self, assign: Sequence[Assignment]) -> None:
+    def set_assignment(self, assign: Assignments) -> None:
         """Assign one trajectory and step per env, and march: each `buffer.sample()` returns one row per env.
 
-        Every cursor moves by one per sample and wraps at the end of its trajectory. Raises `UnknownSegmentError` (a
-        KeyError) or `OutOfRangeError` (an IndexError, for a negative step) with nothing changed.
+        `assign` holds an `EnvAssignment` or `(task_id, traj_id, step)` per env, or is an integer array or tensor
+        [num_envs, 3] of these. Every cursor moves by one per sample and wraps at the end of its trajectory. Raises
+        `UnknownSegmentError` (a KeyError), `OutOfRangeError` (an IndexError, for a negative step) or
+        `NotAnIntegerError` (a TypeError) with nothing changed.
         """
         cursors = EnvCursors(self.segments, assign)
         sampler = SequentialPerEnvSampler(self.segments, cursors)
@@ -274,7 +280,7 @@ class ExpertReplayManager(FollowsEnvs):
         """
         rows = self._window_rows(window_size, wrap)
         flat = self.buffer.storage.get(torch.from_numpy(rows))
-        window = flat.reshape(-1, window_size)
+        window = flat.reshape(len(self.cursors), window_size)
         return self.buffer.transform(window) if len(self.buffer.transform) else window
 
     def env_windows(
@@ -283,7 +289,8 @@ class ExpertReplayManager(FollowsEnvs):
         """Return the same windows as numpy arrays, `{key: [num_envs, window_size, ...]}`, without transforms."""
         rows = self._window_rows(window_size, wrap)
         arrays = self.store.gather(rows, keys)
-        return {key: array.reshape(-1, window_size, *array.shape[1:]) for key, array in arrays.items()}
+        windows = len(self.cursors), window_size
+        return {key: array.reshape(*windows, *array.shape[1:]) for key, array in arrays.items()}
 
     def _window_rows(self, window_size: int, wrap: bool) -> NDArray[np.int64]:
         cursors, length = self.cursors, checked_integer("window_size", window_size, low=0)

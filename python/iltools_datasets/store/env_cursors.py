@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets import _core
+from iltools_datasets._base.integers import checked_ids, checked_integers
 from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets.errors import ArgumentError, OutOfRangeError
 from iltools_datasets.store.segments import EnvAssignment, Segment, Segments
 
-Assignment = EnvAssignment | tuple[int, int] | tuple[int, int, int]
+Assignment = EnvAssignment | tuple[int, int] | tuple[int, int, int] | Sequence[int] | NDArray[np.integer[Any]]
+"""Trajectory and step of an env; without a step, its first. Rows of integer arrays and tensors are such."""
+Assignments = Sequence[Assignment] | NDArray[np.integer[Any]]
+"""One per env, or an integer array or tensor [num_envs, 3] of task, trajectory and step; [num_envs, 2] without."""
 
 
 class EnvCursors:
@@ -20,14 +25,17 @@ class EnvCursors:
 
     Args:
         segments: the segments of the data set.
-        assignment: one `EnvAssignment` per env. A step past the end of its trajectory wraps around.
+        assignment: one `EnvAssignment` or `(task_id, traj_id, step)` per env, or an integer array or tensor
+            [num_envs, 3] of these. A step past the end of its trajectory wraps around.
 
     Raises:
         UnknownSegmentError: no trajectory has these ids.
         OutOfRangeError: a step is negative.
+        NotAnIntegerError: floats or bools (a TypeError).
+        ArgumentError: an array of another shape.
     """
 
-    def __init__(self, segments: Segments | Iterable[Segment], assignment: Sequence[Assignment]) -> None:
+    def __init__(self, segments: Segments | Iterable[Segment], assignment: Assignments) -> None:
         self.segments = Segments.from_segments(segments)
         task, traj, step = _columns(assignment)
         self.native = _core.SequentialCursors(self.segments.table, self.segments.find_many(task, traj), step)
@@ -63,8 +71,11 @@ class EnvCursors:
         Raises:
             UnknownSegmentError: no trajectory has these ids.
             OutOfRangeError: an env index is outside 0..num_envs, or a step is negative.
+            NotAnIntegerError: an env or an assignment is of floats or bools (a TypeError).
         """
-        env = np.array([operator.index(index) for index in changes], dtype=np.int64)
+        if not isinstance(changes, Mapping):
+            raise ArgumentError(f"changes: expected a mapping of envs to assignments, found {changes!r:.80}")
+        env = checked_ids("env", changes.keys(), len(self))
         task, traj, step = _columns(changes.values())
         self.native.update(env, self.segments.find_many(task, traj), step)
         self.revision += 1
@@ -111,11 +122,13 @@ class FollowsEnvs:
         """Put some envs on other trajectories: all of them, or, on any error, none.
 
         Args:
-            changes: env index -> `(task_id, traj_id)`, `(task_id, traj_id, step)` or `EnvAssignment`.
+            changes: env index -> `(task_id, traj_id)`, `(task_id, traj_id, step)` or `EnvAssignment`; a row of an
+                integer array is one, too.
 
         Raises:
             UnknownSegmentError: no trajectory has these ids (a KeyError).
             OutOfRangeError: no such env, or a negative step (an IndexError).
+            NotAnIntegerError: an env or an assignment is of floats or bools (a TypeError).
         """
         self.cursors.update(changes)
 
@@ -129,16 +142,28 @@ def saved_places(saved: SavedState, segments: Segments, num_envs: int) -> tuple[
     return segment, step
 
 
-def _columns(assignment: Iterable[Assignment]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    rows = np.array([_row(entry) for entry in assignment], dtype=np.int64).reshape(-1, 3)
+def _columns(
+    assignment: Iterable[Assignment] | Assignments,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return task, trajectory and step, int64 [n] each."""
+    if hasattr(assignment, "__array__"):
+        rows = checked_integers("assignment", assignment, outside=OutOfRangeError)
+        if rows.ndim != 2 or rows.shape[1] not in (2, 3):
+            raise ArgumentError(
+                f"assignment: expected rows of (task_id, traj_id) or (task_id, traj_id, step), [num_envs, 2 or 3], "
+                f"found an array {list(rows.shape)}"
+            )
+        rows = np.pad(rows, ((0, 0), (0, 3 - rows.shape[1])))
+    else:
+        rows = np.array([_row(entry) for entry in assignment], dtype=np.int64).reshape(-1, 3)
     task, traj, step = (np.ascontiguousarray(column) for column in rows.T)
     return task, traj, step
 
 
-def _row(entry: Assignment) -> tuple[int, int, int]:
+def _row(entry: Assignment) -> list[int]:
     if isinstance(entry, EnvAssignment):
         entry = (entry.task_id, entry.traj_id, entry.step)
-    if not isinstance(entry, Sequence) or len(entry) not in (2, 3):
+    if not (isinstance(entry, Sequence) or np.ndim(getattr(entry, "shape", 0)) == 1) or len(entry) not in (2, 3):
         raise TypeError(f"expected an EnvAssignment, (task_id, traj_id) or (task_id, traj_id, step), found {entry!r}")
-    task, traj, step = entry if len(entry) == 3 else (*entry, 0)
-    return operator.index(task), operator.index(traj), operator.index(step)
+    numbers = checked_integers("assignment", entry, outside=OutOfRangeError)
+    return [*numbers.tolist(), 0][:3]

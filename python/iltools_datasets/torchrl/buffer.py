@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn.utils import _set_dispatch_td_nn_modules
-from tensordict.utils import expand_as_right
+from torchrl.data import ReplayBuffer
 from torchrl.data import TensorDictReplayBuffer as TorchRLTensorDictReplayBuffer
 from torchrl.data.replay_buffers.storages import TensorStorage
 from torchrl.data.replay_buffers.storages.utils import _collate_id
@@ -20,6 +20,7 @@ from torchrl.data.replay_buffers.storages.utils import _collate_id
 from iltools_datasets._base.integers import checked_integer
 from iltools_datasets._base.saved_state import Changes
 from iltools_datasets.errors import IltoolsError, StateError
+from iltools_datasets.torchrl.batch_info import put_info
 from iltools_datasets.torchrl.buffer_checkpoint import QUEUE, TRANSFORMS, current_save, new_save
 from iltools_datasets.torchrl.parts import prepare_directory, prepare_module, prepare_state
 from iltools_datasets.torchrl.samplers.base import SeededSampler
@@ -83,10 +84,28 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             self._prefetch_executor = ThreadPoolExecutor(max_workers=1)
 
     def sample(self, batch_size: int | None = None, return_info: bool = False, include_info: bool | None = None) -> Any:
-        """Return a batch as a TensorDict, with `return_info` a tuple (batch, info); see TorchRL's method."""
+        """Return a batch as a TensorDict, with `return_info` a tuple (batch, info); see TorchRL's method.
+
+        `batch["index"]` says which rows of the storage they are. A store's own column of that name stays in its place.
+        """
         size = self._batch_size if batch_size is None else checked_integer("batch_size", batch_size, low=0)
-        if size is None or include_info is not None or not self._goes_straight():
+        if include_info is not None:
             return super().sample(batch_size, return_info=return_info, include_info=include_info)
+        if size is None or not self._goes_straight():
+            data, info = ReplayBuffer.sample(self, batch_size, return_info=True)
+        else:
+            self._warn_of_another(size)
+            data, info = self._sample_straight(size)
+        put_info(data, info, self._kept)
+        return (data, info) if return_info else data
+
+    @property
+    def _kept(self) -> str | None:
+        """An entry of samplers that is a column of the store, and not the number of the row."""
+        storage = self._storage
+        return "index" if isinstance(storage, TrajectoryStorage) and "index" in storage.store.keys else None
+
+    def _warn_of_another(self, size: int) -> None:
         if self._batch_size not in (None, size) and not getattr(self, "_warned_batch_size_conflict", False):
             self._warned_batch_size_conflict = True
             warnings.warn(
@@ -94,18 +113,6 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
                 "which prevails",
                 stacklevel=2,
             )
-        data, info = self._sample_straight(size)
-        for key, value in info.items():
-            # Rows of a one-dimensional storage are as long as the batch. Slices give a tuple.
-            if key == "index":
-                value = value[0].unsqueeze(-1) if isinstance(value, tuple) else value
-            elif type(value) is not torch.Tensor or value.shape[:1] != data.batch_size or value.device != CPU:
-                data.set(key, expand_as_right(value, data) if value.ndim < data.ndim else value)
-                continue
-            # What fits needs no further check.
-            path = key if isinstance(key, tuple) else (key,)
-            data._set_tuple(path, value, validated=True, inplace=False, non_blocking=False)
-        return (data, info) if return_info else data
 
     def __getitem__(self, index: Any) -> Any:
         """Return what is stored at an index or key; `buffer["_data", key]`, in older examples, is `buffer[key]`."""

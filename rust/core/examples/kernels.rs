@@ -23,8 +23,8 @@ fn store(path: &std::path::Path) -> Store {
     let (observation, action) = (vec![1; STATES * 71 * 4], vec![2; (STATES - 1) * 29 * 4]);
     for clip in 0..CLIPS {
         let arrays = vec![
-            Array { spec: spec("observation", Kind::State, 71), rows: STATES, bytes: &observation },
-            Array { spec: spec("action", Kind::Transition, 29), rows: STATES - 1, bytes: &action },
+            Array { spec: spec("observation", Kind::State, 71), rows: STATES, bytes: (&observation).into() },
+            Array { spec: spec("action", Kind::Transition, 29), rows: STATES - 1, bytes: (&action).into() },
         ];
         let clip = Trajectory { task_id: 0, traj_id: clip, name: None, arrays, views: vec![] };
         writer.append(clip, &|| false).expect("a trajectory");

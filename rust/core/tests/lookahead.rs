@@ -19,7 +19,7 @@ fn store(path: &std::path::Path) -> Arc<Store> {
     let spec = ColumnSpec { key: vec!["i".into()], kind: Kind::Transition, dtype: DType::Int64, shape: vec![] };
     for k in 0..5 {
         let bytes: Vec<u8> = (k * 100..k * 100 + 100_i64).flat_map(i64::to_le_bytes).collect();
-        let arrays = vec![Array { spec: spec.clone(), rows: 100, bytes: &bytes }];
+        let arrays = vec![Array { spec: spec.clone(), rows: 100, bytes: (&bytes).into() }];
         let clip = Trajectory { task_id: 0, traj_id: k, name: None, arrays, views: vec![] };
         writer.append(clip, &|| false).unwrap();
     }

@@ -29,7 +29,7 @@ fn store(directory: &std::path::Path, dtype: DType) -> Arc<Store> {
         })
         .collect();
     let spec = ColumnSpec { key: vec!["x".into()], kind: Kind::State, dtype, shape: vec![WIDTH] };
-    let array = Array { spec, rows: STATES, bytes: &bytes };
+    let array = Array { spec, rows: STATES, bytes: (&bytes).into() };
     let mut writer = StoreWriter::begin(directory, false, "{}").unwrap();
     let trajectory = Trajectory { task_id: 0, traj_id: 0, name: None, arrays: vec![array], views: vec![] };
     writer.append(trajectory, &|| false).unwrap();

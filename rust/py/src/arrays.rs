@@ -1,7 +1,8 @@
-//! numpy arrays in and out. The only `unsafe` of the bindings: reading an array's address, and making an array over a buffer.
+//! numpy arrays in and out: reading an array's address, and making an array over a buffer.
 #![allow(unsafe_code)]
 
 use iltools_core::slab::Buffer;
+use iltools_core::store::Lent;
 use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, get_type_object, npy_intp};
 use numpy::{
     PyArray1, PyArrayDescr, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
@@ -78,16 +79,11 @@ pub fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     unsafe { (*array.as_array_ptr()).flags & NPY_ARRAY_WRITEABLE != 0 }
 }
 
-/// The bytes of a C-contiguous array, for as long as it is borrowed from Python.
-///
-/// The interpreter stays attached while these are read, so no Python code changes them meanwhile.
-pub fn slice_of<'a>(_py: Python<'a>, array: &'a Bound<'_, PyUntypedArray>) -> PyResult<&'a [u8]> {
+/// The bytes of a C-contiguous array, which other threads may write to where the interpreter is released.
+pub fn lent_by<'a>(array: &'a Bound<'_, PyUntypedArray>) -> PyResult<Lent<'a>> {
     let (address, len) = bytes_of(array)?;
-    if len == 0 {
-        return Ok(&[]);
-    }
-    // SAFETY: a C-contiguous array's data is one range of that many initialised bytes, kept alive by the borrowed reference.
-    Ok(unsafe { std::slice::from_raw_parts(address, len) })
+    // SAFETY: a C-contiguous array's data is one range of that many bytes, kept alive by the borrowed reference.
+    Ok(unsafe { Lent::new(address, len) })
 }
 
 /// An int64 vector from a caller.

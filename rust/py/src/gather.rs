@@ -66,10 +66,7 @@ impl<'py> Outputs<'py> {
             }
             let (address, bytes) =
                 bytes_of(array).map_err(|_| PyValueError::new_err(format!("out[{i}]: is not C-contiguous")))?;
-            let range = address as usize..address as usize + bytes;
-            let overlaps =
-                |&(other, len): &(*mut u8, usize)| range.start < other as usize + len && (other as usize) < range.end;
-            if addresses.iter().any(overlaps) {
+            if addresses.iter().any(|&other| overlap(other, (address, bytes))) {
                 return Err(PyValueError::new_err(format!("out[{i}]: shares memory with another output")));
             }
             addresses.push((address, bytes));
@@ -77,10 +74,25 @@ impl<'py> Outputs<'py> {
         Ok(Self { arrays, addresses })
     }
 
+    /// Check that no output lies over what is read.
+    pub fn check_apart_from(&self, columns: impl Iterator<Item = (*mut u8, usize)>) -> PyResult<()> {
+        for (j, column) in columns.enumerate() {
+            if let Some(i) = self.addresses.iter().position(|&output| overlap(output, column)) {
+                return Err(PyValueError::new_err(format!("out[{i}]: shares memory with columns[{j}]")));
+            }
+        }
+        Ok(())
+    }
+
     /// The arrays, after they have been filled.
     pub fn into_arrays(self) -> Vec<Bound<'py, PyUntypedArray>> {
         self.arrays
     }
+}
+
+/// Whether two ranges of memory, each an address and a length, have a byte in common.
+fn overlap((a, a_len): (*mut u8, usize), (b, b_len): (*mut u8, usize)) -> bool {
+    (a as usize) < b as usize + b_len && (b as usize) < a as usize + a_len && a_len.min(b_len) > 0
 }
 
 /// Addresses that may cross into a closure that runs without the interpreter.
@@ -132,6 +144,7 @@ pub fn gather<'py>(
         wanted.push(Wanted { dtype, shape: [&[rows.len()], row_shape].concat() });
     }
     let outputs = Outputs::prepare(py, wanted, out)?;
+    outputs.check_apart_from(sources.iter().map(|&(address, row_bytes, count)| (address, row_bytes * count)))?;
     let shared = Shared((sources, &outputs.addresses));
     py.detach(|| {
         let (sources, addresses) = shared.get();

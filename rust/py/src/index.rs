@@ -50,7 +50,9 @@ impl IndexStream {
     }
 
     fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: Indices<'_>) -> PyResult<Rows<'py>> {
-        self.stream.rows_of(store, index.as_slice()?)
+        // A copy, as in `SequentialCursors.update`.
+        let index = copied(index.as_slice()?).into_py_result(store.py())?;
+        self.stream.rows_of(store, &index)
     }
 }
 

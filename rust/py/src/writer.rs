@@ -11,7 +11,7 @@ use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::arrays::slice_of;
+use crate::arrays::lent_by;
 use crate::errors::{IntoPyResult, interrupted};
 
 type Columns<'py> = Vec<(Vec<String>, Bound<'py, PyUntypedArray>)>;
@@ -125,7 +125,7 @@ impl StoreWriter {
             let dtype = DType::from_name(&name)
                 .ok_or_else(|| PyTypeError::new_err(format!("{}: dtype {name} cannot be stored", label())))?;
             let spec = ColumnSpec { key: key.clone(), kind: *kind, dtype, shape: shape.to_vec() };
-            let bytes = slice_of(py, array).map_err(|error| PyValueError::new_err(format!("{}: {error}", label())))?;
+            let bytes = lent_by(array).map_err(|error| PyValueError::new_err(format!("{}: {error}", label())))?;
             arrays.push(Array { spec, rows, bytes });
         }
         let views = views.into_iter().map(|(key, source, offset, shape)| View { key, source, offset, shape }).collect();

@@ -7,7 +7,7 @@ Their batches are exact: one that reaches the end of an epoch takes its rest fro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState, TakeOver
-from iltools_datasets.store.env_cursors import Assignment, EnvCursors, FollowsEnvs, saved_places
+from iltools_datasets.store.env_cursors import Assignments, EnvCursors, FollowsEnvs, saved_places
 from iltools_datasets.store.segments import Segment, Segments
 from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
 
@@ -164,7 +164,7 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
     def __init__(
         self,
         segments: Segments | Iterable[Segment],
-        assignment: Sequence[Assignment] | EnvCursors | None = None,
+        assignment: Assignments | EnvCursors | None = None,
         without_replacement: bool = True,
         *,
         seed: int | None = None,
@@ -172,7 +172,7 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
         world_size: int = 1,
     ) -> None:
         super().__init__(segments, without_replacement, seed=seed, rank=rank, world_size=world_size)
-        self.cursors = shared_cursors(self.segments, assignment or ())
+        self.cursors = shared_cursors(self.segments, () if assignment is None else assignment)
         self._revision = self.cursors.revision
         self._assigned = self._chosen()
 
@@ -228,7 +228,7 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
         UnknownSegmentError, OutOfRangeError: as `EnvCursors` does.
     """
 
-    def __init__(self, segments: Segments | Iterable[Segment], assignment: Sequence[Assignment] | EnvCursors) -> None:
+    def __init__(self, segments: Segments | Iterable[Segment], assignment: Assignments | EnvCursors) -> None:
         super().__init__(seed=0)
         self.cursors = shared_cursors(Segments.from_segments(segments), assignment)
         if not len(self.cursors):
@@ -280,7 +280,7 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
         return lambda: self.cursors.place(segment, step)
 
 
-def shared_cursors(segments: Segments, assignment: Sequence[Assignment] | EnvCursors) -> EnvCursors:
+def shared_cursors(segments: Segments, assignment: Assignments | EnvCursors) -> EnvCursors:
     """Return cursors over `segments`: those given, or new ones."""
     if not isinstance(assignment, EnvCursors):
         return EnvCursors(segments, assignment)

@@ -9,6 +9,7 @@ use super::HELD_OPEN;
 use super::checksum::BlockSums;
 use super::column::{ColumnSpec, column_path};
 use super::files::open_to_append;
+use super::lent::Lent;
 use super::manifest::ColumnEntry;
 use crate::{Error, Result};
 
@@ -61,14 +62,14 @@ impl ColumnFile {
     }
 
     /// Add bytes at the end. After an error the file may hold any part of them.
-    pub fn append(&mut self, mut bytes: &[u8], go_on: GoOn<'_>) -> Result<()> {
+    pub fn append(&mut self, mut bytes: Lent<'_>, go_on: GoOn<'_>) -> Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(self.most_pending - self.pending.len()));
+            let (now, later) = bytes.split_at_most(self.most_pending - self.pending.len());
             bytes = later;
             let begin = self.pending.len();
             self.reserve(now.len());
-            self.pending.extend_from_slice(now);
-            // The checksum is of what will be written, even if somebody changes `bytes` meanwhile.
+            now.copy_to(&mut self.pending);
+            // Of the copy: it is what will be written.
             self.sums.update(&self.pending[begin..]);
             self.bytes += now.len() as u64;
             if self.pending.len() == self.most_pending {
@@ -142,7 +143,7 @@ mod tests {
         for number in [0, HELD_OPEN - 1, HELD_OPEN, HELD_OPEN + 1] {
             let mut column = column(number);
             for piece in bytes.chunks(100_003) {
-                column.append(piece, &|| Ok(())).unwrap();
+                column.append(piece.into(), &|| Ok(())).unwrap();
                 assert!(column.pending.capacity() <= ALL_PENDING / count);
                 assert_eq!(column.file.is_some(), number < HELD_OPEN);
             }

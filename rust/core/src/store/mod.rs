@@ -8,6 +8,7 @@ mod fields;
 mod files;
 mod foreign;
 mod leftovers;
+mod lent;
 mod lock;
 #[cfg_attr(fuzzing, expect(missing_docs, reason = "public for the fuzzers alone"))]
 mod manifest;
@@ -21,6 +22,7 @@ pub use build::Build;
 pub use column::{ColumnSpec, DType, Key, Kind, show};
 pub use fields::Field;
 pub use leftovers::repair;
+pub use lent::Lent;
 pub use manifest::View;
 pub use map::Backend;
 pub use reader::{Store, gather_memory};

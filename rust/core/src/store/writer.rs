@@ -13,6 +13,7 @@ use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, show};
 use super::column_file::{ColumnFile, GoOn};
 use super::fields::check_fields;
 use super::files::{LARGEST_JSON, sync_directories, write_durably};
+use super::lent::Lent;
 use super::lock::BuildLock;
 use super::manifest::{Manifest, Names, View, checked_attributes};
 use super::map::Backend;
@@ -29,7 +30,7 @@ pub struct Array<'a> {
     /// Number of rows.
     pub rows: usize,
     /// `rows` times the row's bytes.
-    pub bytes: &'a [u8],
+    pub bytes: Lent<'a>,
 }
 
 /// A trajectory to be added.
@@ -128,9 +129,9 @@ impl StoreWriter {
                 .build
                 .step(|place| arrays.iter().enumerate().map(|array| create(array, &place.data_dir)).collect())?;
         }
-        let bytes: HashMap<&Key, &[u8]> = arrays.iter().map(|array| (&array.spec.key, array.bytes)).collect();
+        let bytes: HashMap<&Key, Lent<'_>> = arrays.iter().map(|array| (&array.spec.key, array.bytes)).collect();
         for column in &mut self.columns {
-            if let Some(bytes) = bytes.get(&column.spec().key) {
+            if let Some(&bytes) = bytes.get(&column.spec().key) {
                 column.append(bytes, go_on).map_err(|error| self.build.ended(error))?;
             }
         }

@@ -20,7 +20,7 @@ fn trajectories_that_disagree_are_refused_and_the_build_goes_on() {
     let array = |name: &str, kind, width: usize, rows: usize| Array {
         spec: spec(name, kind, width),
         rows,
-        bytes: &bytes[..width * rows],
+        bytes: (&bytes[..width * rows]).into(),
     };
     let good = || vec![array("obs", Kind::State, 4, 3), array("action", Kind::Transition, 2, 2)];
     writer.append(clip(0, good()), &|| false).unwrap();
@@ -61,7 +61,7 @@ fn transitions<'a>(traj_id: i64, keys: &[&[&str]], views: &[(&str, usize, usize)
         .map(|key| {
             let key = key.iter().map(ToString::to_string).collect();
             let spec = ColumnSpec { key, kind: Kind::Transition, dtype: DType::Uint8, shape: vec![5] };
-            Array { spec, rows: 3, bytes: &bytes[..15] }
+            Array { spec, rows: 3, bytes: (&bytes[..15]).into() }
         })
         .collect();
     let views = views
@@ -123,11 +123,11 @@ fn keys_that_cannot_nest_are_refused_when_they_are_added() {
     let mut writer = StoreWriter::begin(&directory.path().join("store"), false, "{}").unwrap();
     for key in [&["next"][..], &["obs", "x"], &["next", "obs"], &["next", "obs", "x"]] {
         let mut clip = transitions(0, &[key], &[], &bytes);
-        clip.arrays.push(Array { spec: spec("obs", Kind::State, 3), rows: 4, bytes: &bytes[..12] });
+        clip.arrays.push(Array { spec: spec("obs", Kind::State, 3), rows: 4, bytes: (&bytes[..12]).into() });
         assert!(matches!(writer.append(clip, &|| false), Err(Error::Schema(_))), "{key:?}");
     }
     let mut clip = transitions(0, &[&["next", "done"]], &[], &bytes);
-    clip.arrays.push(Array { spec: spec("obs", Kind::State, 3), rows: 4, bytes: &bytes[..12] });
+    clip.arrays.push(Array { spec: spec("obs", Kind::State, 3), rows: 4, bytes: (&bytes[..12]).into() });
     writer.append(clip, &|| false).unwrap();
 }
 

@@ -84,7 +84,7 @@ fn an_interrupted_build_is_over_and_leaves_the_old_store() {
     let before = listing(&path);
     let bytes = vec![1; 40 << 20];
     let big = || {
-        let arrays = vec![Array { spec: spec("obs", Kind::State, 1 << 20), rows: 40, bytes: &bytes }];
+        let arrays = vec![Array { spec: spec("obs", Kind::State, 1 << 20), rows: 40, bytes: (&bytes).into() }];
         Trajectory { task_id: 0, traj_id: 0, name: None, arrays, views: vec![] }
     };
     let mut writer = StoreWriter::begin(&path, true, "{}").unwrap();
@@ -106,7 +106,7 @@ fn a_build_that_is_aborted_from_within_a_call_ends_there() {
     let path = directory.path().join("store");
     let bytes = vec![1; 4 << 20];
     let clip = || {
-        let arrays = vec![Array { spec: spec("obs", Kind::State, 1 << 10), rows: 4 << 10, bytes: &bytes }];
+        let arrays = vec![Array { spec: spec("obs", Kind::State, 1 << 10), rows: 4 << 10, bytes: (&bytes).into() }];
         Trajectory { task_id: 0, traj_id: 0, name: None, arrays, views: vec![] }
     };
     let mut writer = StoreWriter::begin(&path, false, "{}").unwrap();

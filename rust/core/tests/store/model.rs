@@ -37,8 +37,12 @@ impl Model {
         for (k, &count) in self.states.iter().enumerate() {
             let (obs, action) = (rows(k, count, self.state_width, 0), rows(k, count - 1, self.action_width, 100));
             let arrays = [
-                Array { spec: spec("obs", Kind::State, self.state_width), rows: count, bytes: &obs },
-                Array { spec: spec("action", Kind::Transition, self.action_width), rows: count - 1, bytes: &action },
+                Array { spec: spec("obs", Kind::State, self.state_width), rows: count, bytes: (&obs).into() },
+                Array {
+                    spec: spec("action", Kind::Transition, self.action_width),
+                    rows: count - 1,
+                    bytes: (&action).into(),
+                },
             ];
             let part = View {
                 key: vec!["part".into()],
