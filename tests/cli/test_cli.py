@@ -265,6 +265,18 @@ def test_help_version_and_completion(iltools: Any) -> None:
     assert "trajopt" in iltools("export", "--help").out
 
 
+def test_several_archives_and_chosen_clips(iltools: Any, raw: Path, archive: Path, tmp_path: Path) -> None:
+    assert iltools("export", "auto", raw / "walk1_60hz.csv", "--source", "b", "--out", tmp_path / "b.zarr").code == 0
+    built = iltools("build", archive, tmp_path / "b.zarr", "--out", tmp_path / "both", "--json")
+    assert built.json["num_trajectories"] == 4
+    options = ("--select", "*walk*", "--select", "!b/*", "--min-states", 30, "--healthy")
+    chosen = iltools("build", archive, tmp_path / "b.zarr", "--out", tmp_path / "some", *options, "--json")
+    assert chosen.json["num_transitions"] == 39 + 30
+    wrong = iltools("build", archive, "--out", tmp_path / "none", "--select", "run*")
+    assert wrong.code == 2
+    assert "no clip is called like 'run*'" in " ".join(wrong.err.split())
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], [], ["no-such-verb"]])
 def test_what_no_verb_is_asked_for_loads_no_numbers(arguments: list[str]) -> None:
     code = (

@@ -11,13 +11,17 @@ from rich.text import Text
 
 from iltools_datasets.cli.opened import is_lerobot, open_archive
 from iltools_datasets.cli.output import AsJson, err, facts, heading, human_bytes, out, print_json
-from iltools_datasets.ingest.default_keys import default_obs_keys
+from iltools_datasets.ingest.choice import Choice
 from iltools_datasets.ingest.from_archive import build_store
 
 
 def build(
-    archive: Annotated[
-        str, typer.Argument(help="The Zarr archive (a path, or a URL of an object store), or a LeRobot set.")
+    archives: Annotated[
+        list[str],
+        typer.Argument(
+            help="The Zarr archive (a path, or a URL of an object store), several of them, or a LeRobot set.",
+            metavar="ARCHIVE...",
+        ),
     ],
     store: Annotated[Path, typer.Option("--out", help="Directory of the store.")],
     obs_keys: Annotated[
@@ -26,6 +30,18 @@ def build(
     ] = None,
     act_key: Annotated[str | None, typer.Option(help="The action. By default action or actions.")] = None,
     exclude_keys: Annotated[list[str] | None, typer.Option(help="Leave this key out; repeat it.")] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take the clips that are called so, such as 'lafan/walk*'; with ! in front leave them out; repeat it.",
+            metavar="GLOB",
+        ),
+    ] = None,
+    min_states: Annotated[int, typer.Option(min=1, help="Leave out shorter clips.", metavar="N")] = 1,
+    max_states: Annotated[int | None, typer.Option(min=1, help="Leave out longer clips.", metavar="N")] = None,
+    healthy: Annotated[
+        bool, typer.Option("--healthy", help="Leave out clips in which iltools doctor finds something.")
+    ] = False,
     float_dtype: Annotated[str, typer.Option(help="What wider floats become; 'keep' leaves them alone.")] = "float32",
     strict: Annotated[bool, typer.Option(help="Whether a clip without a required key is an error or left out.")] = True,
     keep_nan: Annotated[bool, typer.Option("--keep-nan", help="Store NaN instead of refusing it.")] = False,
@@ -33,15 +49,18 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build a store from an archive: what training samples from."""
-    if is_lerobot(archive):
-        _of_lerobot(archive, store, obs_keys, act_key, exclude_keys, float_dtype, keep_nan, overwrite, as_json)
+    choice = Choice(tuple(select or ()), min_states, max_states, healthy)
+    if any(is_lerobot(archive) for archive in archives):
+        if len(archives) > 1 or choice != Choice():
+            raise typer.BadParameter("a LeRobot set is built alone and whole", param_hint="ARCHIVE")
+        _of_lerobot(archives[0], store, obs_keys, act_key, exclude_keys, float_dtype, keep_nan, overwrite, as_json)
         return
-    with open_archive(archive) as reader:
-        keys = obs_keys or default_obs_keys(reader)
+    for archive in archives:
+        open_archive(archive).close()  # or the message says what else it is
     path, report = build_store(
-        archive,
+        archives,
         store,
-        keys,
+        obs_keys,
         act_key=act_key,
         strict=strict,
         float_dtype=None if float_dtype == "keep" else float_dtype,
@@ -49,6 +68,7 @@ def build(
         exclude_keys=exclude_keys or (),
         overwrite=overwrite,
         progress=False if as_json else None,
+        select=choice,
     )
     if as_json:
         print_json(report.as_dict())
@@ -60,7 +80,7 @@ def build(
             ("clips", f"{report.num_trajectories:,} of {report.num_tasks:,} tasks"),
             ("transitions", f"{report.num_transitions:,}"),
             ("on disk", human_bytes(report.bytes_on_disk)),
-            ("observation", ", ".join(keys)),
+            ("observation", ", ".join(report.obs_keys)),
             ("keys", ", ".join(report.keys)),
         )
     )

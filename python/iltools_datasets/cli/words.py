@@ -19,6 +19,7 @@ _WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bobs_keys\b", "--obs-keys"),
         (r"\bfloat_dtype\b", "--float-dtype"),
         (r"\bkeep_going=True\b", "--keep-going"),
+        (r"\bselect=(?=')", "--select "),
         (r"^fps: expected", "--fps: expected"),
         (r"(^|: )option ([a-z_]+): ", r"\1-o \2: "),
         (r"\bor be None, got", "or be 'keep', got"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import MissingKeyError
+from iltools_datasets.ingest.archives import Archives
 
 _MOST_AXES = 3  # rows of numbers or of points; images are no default observation
 
 
-def default_obs_keys(reader: ArchiveReader) -> list[str]:
+def default_obs_keys(reader: ArchiveReader | Archives) -> list[str]:
     """Return qpos and qvel if the first clip has both, else all its floating-point rows per state.
 
     Of an expert's transitions the observation is the one that is called so.

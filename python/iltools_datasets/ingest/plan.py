@@ -173,7 +173,8 @@ def _check_signature(trajectory: Trajectory, key: str, first: Trajectory, first_
     if found != expected:
         raise SchemaError(
             f"{where(trajectory)}, key {key!r}: expected {expected[0]} [T, *{list(expected[1])}] "
-            f"as in {first.path}, found {found[0]} [T, *{list(found[1])}]"
+            f"as in {first.path}, found {found[0]} [T, *{list(found[1])}]; clips of one robot make a store: "
+            f"select='{trajectory.dataset_source}/{trajectory.motion}/*' takes some of them"
         )
 
 

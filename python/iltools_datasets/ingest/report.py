@@ -19,11 +19,13 @@ class SkippedTrajectory:
 class BuildReport:
     """The outcome of one build from an archive.
 
-    `source` and `store` are paths; counts are of what was exported. `skipped` lists every trajectory left out,
-    `dropped_keys` every array left out with the reason. `inferred_terminated` counts trajectories without a flag in the
-    archive whose last transition was marked terminated; `zero_action` says that the archive has no action.
+    `source` and `store` are paths; counts are of what was exported; `obs_keys` is what makes up the observation.
+    `skipped` lists every trajectory left out, `dropped_keys` every array left out with the reason.
+    `inferred_terminated` counts trajectories without a flag in the archive whose last transition was marked terminated;
+    `zero_action` says that the archive has no action.
     `missing_chunks` counts chunks a foreign archive left out because they hold only its fill value;
-    `skipped_arrays` has a line for each array of the archive that belongs to no trajectory.
+    `skipped_arrays` has a line for each array of the archive that belongs to no trajectory. `reused` says that the
+    store was there already, and nothing was written.
     """
 
     source: str
@@ -32,6 +34,7 @@ class BuildReport:
     num_transitions: int
     num_states: int
     num_tasks: int
+    obs_keys: tuple[str, ...]
     keys: tuple[str, ...]
     bytes_on_disk: int
     seconds: float
@@ -41,6 +44,7 @@ class BuildReport:
     zero_action: bool = False
     missing_chunks: int = 0
     skipped_arrays: tuple[str, ...] = ()
+    reused: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers, ready for JSON."""
@@ -49,6 +53,8 @@ class BuildReport:
     def remarks(self) -> list[str]:
         """Return what a user should know about the build beyond its numbers, a line each."""
         lines = []
+        if self.reused:
+            lines.append("re-used: it was built by these options from these clips, and no file of theirs has changed")
         if self.zero_action:
             lines.append("the archive has no action: zeros of width 1 stand in")
         if self.inferred_terminated:

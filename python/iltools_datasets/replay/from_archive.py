@@ -13,6 +13,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.replay_export") from error
 
+from iltools_datasets.ingest.archives import Place, Select
 from iltools_datasets.ingest.from_archive import build_store
 from iltools_datasets.replay.manager import ExpertReplayManager, check_sampling
 
@@ -20,7 +21,7 @@ __all__ = ["build_replay_from_zarr"]
 
 
 def build_replay_from_zarr(
-    zarr_path: str | os.PathLike[str],
+    zarr_path: Place | Sequence[Place],
     scratch_dir: str | os.PathLike[str],
     obs_keys: Sequence[str],
     act_key: str | None = None,
@@ -38,13 +39,15 @@ def build_replay_from_zarr(
     progress: bool | None = None,
     *,
     exclude_keys: Sequence[str] = (),
+    select: Select = (),
     prefetch: int | None = None,
     pin_memory: bool = False,
 ) -> ExpertReplayManager:
     """Build a store from an archive in `scratch_dir` and return a manager that samples from it.
 
     Trajectories are read one after the other, so memory does not grow with the archive. `manager.report` says what was
-    exported and what was skipped. A store that is there already is opened with `ExpertReplayManager.load`.
+    exported and what was skipped. Run again, it uses the store that is there, if neither the archive nor the options
+    have changed (`manager.report.reused`); if they have, `overwrite=True` builds it anew.
 
     Args:
         device, sample_batch_size, prefetch, pin_memory: as in `ExpertReplayManager.load`.
@@ -68,6 +71,8 @@ def build_replay_from_zarr(
         exclude_keys=exclude_keys,
         overwrite=overwrite,
         progress=progress,
+        select=select,
+        reuse=True,
     )
     manager = ExpertReplayManager.load(store_path, device, sample_batch_size, prefetch, pin_memory=pin_memory)
     manager.report = report
