@@ -196,9 +196,17 @@ class MotionLayout:
         return [(0, root), *picked] if root else picked
 
     def chosen_names(
-        self, bodies: Sequence[Name] | None, joints: Sequence[Name] | None
+        self, keys: Sequence[Key], bodies: Sequence[Name] | None, joints: Sequence[Name] | None
     ) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-        """Return the names of bodies and of joints that are returned, in order; None where nobody knows them."""
+        """Return the names of bodies and of joints that are returned, in order; None where nobody knows them.
+
+        Raises ArgumentError for bodies or joints where the store says no names and none of the keys is of any.
+        """
+        if bodies is not None and self.body_names is None and not any(map(self._is_of_bodies, keys)):
+            raise ArgumentError(f"{self.store.path}: bodies: none of the keys {list(keys)} is of bodies")
+        of_joints = joints is not None and self.joint_names is None
+        if of_joints and joints is not None and all(self._joints(key, joints) is None for key in keys):
+            raise ArgumentError(f"{self.store.path}: joints: none of the keys {list(keys)} is of joints")
 
         def named(what: str, asked: Sequence[Name] | None, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
             if asked is None or names is None:

@@ -81,7 +81,7 @@ class MotionLookup:
             raise ArgumentError(f"keys: {VALID!r} is the name of what a look-up says of its times; leave it out")
         self._places: dict[Key, KeyLayout] = {key: self.layout.key(key, bodies, joints) for key in named}
         self._numbers = {key: number for number, key in enumerate(self._places)}
-        self.body_names, self.joint_names = self.layout.chosen_names(bodies, joints)
+        self.body_names, self.joint_names = self.layout.chosen_names(named, bodies, joints)
         pose = None if anchor is None and frame == "world" else self.layout.anchor(anchor)
         self.core = _core.Motion(
             store.core,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ KIND, VERSION = "MotionSampler", 1
 ABOUT = "about"
 """Key of everything that is no array: JSON behind a digest of itself."""
 _SMALL = (np.uint8, np.uint16, np.uint32)
+
+_OF_FILES = (OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error)
+_UNREADABLE = (*_OF_FILES, ValueError, TypeError, LookupError, AttributeError, MemoryError, RuntimeError)
+"""What numpy and zipfile raise over a file that is damaged or something else."""
 
 Arrays = Mapping[str, NDArray[Any]]
 State = dict[str, Any]
@@ -97,7 +103,7 @@ def read_state(path: str | Path) -> State:
         return {**state, ABOUT: state[ABOUT].tobytes().decode()}
     except FileNotFoundError as error:
         raise StateError(f"{path}: there is no saved state") from error
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise StateError(f"{path}: is no saved state of a {KIND}: {error}") from error
 
 

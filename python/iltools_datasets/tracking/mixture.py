@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iltools_datasets.errors import ArgumentError, MissingKeyError, OutOfRangeError, SchemaError
+from iltools_datasets.motion.kinds import Pieces
 from iltools_datasets.motion.lookup import VALID, MotionLookup
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -79,7 +81,7 @@ class Mixture:
         for key, dtype, others_dtype in zip(one.keys, one.core.dtypes, other.core.dtypes, strict=True):
             for what, own, others in (
                 ("rows", (one.shape(key), str(dtype)), (other.shape(key), str(others_dtype))),
-                ("kinds", one.pieces(key), other.pieces(key)),
+                ("kinds", _merged(one.pieces(key)), _merged(other.pieces(key))),
             ):
                 if own != others:
                     raise SchemaError(
@@ -215,6 +217,12 @@ def _in_the_order_of(first: MotionLookup, other: MotionLookup, options: Mapping[
     if not reordered and keys == other.keys:
         return other
     return MotionLookup(other.store, **{**options, **reordered, "keys": keys})
+
+
+def _merged(pieces: Pieces) -> list[tuple[str, int]]:
+    """Return kinds with the columns that follow each other of each, however they were picked."""
+    groups = groupby(pieces, lambda piece: piece.kind)
+    return [(kind, sum(piece.width for piece in of)) for kind, of in groups]
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float64]:

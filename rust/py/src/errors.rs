@@ -1,7 +1,7 @@
 //! Core errors as the exception classes of `iltools_datasets.errors`.
 
 use iltools_core::Error;
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
 /// Turn a core result into a Python one.
@@ -38,7 +38,7 @@ fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         Error::UnknownSegment(_) => "UnknownSegmentError",
         Error::OutOfRange(_) => "OutOfRangeError",
         Error::State(_) => "StateError",
-        Error::Invalid(why) => return PyValueError::new_err(why.clone()),
+        Error::Invalid(_) => "ArgumentError",
         Error::OutOfMemory(why) => return PyMemoryError::new_err(why.clone()),
         // The interrupt check raised; a signal handler's exception, usually KeyboardInterrupt, is pending or was taken by it.
         Error::Interrupted => return PyErr::take(py).unwrap_or_else(|| PyRuntimeError::new_err("interrupted")),
