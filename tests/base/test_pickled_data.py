@@ -149,6 +149,89 @@ def test_programs_that_lie(program: bytes) -> None:
         read(program)
 
 
+JOBLIB = b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81"
+
+
+def joblib_program(shape: bytes, order: bytes, content: bytes, subclass: bytes = b"cnumpy\nndarray\n") -> bytes:
+    def text(value: bytes) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value
+
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + text(b"f8")
+        + b"\x89\x88\x87R(K\x03"
+        + text(b"<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
+    state = (
+        text(b"subclass") + subclass + text(b"shape") + shape + text(b"order") + text(order) + text(b"dtype") + dtype
+    )
+    return JOBLIB + b"}(" + state + text(b"numpy_array_alignment_bytes") + b"K\x10ub" + content + b"."
+
+
+def test_joblibs_arrays_lie_between_the_opcodes() -> None:
+    values = np.arange(6.0)
+    padded = b"\x05" + b"\xff" * 5 + values.tobytes()
+    assert np.array_equal(read(joblib_program(b"K\x02K\x03\x86", b"C", padded)), values.reshape(2, 3))
+    assert np.array_equal(read(joblib_program(b"K\x02K\x03\x86", b"F", padded)), values.reshape(3, 2).T)
+    for program in (
+        joblib_program(b"K\x02K\x03\x86", b"C", padded[:-1]),
+        joblib_program(b"K\x02K\x03\x86", b"X", padded),
+        joblib_program(b"K\x02K\x03\x86", b"C", padded, b"cnumpy\nmatrix\n"),
+        joblib_program(b"\x8a\x08" + b"\xff" * 7 + b"\x0f\x85", b"C", padded),  # 2^60 values
+        joblib_program(b"K\x01", b"C", padded),
+        JOBLIB + b".",  # an array without a state
+        b"\x80\x04cnumpy\nndarray\n)\x81.",
+        b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\nK\x01\x85\x81.",
+    ):
+        with pytest.raises(SourceError, match="not plain data"):
+            read(program)
+
+
+def tensor_program(count: int, offset: int, shape: bytes, strides: bytes, kind: bytes = b"FloatStorage") -> bytes:
+    storage = b"(X\x07\x00\x00\x00storagectorch\n" + kind + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    storage += b"J" + count.to_bytes(4, "little", signed=True) + b"tQ"
+    tail = b"J" + offset.to_bytes(4, "little", signed=True) + shape + strides + b"\x89}t"
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + tail + b"R."
+
+
+def test_tensors_lie_in_storages_beside_the_pickle() -> None:
+    values = np.arange(6, dtype="<f4")
+    asked: list[tuple[str, int]] = []
+
+    def storage(name: str, size: int) -> memoryview:
+        asked.append((name, size))
+        if size > values.nbytes:
+            raise ValueError("no such storage")
+        return memoryview(values.tobytes())[:size]
+
+    def tensor(program: bytes) -> Any:
+        return read_pickled_data(memoryview(program), "file.pt", storage)
+
+    two_by_three, three_by_two = b"K\x02K\x03\x86", b"K\x03K\x02\x86"
+    assert np.array_equal(tensor(tensor_program(6, 0, two_by_three, b"K\x03K\x01\x86")), values.reshape(2, 3))
+    assert np.array_equal(tensor(tensor_program(6, 0, three_by_two, b"K\x01K\x03\x86")), values.reshape(2, 3).T)
+    assert np.array_equal(tensor(tensor_program(6, 4, b"K\x02\x85", b"K\x01\x85")), values[4:])
+    assert asked == [("0", 24)] * 3
+    for program in (
+        tensor_program(7, 0, b"K\x07\x85", b"K\x01\x85"),  # more than there is
+        tensor_program(6, 5, b"K\x02\x85", b"K\x01\x85"),  # past the end
+        tensor_program(6, -1, b"K\x02\x85", b"K\x01\x85"),
+        tensor_program(6, 0, b"K\x02\x85", b"J\xff\xff\xff\xff\x85"),  # backwards
+        tensor_program(6, 0, b"J\x00\x00\x00\x7f\x85", b"K\x00\x85"),  # one number, two billion times
+        tensor_program(6, 0, two_by_three, b"K\x01\x85"),
+        tensor_program(-1, 0, b"K\x01\x85", b"K\x01\x85"),
+        tensor_program(6, 0, b"K\x02\x85", b"K\x01\x85", b"BFloat16Storage"),
+        tensor_program(6, 0, b"K\x02\x85", b"K\x01\x85")[:-2].replace(b"_rebuild_tensor_v2", b"_import_dotted_name")
+        + b"R.",
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ.",
+    ):
+        with pytest.raises(SourceError, match="not plain data"):
+            tensor(program)
+    with pytest.raises(SourceError, match="not plain data"):
+        read(tensor_program(6, 0, two_by_three, b"K\x03K\x01\x86"))
+
+
 def test_a_small_file_that_means_a_lot_takes_no_longer() -> None:
     doubled = b"\x80\x04K\x01" + b"2\x86" * 60 + b"."  # a pair of a pair of ...: 2^60 ones
     found = read(doubled)

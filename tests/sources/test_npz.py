@@ -163,3 +163,13 @@ def test_numbers_and_names(tmp_path):
             npz.require(["fps", "qpos"])
         with pytest.raises(SourceError, match="no member 'qpos'"):
             npz.read("qpos")
+
+
+def test_a_header_that_python_cannot_tokenize_is_an_error_of_the_file(tmp_path):
+    np.savez(tmp_path / "a.npz", qpos=np.zeros((4, 3)))
+    content = (tmp_path / "a.npz").read_bytes()
+    damaged = content.replace(b"'fortran_order': False", b"'fortran_order': #alse")
+    assert damaged != content
+    (tmp_path / "a.npz").write_bytes(damaged)
+    with pytest.raises(SourceError, match=r"a\.npz: member 'qpos' is damaged"):
+        Npz(tmp_path / "a.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 _DTYPE = re.compile(r"([<>=|]?)([biuf])([1248])")
 _TEXT_DTYPE = re.compile(r"([<>=|]?)([SU])([0-9]{1,6})")
+
+
+_PLAIN = (type(None), bool, int, float, str, bytes, np.generic, np.ndarray)
 
 
 class Mark:
@@ -48,13 +52,38 @@ class Array:
         self.value: NDArray[Any] | None = None
 
 
+class JoblibArray(Array):
+    """An array whose content joblib wrote behind the state that describes it, outside of any opcode."""
+
+    def fill(self, state: Any, read: Callable[[int], bytes | memoryview], nested: Callable[[], Any]) -> None:
+        """Read the content of what a state describes: padding first, then values, or a pickle of their own.
+
+        Format: `joblib.numpy_pickle.NumpyArrayWrapper.write_array`.
+        """
+        if not isinstance(state, dict) or not {"subclass", "shape", "order", "dtype"} <= state.keys():
+            raise ValueError("an array of joblib without shape or dtype")
+        shape, dtype, order = state["shape"], state["dtype"], state["order"]
+        if state["subclass"] != Name("numpy.ndarray") or order not in ("C", "F") or not isinstance(dtype, DType):
+            raise ValueError("an array of joblib of another class")
+        if dtype.holds_objects:
+            self.value = nested()
+            if not isinstance(self.value, np.ndarray) or self.value.shape != shape:
+                raise ValueError("objects of another shape than is announced")
+            return
+        if state.get("numpy_array_alignment_bytes") is not None:
+            read(read(1)[0])
+        size = prod(checked_shape(shape)) * dtype.numpy().itemsize
+        self.value = array_of(shape, dtype, order == "F", read(size))
+
+
 _ARRAY_MAKERS = {f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")}
 _FROM_BUFFER = {f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")}
 _SCALARS = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")}
 _DICTIONARIES = {"collections.OrderedDict", "builtins.dict", "__builtin__.dict"}
 _EMPTY_BYTES = {"__builtin__.bytes", "builtins.bytes"}
+JOBLIB = "joblib.numpy_pickle.NumpyArrayWrapper"
 NAMES = (
-    {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+    {"numpy.ndarray", "numpy.dtype", "_codecs.encode", JOBLIB}
     | _EMPTY_BYTES
     | _ARRAY_MAKERS
     | _FROM_BUFFER
@@ -89,12 +118,18 @@ def made(name: str, arguments: tuple[Any, ...]) -> Any:
     raise ValueError(f"{name} with {len(arguments)} arguments is not data")
 
 
-def array_of(shape: Any, dtype: Any, fortran: Any, content: Any) -> NDArray[Any]:
-    """Return the array of a shape over its bytes; the sizes are compared before anything is made."""
+def checked_shape(shape: Any) -> tuple[int, ...]:
+    """Return a shape; ValueError for anything else, and for sizes that nothing has."""
     if not isinstance(shape, tuple) or len(shape) > 32:
         raise ValueError("no shape")
     if any(type(extent) is not int or not 0 <= extent < 2**48 for extent in shape):
         raise ValueError(f"no shape: {shape!r:.80}")
+    return shape
+
+
+def array_of(shape: Any, dtype: Any, fortran: Any, content: Any) -> NDArray[Any]:
+    """Return the array of a shape over its bytes; the sizes are compared before anything is made."""
+    checked_shape(shape)
     if not isinstance(dtype, DType):
         raise ValueError("an array without a dtype")
     order: Any = "F" if fortran else "C"
@@ -145,10 +180,10 @@ def finished(value: Any) -> Any:
             if item.value is None:
                 raise ValueError("an array without a state")
             return item.value
-        elif isinstance(item, Name | DType) or item is Mark:
-            raise ValueError(f"{type(item).__name__} is no data")
         elif isinstance(item, memoryview):
             return bytes(item)
+        elif isinstance(item, Name) or not isinstance(item, _PLAIN):
+            raise ValueError(f"{type(item).__name__} is no data")
         return item
 
     while todo:

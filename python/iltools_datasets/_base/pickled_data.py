@@ -11,7 +11,19 @@ import pickletools
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from iltools_datasets._base.pickled_arrays import NAMES, Array, DType, Mark, Name, array_of, finished, made
+from iltools_datasets._base.pickled_arrays import (
+    JOBLIB,
+    NAMES,
+    Array,
+    DType,
+    JoblibArray,
+    Mark,
+    Name,
+    array_of,
+    finished,
+    made,
+)
+from iltools_datasets._base.pickled_tensors import TENSOR_NAMES, Storages, made_of_torch, storage_of
 from iltools_datasets.errors import SourceError
 
 __all__ = ["read_pickled_data"]
@@ -24,16 +36,18 @@ _VIEW_FROM = 1 << 12
 _FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def read_pickled_data(content: memoryview, label: str) -> Any:
+def read_pickled_data(content: memoryview, label: str, storages: Storages | None = None) -> Any:
     """Return what the first pickle in `content` describes, of protocols 2 to 5.
 
     Args:
         content: bytes that begin with a pickle; what follows it is not looked at.
         label: what the error calls it, such as a path.
+        storages: returns the numbers of torch's tensors, which lie beside the pickle; without it there are none.
 
     Returns:
         None, bool, int, float, str, bytes, list, tuple, dict, numpy scalars and numpy arrays of them. Arrays of bools,
-        numbers and text are read-only views of `content` where the pickle holds their bytes as they are.
+        numbers and text are read-only views of `content` where the pickle holds their bytes as they are, or where
+        joblib wrote them between its opcodes. Tensors are such arrays, too.
 
     Raises:
         SourceError: the pickle is cut or damaged, or describes anything else: another class, a call. Nothing it names
@@ -41,7 +55,7 @@ def read_pickled_data(content: memoryview, label: str) -> Any:
     """
     reader = _Reader(content)
     try:
-        return _Machine().run(reader)
+        return _Machine(reader, storages).run()
     except _FAILURES as error:
         reason = str(error) or type(error).__name__
         raise SourceError(f"{label}: byte {reader.at}: not plain data in a pickle: {reason}") from error
@@ -85,11 +99,13 @@ def _raw_bytes(reader: _Reader) -> bytes | memoryview:
 class _Machine:
     """Stack and memo of a pickle; one method per opcode that is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: _Reader, storages: Storages | None = None) -> None:
+        self._reader, self._storages = reader, storages
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self, reader: _Reader) -> Any:
+    def run(self) -> Any:
+        reader = self._reader
         for _ in range(_MOST_OPCODES):
             opcode = reader.opcode()
             if opcode.name == "STOP":
@@ -189,7 +205,7 @@ class _Machine:
 
     def _push_name(self, module: Any, attribute: Any) -> None:
         name = f"{module}.{attribute}"
-        if name not in NAMES:
+        if name not in NAMES and (self._storages is None or name not in TENSOR_NAMES):
             raise ValueError(f"{name:.200} is not data")
         self._stack.append(Name(name))
 
@@ -197,7 +213,18 @@ class _Machine:
         arguments, name = self._pop(), self._pop()
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that was made on the way")
-        self._stack.append(made(name, arguments))
+        self._stack.append((made_of_torch if name in TENSOR_NAMES else made)(name, arguments))
+
+    def new_object(self, _: Any) -> None:
+        arguments, name = self._pop(), self._pop()
+        if not isinstance(name, Name) or name != JOBLIB or arguments != ():
+            raise ValueError(f"an object of {name!s:.200}, which is no data")
+        self._stack.append(JoblibArray())
+
+    def persistent(self, _: Any) -> None:
+        if self._storages is None:
+            raise ValueError("a reference to something outside of the pickle")
+        self._stack.append(storage_of(self._pop(), self._storages))
 
     def build(self, _: Any) -> None:
         state = self._pop()
@@ -206,6 +233,8 @@ class _Machine:
             target.order = state[1] if state[1] in ("<", ">", "|", "=") else "="
             if len(state) >= 5 and any(part is not None for part in state[2:5]):
                 raise ValueError("arrays of records are not read")
+        elif isinstance(target, JoblibArray):
+            target.fill(state, self._reader.read, lambda: _Machine(self._reader).run())
         elif isinstance(target, Array) and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, fortran, content = state
             target.value = array_of(shape, dtype, fortran, content)
@@ -263,4 +292,6 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine.stack_name,
     "REDUCE": _Machine.reduce,
     "BUILD": _Machine.build,
+    "NEWOBJ": _Machine.new_object,
+    "BINPERSID": _Machine.persistent,
 }

@@ -43,8 +43,9 @@ def free_joint_velocity(qpos: Floats, fps: float) -> Floats:
     world's frame (m/s), its angular velocity in the root's own frame (rad/s), then joint velocities. By finite
     differences as in `rate_of_change` and `body_angular_velocity`.
     """
-    angular = body_angular_velocity(qpos[:, 3:7], fps)
-    return np.concatenate([rate_of_change(qpos[:, :3], fps), angular, rate_of_change(qpos[:, 7:], fps)], axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond all measure have velocities that are infinite
+        angular = body_angular_velocity(qpos[:, 3:7], fps)
+        return np.concatenate([rate_of_change(qpos[:, :3], fps), angular, rate_of_change(qpos[:, 7:], fps)], axis=1)
 
 
 def _neighbours(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -90,11 +90,12 @@ def find_evidence(
         angular: those velocities `[T, ..., 3]`, in any unit, turned with the `frame`.
         frame: "world", or each body's own.
     """
-    up = {order: uprightness(as_wxyz(root, order)) for order in ORDERS}
     along: dict[QuaternionOrder, float | None] = dict.fromkeys(ORDERS)
-    if rotations is not None and angular is not None and len(rotations) >= _LEAST_STATES:
-        for order in ORDERS:
-            along[order] = _correlation(as_wxyz(rotations.astype(np.float64), order), angular[1:-1], frame)
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged file may hold any numbers; they are no evidence
+        up = {order: uprightness(as_wxyz(root, order)) for order in ORDERS}
+        if rotations is not None and angular is not None and len(rotations) >= _LEAST_STATES:
+            for order in ORDERS:
+                along[order] = _correlation(as_wxyz(rotations.astype(np.float64), order), angular[1:-1], frame)
     return Evidence(up, along)
 
 

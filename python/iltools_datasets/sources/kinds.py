@@ -1,6 +1,6 @@
 """Kinds of files that people have and that no source reads: what each is, and what to do instead.
 
-They are told by their first bytes and the names inside, and nothing of them is decoded, imported or run. Whoever reads
+They are told by their first bytes and the names inside, and nothing of them is imported or run. Whoever reads
 a message of this module should know what the file is and what turns it into something that can be exported.
 """
 
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iltools_datasets.errors import SourceError
 from iltools_datasets.sources.formats.hdf5_file import can_read_hdf5, is_hdf5, top_of
+from iltools_datasets.sources.formats.motion_pickle import describe_held
 from iltools_datasets.sources.formats.npz import member_names
+from iltools_datasets.sources.formats.pickled_file import OF_OLD_PROTOCOL, read_pickled_file, wrapping_of
 from iltools_datasets.sources.walk import has_ending
 
 _HEAD = 1 << 16
@@ -97,46 +100,27 @@ def _lost(path: Path, head: bytes, tail: bytes) -> Kind | None:
 
 
 def _pickle(path: Path, head: bytes, tail: bytes) -> Kind | None:
-    where = ""
-    if head.startswith(b"\x93NUMPY") and (b"'|O'" in head[:256] or b"'O'" in head[:256]):
-        where = "a .npy of a Python object, which is a pickle"
-    elif re.match(rb"\x80[\x02-\x05]", head):
-        where = "a pickle"
-        if b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19" in head[:64]:
-            where = "a file of torch (old format), which is a pickle"
-    elif head.startswith(b"PK") and b"/data.pkl" in head + tail:
-        where = "a file of torch, which is a zip with a pickle in it"
-    elif head.startswith((b"ZF0x",)):
-        where = "a compressed pickle (joblib)"
-    elif has_ending(path, (".pkl", ".pickle", ".joblib", ".p")):
-        where = "a pickle" if head[:1] in b"(cd]}\x80" else "a compressed pickle (joblib, or gzip)"
-    if not where:
+    wrapping = wrapping_of(path)
+    if wrapping is None:
+        if has_ending(path, (".pkl", ".pickle", ".joblib")):
+            return Kind("is called a pickle, but is none", "get it again, or give it the ending of what it is")
         return None
-    words = _words_in(head + tail, _PICKLED)
-    like = next((f", by its keys {like}" for keys, like in _PICKLED_KINDS if keys <= words), "")
+    if wrapping == OF_OLD_PROTOCOL:
+        return Kind(f"is {wrapping}, which are not read", "pickle.dump it again with protocol=4")
+    try:
+        held = read_pickled_file(path)
+    except SourceError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return Kind(
+            f"is {wrapping} that cannot be read as plain data ({reason})",
+            "pickles are programs, and none is ever run; load it with what wrote it, where you trust it, and convert "
+            f"it: {_AS_NPZ} ({_MOTION_NPZ})",
+        )
     return Kind(
-        f"is {where}{like}",
-        "pickles are never read, for they can run code; load it with what wrote it, where you trust it, and convert "
-        f"it: {_AS_NPZ} ({_MOTION_NPZ})",
+        f"is {wrapping}; it holds {describe_held(held)}: no known arrangement of motion",
+        "robots have root_pos, root_rot and dof_pos, of one clip or by the names of clips, or qpos; convert it to one "
+        "of them",
     )
-
-
-_PICKLED_KINDS: tuple[tuple[frozenset[bytes], str], ...] = (
-    (frozenset({b"root_pos", b"root_rot", b"dof_pos"}), "retargeted motion of GMR or TWIST (root_rot is xyzw)"),
-    (frozenset({b"root_trans_offset", b"dof"}), "retargeted motion of PHC, ASAP or PBHC (root_rot is xyzw)"),
-    (frozenset({b"pose_aa", b"trans_orig"}), "a motion library of PHC"),
-    (frozenset({b"SkeletonMotion"}), "a motion of poselib (ASE, AMP of Isaac Gym; rotations are xyzw)"),
-    (frozenset({b"skeleton_tree", b"rotation"}), "a motion of poselib (ASE, AMP of Isaac Gym; rotations are xyzw)"),
-    (frozenset({b"global_translation", b"dof_vel"}), "a motion of ProtoMotions"),
-    (frozenset({b"smpl_poses"}), "a dance of AIST++ (SMPL)"),
-    (frozenset({b"observations", b"next_observations", b"terminals"}), "a data set of D4RL"),
-    (frozenset({b"observations", b"actions"}), "roll-outs of an expert"),
-)
-_PICKLED = frozenset().union(*(keys for keys, _ in _PICKLED_KINDS))
-
-
-def _words_in(content: bytes, words: Collection[bytes]) -> set[bytes]:
-    return {word for word in words if word in content}
 
 
 # Containers of other libraries

@@ -29,6 +29,7 @@ _BUILT_IN = {
     "amp-npz": f"{_PACKAGE}.amp_npz:AmpSource",
     "expert-npy": f"{_PACKAGE}.expert_rollouts:ExpertRolloutSource",
     "lerobot": f"{_PACKAGE}.lerobot:LeRobotSource",
+    "motion-pkl": f"{_PACKAGE}.motion_pickle:MotionPickleSource",
     "hdf5-demos": f"{_PACKAGE}.hdf5_demos:Hdf5DemosSource",
 }
 

@@ -161,7 +161,8 @@ def turned(array: NDArray[Any], columns: Sequence[int], order: QuaternionOrder) 
 
 def refuse_no_rotations(path: Path, what: str, quaternions: NDArray[Any]) -> None:
     """Raise SourceError, naming the row, unless quaternions `[T, ..., 4]` have length 1."""
-    norms = np.linalg.norm(quaternions.astype(np.float64), axis=-1).reshape(len(quaternions), -1)
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(quaternions.astype(np.float64), axis=-1).reshape(len(quaternions), -1)
     off = np.abs(norms - 1)
     if off.size and not off.max() <= _NORM_TOLERANCE:
         row = int(np.unravel_index(int(np.nan_to_num(off, nan=np.inf).argmax()), off.shape)[0])

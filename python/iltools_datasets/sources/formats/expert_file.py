@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from iltools_datasets._base.pickled_data import read_pickled_data
 from iltools_datasets.errors import SourceError, SourceNotFoundError
+from iltools_datasets.sources.formats.npy_header import read_npy_header
 
 __all__ = ["REQUIRED_KEYS", "ROLLOUT_KEYS", "Rollouts", "check_rollouts", "holds_rollouts", "read_rollouts"]
 
@@ -135,9 +135,7 @@ def check_rollouts(label: str, held: Mapping[Any, Any]) -> Rollouts:
 
 def _is_one_object(file: Any) -> bool:
     """Read the header of a `.npy` file; return whether it says that one Python object follows."""
-    version = npy.read_magic(file)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(file)
+    shape, dtype = read_npy_header(file)
     return bool(shape == () and dtype == np.dtype(object))
 
 

@@ -127,7 +127,7 @@ def _zip_holds_ends(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return any(f"/{name}".endswith(ends) for name in file.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
 
 

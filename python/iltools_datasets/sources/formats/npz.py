@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.archive.schema import ArraySpec
 from iltools_datasets.errors import SourceError, SourceNotFoundError
+from iltools_datasets.sources.formats.npy_header import read_npy_header
 
 _PERIODS = ("dt", "timestep")
 RATE_KEYS = ("fps", "frequency", "framerate", "frame_rate", "mocap_framerate", "mocap_frame_rate", *_PERIODS)
@@ -144,9 +145,7 @@ class Npz:
         if entry.compress_size > size_on_disk or entry.file_size > limit:
             raise ValueError(f"claims {entry.file_size} bytes, the file has {size_on_disk}")
         with self._zip.open(entry) as member:
-            version = npy.read_magic(member)
-            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read_header(member)
+            shape, dtype = read_npy_header(member)
             header_bytes = member.tell()
         if dtype.hasobject:
             self.unreadable.append(key)
