@@ -49,11 +49,36 @@ def test_whole_episodes_of_every_kind_of_env(tmp_path: Path, kind: str) -> None:
         at += length
 
 
+class Remembers:
+    """An expert with a memory: it says 1 in the first row of what it takes for an episode."""
+
+    def __init__(self) -> None:
+        self.rows = torch.zeros(NUM_ENVS)
+
+    def __call__(self, observations: Any) -> Any:
+        self.rows += 1
+        return (self.rows == 1).float()[:, None]
+
+    def reset(self, ended: Any) -> None:
+        self.rows[ended] = 0
+
+
+@pytest.mark.parametrize("kind", ENVS)
+def test_a_memory_is_as_old_as_its_episode(tmp_path: Path, kind: str) -> None:
+    env, _ = ENVS[kind]()
+    with ExpertTrajectoryCollector(3, 1, directory=tmp_path / "store") as collector:
+        collect(env, Remembers(), collector, steps=30)
+    store = TrajectoryStore.open(tmp_path / "store")
+    rows = store.gather(np.arange(len(store)))
+    np.testing.assert_array_equal(rows["action"][:, 0] == 1, rows["observation"][:, 2] == 0)
+
+
 class TermsEnv(RslRl):
     """Counting with a manager that says what the terms are."""
 
     def __init__(self) -> None:
         super().__init__(groups=True, final=True)
+        self.num_actions = 1
         self.observation_manager = type(
             "Terms", (), {"active_terms": {"policy": ["who", "where"]}, "group_obs_term_dim": {"policy": [(1,), (2,)]}}
         )()
@@ -80,9 +105,17 @@ def test_the_students_history_follows_the_episodes(tmp_path: Path) -> None:
 def test_steps_and_refusals(tmp_path: Path) -> None:
     seen = []
     with ExpertTrajectoryCollector(3, 1, directory=tmp_path / "store") as collector:
-        collect(Manager(auto_reset=True), policy, collector, steps=4, on_step=lambda c: seen.append(c.num_steps))
-        assert seen == [3, 6, 9, 12]
+        collect(
+            Manager(auto_reset=True),
+            policy,
+            collector,
+            steps=4,
+            on_step=lambda c, tally: seen.append((c.num_steps, tally.steps)),
+        )
+        assert seen == [(3, 1), (6, 2), (9, 3), (12, 4)]
         with pytest.raises(ArgumentError, match="say when to stop"):
             collect(Manager(auto_reset=True), policy, collector)
-        with pytest.raises(MissingKeyError, match=r"no observation group 'teacher'; there are \['critic', 'policy'\]"):
+        with pytest.raises(
+            MissingKeyError, match=r"no observation group 'teacher'; there are \['critic', 'noisy', 'policy'\]"
+        ):
             collect(Manager(auto_reset=True), policy, collector, steps=1, group="teacher")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from iltools_datasets.errors import ArgumentError
+from iltools_datasets.errors import ArgumentError, SchemaError
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
@@ -71,23 +71,37 @@ class Manager(Counting):
 
     def __init__(self, auto_reset: bool) -> None:
         super().__init__()
+        self.draws = 0
+        self.flags = torch.zeros(2, NUM_ENVS, dtype=torch.bool)  # kept, and cleared by a reset
+        self.action_manager = SimpleNamespace(total_action_dim=1)
         self.cfg, self.unwrapped = SimpleNamespace(auto_reset=auto_reset), self
         self.buffer = torch.zeros(NUM_ENVS, 3)
 
+    def get_observations(self) -> Any:
+        raise AssertionError("it computes terms, and the step has given them")
+
     def observed(self) -> Any:
+        self.draws += 1
         self.buffer.copy_(torch.from_numpy(self.observe()))  # the same memory every time
-        return {"policy": {"who": self.buffer[:, :1], "where": self.buffer[:, 1:]}, "critic": self.buffer * 2}
+        noise = torch.full((NUM_ENVS, 1), float(self.draws))  # drawn anew for all envs, also where a few are reset
+        return {
+            "policy": {"who": self.buffer[:, :1], "where": self.buffer[:, 1:]},
+            "critic": self.buffer * 2,
+            "noisy": noise,
+        }
 
     def reset(self, seed: Any = None, env_ids: Any = None) -> Any:
         if env_ids is not None:
             self.begin(env_ids.numpy())
+            self.flags[:, env_ids] = False
         return self.observed(), {}
 
     def step(self, actions: Any) -> Any:
         terminated, truncated = self.advance()
         if self.cfg.auto_reset:
             self.begin(terminated | truncated)
-        return self.observed(), 0, torch.from_numpy(terminated), torch.from_numpy(truncated), {}
+        self.flags.copy_(torch.from_numpy(np.stack([terminated, truncated])))
+        return self.observed(), 0, self.flags[0], self.flags[1], {}
 
 
 def gymnasium_env(mode: str) -> Any:
@@ -161,7 +175,7 @@ def test_groups_of_terms_and_other_groups() -> None:
     for made in (RslRl(groups=False, final=False), RslRl(groups=True, final=True), Manager(auto_reset=True)):
         env = adapt(made)
         step = env.step(torch.zeros(NUM_ENVS, 1))
-        assert set(step.groups) == {"policy", "critic"}
+        assert set(step.groups) - {"noisy"} == {"policy", "critic"}
         assert torch.equal(step.groups["critic"], step.groups["policy"] * 2)
         assert env.max_episode_steps == 7
 
@@ -172,6 +186,32 @@ def test_no_time_outs_is_said_once() -> None:
         steps = [env.step(torch.zeros(NUM_ENVS, 1)) for _ in range(20)]
     assert len(said) == 1
     assert not any(step.truncated.any() for step in steps)
+
+
+def test_a_reset_of_some_leaves_the_others_what_they_saw() -> None:
+    made = Manager(auto_reset=False)
+    env = adapt(made)
+    env.reset()
+    for _ in range(12):
+        step = env.step(torch.zeros(NUM_ENVS, 1))
+        drawn = step.groups["noisy"][:, 0]
+        of_the_step = made.draws - 1 if bool(step.ended.any()) else made.draws
+        expected = torch.where(step.ended, torch.tensor(float(made.draws)), torch.tensor(float(of_the_step)))
+        assert torch.equal(drawn, expected)
+        assert torch.equal(step.given["noisy"][:, 0], expected)
+        if step.final is not None:
+            assert (step.final["noisy"] == of_the_step).all()
+
+
+def test_widths_of_actions_and_results_that_are_others() -> None:
+    assert adapt(Manager(auto_reset=True)).action_width == 1
+    assert adapt(RslRl(groups=True, final=False)).action_width is None
+    env = adapt(Manager(auto_reset=True))
+    assert adapt(env) is env
+    made = RslRl(groups=True, final=False)
+    made.step = lambda actions: (1, 2, 3, 4, 5)  # type: ignore[method-assign]
+    with pytest.raises(SchemaError, match=r"RslRl\.step: expected 4 results, found 5 results"):
+        adapt(made).step(torch.zeros(NUM_ENVS, 1))
 
 
 def test_refuses_what_is_no_vector_env() -> None:

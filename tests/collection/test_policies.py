@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +12,7 @@ from iltools_datasets.errors import ArgumentError, MissingKeyError, SourceError,
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 from iltools_datasets.collection.envs import Step  # noqa: E402
-from iltools_datasets.collection.policies import (  # noqa: E402
-    as_policy,
-    load_checkpoint,
-    load_exported,
-    named_object,
-)
+from iltools_datasets.collection.policies import as_policy, load_exported, named_object  # noqa: E402
 
 NUM_ENVS = 6
 
@@ -29,17 +23,34 @@ def step_of(width: int = 4) -> Step:
     return Step({"policy": seen}, {"policy": seen}, none, none)
 
 
-class ActorCritic(torch.nn.Module):  # type: ignore[misc]
-    """rsl_rl 2's: `update_distribution`, then `action_mean` and `action_std`."""
+class Drawing(torch.nn.Module):  # type: ignore[misc]
+    """A layer, its deviation, and what was drawn last."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.actor, self.std = torch.nn.Linear(4, 2), torch.nn.Parameter(torch.tensor([0.5, 2.0]))
+        self.mlp, self.std = torch.nn.Linear(4, 2), torch.nn.Parameter(torch.tensor([0.5, 2.0]))
         self.distribution: Any = None
         self.told: Any = None
 
-    def update_distribution(self, observations: Any) -> None:
-        self.distribution = torch.distributions.Normal(self.actor(observations["policy"]), self.std)
+    def draw(self, observations: Any) -> Any:
+        self.distribution = torch.distributions.Normal(self.mlp(observations["policy"]), self.std)
+        return self.distribution.sample()
+
+    def reset(self, dones: Any = None) -> None:
+        self.told = dones
+
+
+class ActorCritic(Drawing):
+    """rsl_rl 2's and 3's: `act` draws, then `action_mean` and `action_std` are there; the rest changed its name."""
+
+    def act(self, observations: Any) -> Any:
+        return self.draw(observations)
+
+    def act_inference(self, observations: Any) -> Any:
+        return self.mlp(observations["policy"])
+
+    def forward(self) -> Any:
+        raise NotImplementedError
 
     @property
     def action_mean(self) -> Any:
@@ -49,25 +60,38 @@ class ActorCritic(torch.nn.Module):  # type: ignore[misc]
     def action_std(self) -> Any:
         return self.distribution.stddev
 
-    def act_inference(self, observations: Any) -> Any:
-        return self.actor(observations["policy"])
 
-    def reset(self, dones: Any = None) -> None:
-        self.told = dones
+class Model4(Drawing):
+    """rsl_rl 4's: there is no distribution before the first call that draws."""
+
+    def forward(self, observations: Any, stochastic_output: bool = False) -> Any:
+        return self.draw(observations) if stochastic_output else self.mlp(observations["policy"])
+
+    @property
+    def output_mean(self) -> Any:
+        return self.distribution.mean
+
+    @property
+    def output_std(self) -> Any:
+        return self.distribution.stddev
 
 
 class Model(torch.nn.Module):  # type: ignore[misc]
-    """rsl_rl 4's and 5's: mean and deviation are there after a stochastic call, and stale after any other."""
+    """rsl_rl 5's: mean and deviation are there after a stochastic call, and stale after any other."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mlp, self.std = torch.nn.Linear(4, 2), torch.nn.Parameter(torch.tensor([0.5, 2.0]))
-        self.distribution: Any = object()
+        self.mlp, self.distribution = torch.nn.Linear(4, 2), torch.nn.Module()
+        self.distribution.std_param = torch.nn.Parameter(torch.tensor([0.5, 2.0]))
         self.output_mean = self.output_std = None
+
+    @property
+    def std(self) -> Any:
+        return self.distribution.std_param
 
     def forward(self, observations: Any, stochastic_output: bool = False) -> Any:
         mean = self.mlp(observations["policy"])
-        if not stochastic_output:
+        if not stochastic_output or self.distribution is None:
             return mean
         self.output_mean, self.output_std = mean, self.std.expand_as(mean)
         return torch.normal(self.output_mean, self.output_std)
@@ -76,7 +100,7 @@ class Model(torch.nn.Module):  # type: ignore[misc]
         self.told = dones
 
 
-@pytest.mark.parametrize("kind", [ActorCritic, Model])
+@pytest.mark.parametrize("kind", [ActorCritic, Model4, Model])
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_mean_and_deviation_are_of_this_step(kind: Any, stochastic: bool) -> None:
     torch.manual_seed(0)
@@ -86,7 +110,7 @@ def test_mean_and_deviation_are_of_this_step(kind: Any, stochastic: bool) -> Non
         step = step_of()
         step.groups["policy"].add_(torch.rand(()))
         found = policy(step)
-        expected = (model.actor if kind is ActorCritic else model.mlp)(step.groups["policy"]).detach()
+        expected = model.mlp(step.groups["policy"]).detach()
         assert torch.equal(found.mean, expected)
         assert torch.equal(found.sigma, model.std.detach().expand(NUM_ENVS, 2))
         assert torch.equal(found.actions, expected) != stochastic
@@ -113,46 +137,12 @@ def test_any_callable() -> None:
         as_policy(3)
 
 
-def test_checkpoints_give_their_weights_to_the_runner(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    for kind, key in ((ActorCritic, "model_state_dict"), (Model, "actor_state_dict")):
-        trained, fresh = kind(), kind()
-        torch.save({key: trained.state_dict(), "iter": 3, "infos": None}, tmp_path / "model.pt")
-
-        def load(state: Any, parts: Any, strict: bool, fresh: Any = fresh) -> bool:
-            assert parts == {"actor": True}
-            fresh.load_state_dict(state["actor_state_dict"], strict=strict)
-            return False
-
-        runner = SimpleNamespace(alg=SimpleNamespace(policy=fresh, actor=fresh, load=load))
-        policy = load_checkpoint(tmp_path / "model.pt", runner)
-        assert torch.equal(policy(step_of()).mean, as_policy(trained)(step_of()).mean)
-
-
-class _Code:
-    def __init__(self, marker: Path) -> None:
-        self._marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self._marker}",)
-
-
-@pytest.mark.faults
-def test_wrong_checkpoints(tmp_path: Path) -> None:
-    runner = SimpleNamespace(alg=SimpleNamespace(policy=ActorCritic()))
-    path = tmp_path / "model.pt"
-    for content, message in (
-        ({"model_state_dict": {}, "hook": _Code(tmp_path / "ran")}, "not a checkpoint of tensors"),
-        ({"weights": torch.zeros(1)}, r"no weights of an rsl_rl policy; there are \['weights'\]"),
-        ({"model_state_dict": torch.nn.Linear(3, 2).state_dict()}, "not the weights of this policy"),
-        ([1], "expected a dictionary of weights, found list"),
-    ):
-        torch.save(content, path)
-        with pytest.raises(SourceError, match=message):
-            load_checkpoint(path, runner)
-    assert not (tmp_path / "ran").exists()
-    with pytest.raises(SourceNotFoundError):
-        load_checkpoint(tmp_path / "none.pt", runner)
+def test_a_model_without_a_distribution_does_what_it_does() -> None:
+    model = Model()
+    model.distribution = None
+    found = as_policy(model)(step_of())
+    assert torch.equal(found.actions, model.mlp(step_of().groups["policy"]).detach())
+    assert (found.mean, found.sigma) == (None, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

@@ -10,6 +10,9 @@ _WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, words in (
         (r"\bpass overwrite=True\b", "pass --overwrite"),
         (r"\bpass on_nan='keep'", "pass --keep-nan"),
+        (r"\bon_nan='drop'", "--on-nan drop"),
+        (r"\bresume=True\b", "--resume"),
+        (r"\bpolicy_config\b", "--policy-config"),
         (r"\bpass strict=False\b", "pass --no-strict"),
         (r"\bsay which with act_key=", "say which with --act-key"),
         (r"\bact_key=('[^']*')", r"--act-key \1"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol, cast
 
 from iltools_datasets._base.extras import missing_extra
@@ -56,10 +57,14 @@ class Step:
 
 
 class VectorEnv(Protocol):
-    """N environments that step together."""
+    """N environments that step together.
+
+    `max_episode_steps` and `action_width` are None where the environment does not say.
+    """
 
     num_envs: int
     max_episode_steps: int | None
+    action_width: int | None
 
     def reset(self, seed: int | None = None) -> Step:
         """Begin episodes in all of them."""
@@ -73,14 +78,18 @@ def adapt(env: Any) -> VectorEnv:
 
     Args:
         env: rsl_rl's VecEnv (`get_observations`, 2.x or later), a manager-based env of Isaac Lab or mjlab
-            (`observation_manager`), or gymnasium's vector env (`metadata["autoreset_mode"]`).
+            (`observation_manager`, and no `num_actions`, which a VecEnv has), gymnasium's vector env
+            (`metadata["autoreset_mode"]`), or what this returned.
 
     Raises:
         ArgumentError: it is none of them.
     """
+    if isinstance(env, _Adapted):
+        return cast(VectorEnv, env)
     if not hasattr(env, "num_envs") or not callable(getattr(env, "step", None)):
         raise ArgumentError(f"{type(env).__name__}: expected a vectorised environment with num_envs and step")
-    if callable(getattr(env, "get_observations", None)):
+    is_manager_env = hasattr(env, "observation_manager") and not hasattr(env, "num_actions")
+    if callable(getattr(env, "get_observations", None)) and not is_manager_env:
         return _RslRlEnv(env)
     if hasattr(getattr(env, "unwrapped", env), "observation_manager"):
         return _ManagerEnv(env)
@@ -93,13 +102,18 @@ def adapt(env: Any) -> VectorEnv:
     )
 
 
-class _RslRlEnv:
+class _Adapted:
+    """Base of what is a `VectorEnv` already."""
+
+
+class _RslRlEnv(_Adapted):
     """rsl_rl's VecEnv: groups from 3 on, one tensor and extras before. Resets in the step."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
         self.num_envs = int(env.num_envs)
         self.max_episode_steps = _longest(getattr(env, "max_episode_length", None))
+        self.action_width = _width(getattr(env, "num_actions", None))
         self._said_no_time_outs = False
 
     def reset(self, seed: int | None = None) -> Step:
@@ -114,7 +128,8 @@ class _RslRlEnv:
         return Step(given, groups, none, none.clone())
 
     def step(self, actions: torch.Tensor) -> Step:
-        observations, _, dones, extras = self._env.step(actions.to(getattr(self._env, "device", actions.device)))
+        found = self._env.step(actions.to(getattr(self._env, "device", actions.device)))
+        observations, _, dones, extras = _results(self._env, found, 4)
         given, groups = self._split(observations, extras)
         ended = dones.bool()
         time_outs = extras.get("time_outs")
@@ -138,7 +153,7 @@ class _RslRlEnv:
             warnings.warn("the env gives no extras['time_outs']: all ends count as terminated", stacklevel=3)
 
 
-class _ManagerEnv:
+class _ManagerEnv(_Adapted):
     """A manager-based env: groups, both flags; resets in the step unless its settings say that the caller does."""
 
     def __init__(self, env: Any) -> None:
@@ -146,6 +161,7 @@ class _ManagerEnv:
         inner = getattr(env, "unwrapped", env)
         self.num_envs = int(inner.num_envs)
         self.max_episode_steps = _longest(getattr(inner, "max_episode_length", None))
+        self.action_width = _width(getattr(getattr(inner, "action_manager", None), "total_action_dim", None))
         self._resets_itself = bool(getattr(getattr(inner, "cfg", None), "auto_reset", True))
 
     def reset(self, seed: int | None = None) -> Step:
@@ -154,20 +170,23 @@ class _ManagerEnv:
         return Step(given, _as_groups(given), none, none.clone())
 
     def step(self, actions: torch.Tensor) -> Step:
-        given, _, terminated, truncated, extras = self._env.step(actions)
-        terminated, truncated = terminated.bool(), truncated.bool() & ~terminated.bool()
-        final = extras.get("final_obs") if isinstance(extras, Mapping) else None
+        given, _, terminated, truncated, extras = _results(self._env, self._env.step(actions), 5)
+        # Copies: the env may keep its flags in buffers that a reset clears.
+        terminated = terminated.bool().clone()
+        truncated = truncated.bool() & ~terminated
         ended = terminated | truncated
-        if not self._resets_itself and bool(ended.any()):
-            final = _copied(_as_groups(given))
-            terminated, truncated = terminated.clone(), truncated.clone()
-            given, _ = self._env.reset(env_ids=ended.nonzero().squeeze(1))
-        return Step(
-            given, _as_groups(given), terminated, truncated, None if final is None else _copied(_as_groups(final))
-        )
+        if self._resets_itself or not bool(ended.any()):
+            last = extras.get("final_obs") if isinstance(extras, Mapping) else None
+            final = None if last is None else _copied(_as_groups(last))
+        else:
+            before, final = _cloned(given), _copied(_as_groups(given))
+            begun, _ = self._env.reset(env_ids=ended.nonzero().squeeze(1))
+            # Of the others this has the same state with noise drawn anew, which no history of the env's has seen.
+            given = _rows_of(begun, before, ended)
+        return Step(given, _as_groups(given), terminated, truncated, final)
 
 
-class _GymnasiumEnv:
+class _GymnasiumEnv(_Adapted):
     """gymnasium's vector env, in each of its three ways to begin the next episode."""
 
     def __init__(self, env: Any) -> None:
@@ -177,7 +196,9 @@ class _GymnasiumEnv:
         self._mode = str(getattr(env.metadata["autoreset_mode"], "name", env.metadata["autoreset_mode"])).upper()
         space = getattr(env, "single_action_space", None)
         self._action_dtype = getattr(space, "dtype", None)
-        self._action_shape = (self.num_envs, *getattr(space, "shape", ()))
+        shape = tuple(getattr(space, "shape", None) or ())
+        self._action_shape = (self.num_envs, *shape)
+        self.action_width = None if space is None else prod(shape)
 
     def reset(self, seed: int | None = None) -> Step:
         given, _ = self._env.reset(seed=seed)
@@ -186,7 +207,7 @@ class _GymnasiumEnv:
 
     def step(self, actions: torch.Tensor) -> Step:
         plain = actions.detach().cpu().numpy().astype(self._action_dtype).reshape(self._action_shape)
-        given, _, terminated, truncated, info = self._env.step(plain)
+        given, _, terminated, truncated, info = _results(self._env, self._env.step(plain), 5)
         ended = np.asarray(terminated) | np.asarray(truncated)
         final: Groups | None = None
         live: torch.Tensor | None = None
@@ -216,6 +237,17 @@ class _GymnasiumEnv:
 
 def _second(found: Any) -> Mapping[str, Any]:
     return found[1] if isinstance(found, tuple) and len(found) > 1 else {}
+
+
+def _results(env: Any, found: Any, count: int) -> Any:
+    if not isinstance(found, tuple) or len(found) != count:
+        what = f"{len(found)} results" if isinstance(found, tuple) else type(found).__name__
+        raise SchemaError(f"{type(env).__name__}.step: expected {count} results, found {what}")
+    return found
+
+
+def _width(actions: Any) -> int | None:
+    return None if actions is None else int(actions)
 
 
 def _longest(steps: Any) -> int | None:
@@ -252,6 +284,20 @@ def _matrix(value: Any) -> torch.Tensor:
 
 def _tensor(value: Any) -> torch.Tensor:
     return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))
+
+
+def _cloned(given: Any) -> Any:
+    """Return observations as the env gave them, groups of terms included, in memory of their own."""
+    if hasattr(given, "items"):
+        return {name: _cloned(value) for name, value in given.items()}
+    return given.clone()
+
+
+def _rows_of(begun: Any, before: Any, chosen: torch.Tensor) -> Any:
+    """Return, like `begun`, its rows of the envs chosen and those of `before` of the others."""
+    if hasattr(begun, "items"):
+        return {name: _rows_of(value, before[name], chosen) for name, value in begun.items()}
+    return torch.where(chosen.reshape(-1, *(1,) * (begun.ndim - 1)), begun, before)
 
 
 def _copied(groups: Groups) -> Groups:

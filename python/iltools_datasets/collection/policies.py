@@ -16,14 +16,12 @@ try:
 except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.collection") from error
 
-import pickle
-
 import numpy as np
 
 from iltools_datasets.collection.envs import Step
 from iltools_datasets.errors import ArgumentError, MissingKeyError, SourceError, SourceNotFoundError
 
-__all__ = ["Decision", "Policy", "as_policy", "load_checkpoint", "load_exported", "named_object"]
+__all__ = ["Decision", "Policy", "as_policy", "load_exported", "named_object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +49,22 @@ class Policy(Protocol):
         """Forget what belongs to episodes that ended, bool [N]; only a policy with a memory needs it."""
 
 
-def as_policy(policy: Any, *, stochastic: bool = False) -> Policy:
+def as_policy(policy: Any, *, stochastic: bool = False, normalizer: Callable[[Any], Any] | None = None) -> Policy:
     """Return anything that decides as a `Policy`.
 
     Args:
         policy: rsl_rl's model or actor-critic, or any callable of what the environment gives as observation that
             returns the actions, or (actions, mean, sigma).
         stochastic: let rsl_rl's models draw from their distribution; otherwise its mean is what is done.
+        normalizer: what an actor-critic of rsl_rl 2 gets its observations through, which its runner holds.
 
     Raises:
         ArgumentError: it cannot be called.
     """
     if isinstance(policy, Decides):
         return cast(Policy, policy)
-    if hasattr(policy, "update_distribution") and hasattr(policy, "act_inference"):
-        return _ActorCritic(policy, stochastic)
+    if hasattr(policy, "act") and hasattr(policy, "act_inference"):
+        return _ActorCritic(policy, stochastic, normalizer)
     if hasattr(policy, "output_distribution_params") or _takes(policy, "stochastic_output"):
         return _DistributionModel(policy, stochastic)
     if not callable(policy):
@@ -102,22 +101,18 @@ class _Callable(Decides):
 
 
 class _ActorCritic(Decides):
-    """rsl_rl 2 and 3: the distribution is updated by a call of its own."""
+    """rsl_rl 2 and 3: `act` draws, and mean and deviation are those of this call afterwards."""
 
-    def __init__(self, policy: Any, stochastic: bool) -> None:
-        self._policy, self._stochastic = policy, stochastic
+    def __init__(self, policy: Any, stochastic: bool, normalizer: Callable[[Any], Any] | None) -> None:
+        self._policy, self._stochastic, self._normalizer = policy, stochastic, normalizer
 
     def __call__(self, step: Step) -> Decision:
         with torch.no_grad():
-            observations = step.given
-            if hasattr(self._policy, "get_actor_obs"):  # 3: groups are chosen, and normalised, by the policy
-                observations = self._policy.get_actor_obs(observations)
-                if hasattr(self._policy, "actor_obs_normalizer"):
-                    observations = self._policy.actor_obs_normalizer(observations)
-            self._policy.update_distribution(observations)
+            observations = step.given if self._normalizer is None else self._normalizer(step.given)
+            # Whether it is used or not, the generator moves as if it were; a run is the same run again with its seed.
+            drawn = self._policy.act(observations)
             mean, sigma = self._policy.action_mean, self._policy.action_std
-            actions = self._policy.distribution.sample() if self._stochastic else mean
-        return Decision(actions, mean, sigma.expand_as(mean))
+        return Decision(drawn if self._stochastic else mean, mean, sigma.expand_as(mean))
 
     def reset(self, ended: torch.Tensor) -> None:
         self._policy.reset(ended)
@@ -134,43 +129,15 @@ class _DistributionModel(Decides):
 
     def __call__(self, step: Step) -> Decision:
         with torch.no_grad():
-            if getattr(self._model, "distribution", None) is None:
-                return Decision(self._model(step.given))
-            # Whether it draws or not, the generator moves as if it did; a run is the same run again with its seed.
             drawn = self._model(step.given, stochastic_output=True)
+            # Of 4 it is made by the call, of 5 it is there; a model that has none has done what it does.
+            if getattr(self._model, "distribution", None) is None:
+                return Decision(drawn)
             mean, sigma = self._model.output_mean, self._model.output_std
         return Decision(drawn if self._stochastic else mean, mean, sigma.expand_as(mean))
 
     def reset(self, ended: torch.Tensor) -> None:
         self._model.reset(ended)
-
-
-def load_checkpoint(path: Path, runner: Any, *, stochastic: bool = False) -> Policy:
-    """Return the policy of an rsl_rl checkpoint.
-
-    Args:
-        path: a file of `OnPolicyRunner.save`. Its tensors are read with `weights_only=True`: nothing in it is run.
-        runner: the runner whose configuration the checkpoint was trained with, made for the env; it gets the weights.
-        stochastic: as in `as_policy`.
-
-    Raises:
-        SourceNotFoundError, SourceError: no file; not a checkpoint, or of another network.
-    """
-    state = _read_weights(path)
-    algorithm = runner.alg
-    try:
-        if "actor_state_dict" in state:
-            algorithm.load(state, {"actor": True}, True)
-            model = algorithm.get_policy() if hasattr(algorithm, "get_policy") else algorithm.actor
-        elif "model_state_dict" in state:
-            model = getattr(algorithm, "policy", None) or algorithm.actor_critic
-            model.load_state_dict(state["model_state_dict"])
-        else:
-            raise SourceError(f"{path}: no weights of an rsl_rl policy; there are {sorted(map(str, state))}")
-    except (RuntimeError, KeyError) as error:
-        raise SourceError(f"{path}: not the weights of this policy: {str(error).splitlines()[0]}") from error
-    model.eval()
-    return as_policy(model, stochastic=stochastic)
 
 
 def load_exported(path: Path, group: str, device: torch.device | str = "cpu") -> Policy:
@@ -242,18 +209,6 @@ def named_object(name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ArgumentError(f"{name!r}: {error}") from error
     return target
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise SourceNotFoundError(f"{path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise SourceError(f"{path}: not a checkpoint of tensors: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict):
-        raise SourceError(f"{path}: expected a dictionary of weights, found {type(state).__name__}")
-    return state
 
 
 def _tensor(value: Any) -> torch.Tensor:

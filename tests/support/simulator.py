@@ -1,0 +1,212 @@
+"""A real simulator in a process of its own: mjlab, with rsl_rl's own runner, on the CPU.
+
+What a roll-out without a window never calls may be missing (`pip install --no-deps mjlab rsl-rl-lib ...`): it is then
+an empty module. Each function is a command, `python simulator.py NAME ARGUMENTS...`, and prints one JSON document last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEEN_BY_NOBODY = ("wandb", "viser", "mjviser", "mediapy", "imageio_ffmpeg", "glfw", "OpenGL", "onnx", "onnxscript")
+ON_TOP_OF = {"mujoco.viewer": "glfw", "torch.utils.tensorboard": "tensorboard"}
+CARTPOLE = "Mjlab-Cartpole-Balance"
+TRACKING = "Mjlab-Tracking-Flat-Unitree-G1-No-State-Estimation"
+
+
+def is_there() -> bool:
+    """Whether mjlab and rsl_rl are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("mjlab", "rsl_rl", "mujoco_warp"))
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run one command of this file in a process of its own."""
+    outcome = subprocess.run(
+        [sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == code, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+    return outcome
+
+
+class _Empty(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {"__init__": lambda self, *_, **__: None})
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if any(name == missing or name.startswith(f"{missing}.") for missing in self._names):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _Empty(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+def _missing() -> list[str]:
+    absent = [name for name in SEEN_BY_NOBODY if importlib.util.find_spec(name) is None]
+    return absent + [name for name, below in ON_TOP_OF.items() if importlib.util.find_spec(below) is None]
+
+
+def iltools(*arguments: str) -> None:
+    from iltools_datasets.cli import main
+
+    main(list(arguments))
+
+
+def _runner(task: str, num_envs: int, motion: str | None = None) -> Any:
+    from dataclasses import asdict
+
+    import mjlab.tasks  # noqa: F401
+    from mjlab.envs import ManagerBasedRlEnv
+    from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
+    from mjlab.tasks import registry
+
+    settings, training = registry.load_env_cfg(task), registry.load_rl_cfg(task)
+    settings.scene.num_envs, settings.seed, training.num_steps_per_env = num_envs, 0, 16
+    if motion is not None:
+        settings.commands["motion"].motion_file = motion
+    env = RslRlVecEnvWrapper(ManagerBasedRlEnv(settings, device="cpu"), clip_actions=training.clip_actions)
+    made = registry.load_runner_cls(task) or MjlabOnPolicyRunner
+    return made(env, asdict(training), log_dir=None, device="cpu")
+
+
+def train(task: str, checkpoint: str, iterations: str, num_envs: str, motion: str | None = None) -> None:
+    """Train by rsl_rl's own runner, and let it save what it has."""
+    runner = _runner(task, int(num_envs), motion)
+    runner.learn(int(iterations))
+    runner.save(checkpoint)
+    print(json.dumps({"bytes": Path(checkpoint).stat().st_size}))
+
+
+def compare(task: str, checkpoint: str, store: str, motion: str | None = None) -> None:
+    """Hold a store's actions and means against those of a fresh runner that loaded the checkpoint in its own way."""
+    import torch
+    from iltools_datasets import TrajectoryStore
+    from tensordict import TensorDict
+
+    runner = _runner(task, 2, motion)
+    runner.load(checkpoint, load_cfg={"actor": True})
+    opened = TrajectoryStore.open(store)
+    rows = opened.gather(np.arange(len(opened)))
+    seen = torch.from_numpy(rows["observation"])
+    with torch.no_grad():
+        expected = runner.get_inference_policy("cpu")(TensorDict({"actor": seen}, [len(seen)])).numpy()
+    lengths = opened.segments.length.tolist()
+    print(
+        json.dumps(
+            {
+                "off": float(np.abs(rows["action_mean"] - expected).max()),
+                "drawn": bool((rows["action"] != rows["action_mean"]).any()),
+                "sigmas": np.unique(rows["action_sigma"]).tolist(),
+                "next_known": bool(rows["next_known"].all()),
+                "num_terminated": int(rows["terminated"].sum()),
+                "lengths": [min(lengths), max(lengths)],
+                "shapes": {str(key): list(value.shape) for key, value in rows.items()},
+            }
+        )
+    )
+
+
+def motion(csv: str, path: str, seconds: str = "10") -> None:
+    """Make the motion that the tracking task follows of a CSV of the G1: 50 Hz, bodies by MuJoCo's own kinematics."""
+    import mujoco
+    from iltools_datasets.sources import open_source
+    from iltools_datasets.sources.resample import resample
+    from mjlab.asset_zoo.robots import get_g1_robot_cfg
+    from mjlab.entity import Entity
+
+    source = open_source(csv)
+    recording = resample(next(iter(source.read(source.files()[0]))), 50, csv)
+    qpos, qvel = (recording.arrays[key][: 50 * int(seconds)] for key in ("qpos", "qvel"))
+    model = Entity(get_g1_robot_cfg()).spec.compile()
+    data, bodies = mujoco.MjData(model), range(1, model.nbody)
+    found: dict[str, list[Any]] = {name: [] for name in ("pos", "quat", "lin_vel", "ang_vel")}
+    velocity = np.empty(6)
+    for position, rate in zip(qpos, qvel, strict=True):
+        data.qpos, data.qvel = position, rate
+        mujoco.mj_forward(model, data)
+        found["pos"].append(data.xpos[1:].copy())
+        found["quat"].append(data.xquat[1:].copy())
+        rates = []
+        for body in bodies:
+            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, body, velocity, 0)
+            rates.append(velocity.copy())
+        found["ang_vel"].append(np.array(rates)[:, :3])
+        found["lin_vel"].append(np.array(rates)[:, 3:])
+    arrays = {f"body_{name}_w": np.array(values, dtype=np.float32) for name, values in found.items()}
+    np.savez(path, fps=50, joint_pos=qpos[:, 7:].astype(np.float32), joint_vel=qvel[:, 6:].astype(np.float32), **arrays)
+    print(json.dumps({name: list(array.shape) for name, array in arrays.items()}))
+
+
+def history(motion_file: str, steps: str) -> None:
+    """Hold a student's history, built of single frames, against the env's own noisy group of five frames."""
+    import copy
+
+    import mjlab.tasks  # noqa: F401
+    import torch
+    from iltools_datasets.collection import StudentObsBuilder
+    from iltools_datasets.collection.envs import adapt
+    from mjlab.envs import ManagerBasedRlEnv
+    from mjlab.managers.observation_manager import ObservationGroupCfg
+    from mjlab.tasks import registry
+
+    settings = registry.load_env_cfg(TRACKING)
+    settings.scene.num_envs, settings.seed, settings.auto_reset = 16, 0, False
+    settings.commands["motion"].motion_file = motion_file
+    settings.observations["policy_student"] = ObservationGroupCfg(
+        terms=copy.deepcopy(settings.observations["actor"].terms), history_length=5, enable_corruption=True
+    )
+    env = ManagerBasedRlEnv(settings, device="cpu")
+    vector, builder = adapt(env), StudentObsBuilder.like(env)
+    step, rows, equal, ends = vector.reset(0), 0, 0, 0
+    for _ in range(int(steps)):
+        own = step.groups["policy_student"]
+        frames = builder.split(own)
+        built = builder.get_observation(frames)
+        rows, equal = rows + len(own), equal + int((built == own).all(dim=1).sum())
+        builder.update_history(frames)
+        step = vector.step(2 * torch.rand(16, 29) - 1)
+        builder.reset_history(step.ended)
+        ends += int(step.ended.sum())
+    print(json.dumps({"rows": rows, "equal": equal, "ends": ends, "width": builder.total_dim}))
+
+
+def shaky(observations: Any) -> Any:
+    """An expert that falls: actions at random."""
+    import torch
+
+    seen = observations["actor"]
+    return 2 * torch.rand(len(seen), 29, device=seen.device) - 1
+
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parent))
+    os.environ.setdefault("MUJOCO_GL", "disable")
+    os.environ.setdefault("MJLAB_WARP_QUIET", "1")
+    sys.meta_path.insert(0, _Finder(_missing()))
+    with contextlib.suppress(ImportError):
+        import warp
+
+        warp.config.quiet = True
+    globals()[sys.argv[1]](*sys.argv[2:])
