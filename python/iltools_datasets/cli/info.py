@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,9 +20,22 @@ _MOST_TASKS = 20
 
 def info(
     path: Annotated[str, typer.Argument(help="An archive, a store, a LeRobot set, or raw files.")],
+    coverage: Annotated[
+        Path | None,
+        typer.Option(help="A motion sampler's saved state: say what it saw of the store instead."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is at a path: clips, keys, rates and sizes."""
+    """Say what is at a path: clips, keys, rates and sizes; or what a motion sampler saw of a store."""
+    if coverage is not None:
+        from iltools_datasets.cli.coverage import coverage_document, print_facts, read_coverage
+
+        seen = read_coverage(path, coverage)
+        if as_json:
+            print_json(coverage_document(path, coverage, seen))
+        else:
+            print_facts(path, coverage, seen, out())
+        return
     if is_lerobot(path):
         from iltools_datasets.cli.lerobot_info import document_of, present
 

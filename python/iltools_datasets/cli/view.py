@@ -40,7 +40,13 @@ def view(
     key: Annotated[
         str | None, typer.Option(help="The array whose columns are drawn. By default the positions.")
     ] = None,
-    most: Annotated[int, typer.Option(min=0, help="Columns to draw in the terminal; 0 draws all.")] = 6,
+    coverage: Annotated[
+        Path | None,
+        typer.Option(help="A motion sampler's saved state: draw what it saw of the store, by clip and bin, instead."),
+    ] = None,
+    most: Annotated[
+        int, typer.Option(min=0, help="Columns (or clips, of a coverage) to draw in the terminal; 0 draws all.")
+    ] = 6,
     as_json: AsJson = False,
 ) -> None:
     """Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are."""
@@ -51,6 +57,9 @@ def view(
         except ModuleNotFoundError as error:
             raise missing_extra("view", "a picture") from error
         picture = checked_picture(picture)
+    if coverage is not None:
+        _coverage(path, coverage, picture, most, as_json)
+        return
     scene = _scene(open_path(path), clip, key, with_pictures=picture is not None)
     if picture is not None:
         save_picture(scene, picture)
@@ -62,6 +71,23 @@ def view(
         out().print(heading(picture, f"{scene.clip.path}, {scene.key}"), soft_wrap=True)
     else:
         _draw(scene, out(), most)
+
+
+def _coverage(path: str, state: Path, picture: Path | None, most: int, as_json: bool) -> None:
+    from iltools_datasets.cli.coverage import coverage_document, draw_clips, print_facts, read_coverage
+
+    seen = read_coverage(path, state)
+    if picture is not None:
+        from iltools_datasets.cli.coverage_picture import save_coverage_picture
+
+        save_coverage_picture(seen, f"coverage of {Path(path).name}  ({state.name})", picture)
+    if as_json:
+        print_json({**coverage_document(path, state, seen), "picture": None if picture is None else str(picture)})
+    elif picture is not None:
+        out().print(heading(picture, f"coverage of {state.name}"), soft_wrap=True)
+    else:
+        print_facts(path, state, seen, out())
+        draw_clips(seen, out(), most)
 
 
 def _scene(opened: Opened, wanted: str | None, key: str | None, with_pictures: bool) -> Scene:

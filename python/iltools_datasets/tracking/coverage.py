@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from iltools_datasets.tracking.counts import by_kind
 
 Bins = NDArray[np.int64]
 _NAMED = 5
+_PER_BIN = ("bin_begin", "bin_end", "visits", "failures", "starts", "completions", "probabilities")
 
 
 class CoverageWarning(UserWarning):
@@ -65,7 +66,7 @@ class Coverage:
         """Return the clips, by name, and the bins that were never "started", "visited" or "completed".
 
         A clip is completed where an env reached its end, a bin where one left it at its end. Clips that are left out
-        are not among them.
+        are not among them, nor are their bins.
         """
         per_bin = {"started": self.starts, "visited": self.visits, "completed": self.completions}[what]
         if what == "completed":
@@ -75,7 +76,27 @@ class Coverage:
         else:
             done = self.of_clips(per_bin) > 0
         names = [name for name, is_done in zip(self.clip_names, done, strict=True) if not is_done]
-        return [name for name in names if name not in self.left_out], np.flatnonzero(per_bin == 0)
+        left_out = np.array([name in self.left_out for name in self.clip_names])
+        bins = np.flatnonzero((per_bin == 0) & ~left_out[self.bin_clip])
+        return [name for name in names if name not in self.left_out], bins
+
+    def of_part(self, clips: slice) -> Coverage:
+        """Return that of some clips in a row alone; their starts are as likely as before."""
+        first, end, _ = clips.indices(len(self.clip_names))
+        own = (self.bin_clip >= first) & (self.bin_clip < end)
+        names = self.clip_names[clips]
+        return replace(
+            self,
+            clip_names=names,
+            bin_clip=self.bin_clip[own] - first,
+            left_out={name: why for name, why in self.left_out.items() if name in set(names)},
+            **{name: getattr(self, name)[own] for name in _PER_BIN},
+        )
+
+    @property
+    def passes(self) -> NDArray[np.float64]:
+        """How many times over each bin was gone through, float64 [bins]."""
+        return self.visits * self.control_dt / (self.bin_end - self.bin_begin)
 
     @property
     def seconds(self) -> float:
@@ -108,7 +129,7 @@ class Coverage:
             "largest_share": float(self.probabilities.max()),
             "busiest_share": self.busiest,
             "unseen_clips": float(len(self.never("visited")[0])),
-            "unseen_bins": float((self.visits == 0).sum()),
+            "unseen_bins": float(len(self.never("visited")[1])),
             "failure_rate": self.failure_rate,
             "seconds": self.seconds,
             "epochs": self.epochs,
