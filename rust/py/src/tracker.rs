@@ -60,7 +60,7 @@ impl MotionBins {
         if clip.len() != time.len() || clip.iter().any(|k| !clips.contains(k)) {
             return Err(PyValueError::new_err("a clip of those there are is needed for each time"));
         }
-        let bin = |(&k, seconds): (&i64, f64)| self.bins.at(k as usize, seconds).0.map_or(-1, |bin| bin as i64);
+        let bin = |(&k, seconds): (&i64, f64)| self.bins.at(k as usize, seconds).0.map_or(-1, i64::from);
         Ok(PyArray1::from_vec(py, clip.iter().zip(time).map(bin).collect()))
     }
 }

@@ -150,10 +150,10 @@ impl Bins {
     /// The bin of a time that is not negative, and whether the time is behind the last state. A time behind is in the last bin; a clip
     /// without bins has `None`.
     #[inline]
-    pub fn at(&self, clip: usize, seconds: f64) -> (Option<usize>, bool) {
+    pub fn at(&self, clip: usize, seconds: f64) -> (Option<u32>, bool) {
         let cut = &self.cuts[clip];
         let frame = seconds * cut.fps;
-        let bin = (cut.count > 0).then(|| cut.first as usize + cut.floor(frame).min(cut.count - 1) as usize);
+        let bin = (cut.count > 0).then(|| cut.first + cut.floor(frame).min(cut.count - 1));
         (bin, frame > cut.last + TOLERANCE)
     }
 
@@ -224,7 +224,7 @@ pub(super) mod tests {
                     prop_assert!((span.0 - end).abs() < 1e-9 && span.1 > span.0);
                     end = span.1;
                     for start in [bins.start_frame(bin, fraction), bins.start_time(bin, fraction)] {
-                        prop_assert_eq!(bins.at(k, start), (Some(bin), false));
+                        prop_assert_eq!(bins.at(k, start), (Some(bin as u32), false));
                         prop_assert!(start + control_dt <= duration + 2.0 * TOLERANCE / fps, "{} {}", start, duration);
                     }
                     let frame = bins.start_frame(bin, fraction) * fps;
@@ -235,7 +235,7 @@ pub(super) mod tests {
                 // frames, which are no starts.
                 let most = 1.5 * bin_s + control_dt + 1.0 / fps;
                 prop_assert!(of.clone().all(|bin| bins.span(bin).1 - bins.span(bin).0 <= most + 1e-9));
-                prop_assert_eq!(bins.at(k, duration + 1.0).0, of.clone().last());
+                prop_assert_eq!(bins.at(k, duration + 1.0).0, of.clone().last().map(|bin| bin as u32));
                 prop_assert!(bins.at(k, duration + 1.0).1 && !bins.at(k, duration).1);
             }
         }

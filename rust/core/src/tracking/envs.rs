@@ -7,7 +7,7 @@ use crate::{Error, Result};
 /// The clip of an env that was not given a start yet.
 pub const NOWHERE: i64 = -1;
 
-/// One cursor per env.
+/// One cursor per env, as it is saved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envs {
     /// Clip of each, or `NOWHERE`.

@@ -54,6 +54,8 @@ pub struct Tracker {
     scheme: Scheme,
     draws: Draws,
     envs: Envs,
+    /// The bin of each env, and whether it is behind its clip's end: what `Bins::at` says of where it stands.
+    here: Vec<(Option<u32>, bool)>,
     drawn: [u64; 2],
     syncs: u64,
     statistics: Statistics,
@@ -80,6 +82,7 @@ impl Tracker {
         let table = Self::table_of(&bins, &base, &scheme, &statistics, None)?;
         Ok(Self {
             envs: Envs::new(num_envs)?,
+            here: filled(num_envs, (None, false))?,
             drawn: [0; 2],
             syncs: 0,
             ledger: Ledger::new(bins.len())?,
@@ -169,10 +172,8 @@ impl Tracker {
 
     fn book(&mut self, ids: &[i64], failed: &[bool]) {
         for (&id, _) in ids.iter().zip(failed).filter(|&(_, &failed)| failed) {
-            let env = id as usize;
-            let seconds = self.envs.time(env, self.bins.control_dt());
-            if let (Some(bin), _) = self.bins.at(self.envs.clip[env] as usize, seconds) {
-                self.ledger.since[bin].failures += 1;
+            if let (Some(bin), _) = self.here[id as usize] {
+                self.ledger.since[bin as usize].failures += 1;
             }
         }
     }
@@ -189,8 +190,7 @@ impl Tracker {
             let drawn = &mut self.drawn[usize::from(!counting)];
             let start = draws.start(*drawn, &self.bins, &mut self.base, &self.table);
             *drawn += 1;
-            self.envs.put(id as usize, self.bins.clip_of(start.bin), start.seconds);
-            self.ledger.since[start.bin].starts += i64::from(counting);
+            self.put(id as usize, self.bins.clip_of(start.bin), start.seconds, counting);
         }
         Ok(())
     }
@@ -222,12 +222,17 @@ impl Tracker {
             self.book(ids, failed);
         }
         for ((&id, &clip), &seconds) in ids.iter().zip(clip).zip(seconds) {
-            self.envs.put(id as usize, clip as usize, seconds);
-            if let (Some(bin), true) = (self.bins.at(clip as usize, seconds).0, counting) {
-                self.ledger.since[bin].starts += 1;
-            }
+            self.put(id as usize, clip as usize, seconds, counting);
         }
         Ok(())
+    }
+
+    fn put(&mut self, env: usize, clip: usize, seconds: f64, counting: bool) {
+        self.envs.put(env, clip, seconds);
+        self.here[env] = self.bins.at(clip, seconds);
+        if let ((Some(bin), _), true) = (self.here[env], counting) {
+            self.ledger.since[bin as usize].starts += 1;
+        }
     }
 
     /// Count a visit where each env stands, move it by a control step, and say whether its clip is over.
@@ -237,15 +242,16 @@ impl Tracker {
         }
         let control_dt = self.bins.control_dt();
         let mut ended = filled(self.envs.len(), false)?;
-        for (env, ended) in ended.iter_mut().enumerate() {
-            let clip = self.envs.clip[env] as usize;
-            let before = self.bins.at(clip, self.envs.time(env, control_dt));
-            self.envs.steps[env] += 1;
-            let after = self.bins.at(clip, self.envs.time(env, control_dt));
+        let Envs { clip, start, steps } = &mut self.envs;
+        let cursors = clip.iter().zip(start).zip(steps).zip(&mut self.here).zip(&mut ended);
+        for ((((&clip, &mut start), steps), here), ended) in cursors {
+            *steps += 1;
+            let after = self.bins.at(clip as usize, start + *steps as f64 * control_dt);
+            let before = std::mem::replace(here, after);
             *ended = after.1;
             // Behind the end an env stands on its last frame, and nothing happens to it.
             if let ((Some(bin), false), true) = (before, counting) {
-                let counts = &mut self.ledger.since[bin];
+                let counts = &mut self.ledger.since[bin as usize];
                 counts.visits += 1;
                 counts.completions += i64::from(after != before);
             }
@@ -332,7 +338,11 @@ impl Tracker {
         let base = Base::new(&self.bins, &saved.masses).map_err(as_state)?;
         let scores = saved.scores.as_deref();
         let table = Self::table_of(&self.bins, &base, &self.scheme, &saved.statistics, scores)?;
-        (self.base, self.table) = (base, table);
+        let mut here = filled(self.envs.len(), (None, false))?;
+        for (env, here) in here.iter_mut().enumerate().filter(|&(env, _)| saved.envs.clip[env] >= 0) {
+            *here = self.bins.at(saved.envs.clip[env] as usize, saved.envs.time(env, self.bins.control_dt()));
+        }
+        (self.base, self.table, self.here) = (base, table, here);
         (self.envs, self.drawn, self.syncs) = (saved.envs, saved.drawn, saved.syncs);
         (self.statistics, self.ledger) = (saved.statistics, Ledger { since, totals });
         (self.masses, self.next_masses, self.scores) = (saved.masses, saved.next_masses, saved.scores);
