@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from iltools_datasets import TrajectoryStore, build_store
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.errors import SourceError
 from iltools_datasets.sources import export, open_source, open_sources
@@ -255,6 +256,17 @@ def test_d4rl_is_cut_at_terminals_and_timeouts(tmp_path, with_next):
     assert "left out 'metadata.policy.bias', which has no row per step" in text
     assert "left out 'metadata/algorithm': no numbers" in text
     assert ("infos.qpos" in text) is with_next
+
+
+def test_what_a_store_of_d4rl_observes(tmp_path):
+    path, wrote, _ = d4rl(tmp_path / "hopper.hdf5", with_next=True)
+    export(open_sources([path]), tmp_path / "a.zarr")
+    place, report = build_store(tmp_path / "a.zarr", tmp_path / "store", progress=False)
+    assert list(report.obs_keys) == ["observations"]
+    assert report.num_transitions == len(wrote["actions"])
+    rows = TrajectoryStore.open(place).gather(np.arange(5), ["observation", "action"])
+    assert np.array_equal(rows["observation"], wrote["observations"][:5])
+    assert np.array_equal(rows["action"], wrote["actions"][:5])
 
 
 def test_aloha(tmp_path):

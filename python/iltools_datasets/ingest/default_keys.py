@@ -28,6 +28,9 @@ def default_obs_keys(reader: ArchiveReader | Archives) -> list[str]:
         for key, spec in keys.items()
         if key not in TRANSITION_KEYS and spec.dtype.kind == "f" and len(spec.shape) <= _MOST_AXES
     ]
+    observed = keys.get("observations")
+    if not rows and first is not None and observed is not None and observed.shape[0] == first.num_states:
+        rows = ["observations"]  # roll-outs that call it so have nothing else to look at
     if not rows:
         raise MissingKeyError(
             f"{reader.path}: nothing to observe: no floating-point row per state among {sorted(keys)}"

@@ -16,7 +16,6 @@ from typing import Any
 from iltools_datasets.errors import SourceError
 from iltools_datasets.sources.formats.hdf5_file import can_read_hdf5, is_hdf5, top_of
 from iltools_datasets.sources.formats.motion_pickle import describe_held
-from iltools_datasets.sources.formats.npz import member_names
 from iltools_datasets.sources.formats.pickled_file import OF_OLD_PROTOCOL, read_pickled_file, wrapping_of
 from iltools_datasets.sources.walk import has_ending
 
@@ -197,36 +196,6 @@ _FIRST_BYTES: tuple[tuple[bytes, str, str], ...] = (
 # numpy's own files
 
 
-def _npz(path: Path, head: bytes, tail: bytes) -> Kind | None:
-    names = member_names(path) if head.startswith(b"PK") else frozenset()
-    if not names:
-        return None
-    for members, what, instead in _NPZ_KINDS:
-        if members <= names:
-            return Kind(what, instead)
-    return None
-
-
-_EPISODES = (
-    "npz files of episodes are not supported here; convert it: cut it at the ends of its episodes and write each with "
-    "ArchiveWriter.add, or as an npz of qpos, qvel and action"
-)
-_NPZ_KINDS: tuple[tuple[frozenset[str], str, str], ...] = (
-    (frozenset({"poses", "betas"}), "is a motion of AMASS (SMPL)", _RETARGET),
-    (frozenset({"poses", "trans"}), "is a motion of AMASS (SMPL)", _RETARGET),
-    (frozenset({"pose_body", "root_orient"}), "is a motion of AMASS (SMPL-X)", _RETARGET),
-    (frozenset({"smpl_poses"}), "is a motion of SMPL", _RETARGET),
-    (frozenset({"global_orient", "body_pose"}), "is a motion of SMPL", _RETARGET),
-    (frozenset({"episode_starts", "actions"}), "holds expert episodes of stable-baselines (episode_starts)", _EPISODES),
-    (frozenset({"acts", "obs", "indices"}), "holds roll-outs of the package imitation (acts, obs, indices)", _EPISODES),
-    (frozenset({"acts", "obs"}), "holds roll-outs of the package imitation (acts, obs)", _EPISODES),
-    (frozenset({"observations", "actions", "terminals"}), "holds episodes as D4RL has them", _EPISODES),
-    (frozenset({"observations", "actions", "rewards"}), "holds episodes of an environment", _EPISODES),
-    (frozenset({"root_pos", "root_rot", "dof_pos"}), "holds retargeted motion (root_pos, root_rot, dof_pos)",
-     "it is not supported as it is; convert it to a CSV: root_pos, root_rot and dof_pos side by side"),
-)  # fmt: skip
-
-
 def _npy(path: Path, head: bytes, tail: bytes) -> Kind | None:
     if not head.startswith(b"\x93NUMPY"):
         return None
@@ -253,14 +222,8 @@ def _zip(path: Path, head: bytes, tail: bytes) -> Kind | None:
 
 def _text(path: Path, head: bytes, tail: bytes) -> Kind | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:4096]
-    if start.startswith((b"{", b"[")):
-        if b'"Frames"' in head + tail or b'"FrameDuration"' in head:
-            return Kind(
-                "is a motion of DeepMimic or AMP in JSON (FrameDuration, Frames)",
-                "it is not supported; convert it: write Frames as a CSV of root position, root quaternion and joints",
-            )
-        if b'"skeleton_tree"' in head:
-            return Kind("is a motion of poselib in JSON", f"it is not supported; convert it to {_MOTION_NPZ}")
+    if start.startswith((b"{", b"[")) and b'"skeleton_tree"' in head:
+        return Kind("is a motion of poselib in JSON", f"it is not supported; convert it to {_MOTION_NPZ}")
     if b"<mujoco" in start:
         return Kind("is a model of MuJoCo", "it is a robot and no motion")
     if b"<robot" in start:
@@ -271,7 +234,7 @@ def _text(path: Path, head: bytes, tail: bytes) -> Kind | None:
 
 
 _RECOGNISERS: tuple[Callable[[Path, bytes, bytes], Kind | None], ...] = (
-    _lost, _pickle, _hdf5, _by_first_bytes, _npz, _npy, _zip, _text,
+    _lost, _pickle, _hdf5, _by_first_bytes, _npy, _zip, _text,
 )  # fmt: skip
 
 

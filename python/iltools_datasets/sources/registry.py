@@ -29,6 +29,10 @@ _BUILT_IN = {
     "amp-npz": f"{_PACKAGE}.amp_npz:AmpSource",
     "expert-npy": f"{_PACKAGE}.expert_rollouts:ExpertRolloutSource",
     "lerobot": f"{_PACKAGE}.lerobot:LeRobotSource",
+    "retargeted-npz": f"{_PACKAGE}.retargeted_npz:RetargetedNpzSource",
+    "smpl-npz": f"{_PACKAGE}.smpl_npz:SmplSource",
+    "episode-npz": f"{_PACKAGE}.episode_npz:EpisodeNpzSource",
+    "motion-json": f"{_PACKAGE}.motion_json:MotionJsonSource",
     "motion-pkl": f"{_PACKAGE}.motion_pickle:MotionPickleSource",
     "hdf5-demos": f"{_PACKAGE}.hdf5_demos:Hdf5DemosSource",
 }

@@ -75,7 +75,7 @@ def with_last_observation(source: ToldSource, path: Path, arrays: Arrays, follow
         if key in pairs.values():
             after = next(after for after, now in pairs.items() if now == key)
             joined[key] = np.concatenate([array, arrays[after][-1:]])
-        elif key in TRANSITION_KEYS:
+        elif key in TRANSITION_KEYS - pairs.keys():
             joined[key] = array
         elif key not in pairs:
             group = next(iter(pairs)).split(".")[0]

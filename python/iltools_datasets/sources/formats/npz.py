@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -171,6 +172,13 @@ def member_names(path: Path) -> frozenset[str]:
     """Return the keys of an `.npz` from its directory alone, none if it is no readable zip; for telling formats."""
     if path.suffix.lower() != ".npz" or not path.is_file():
         return frozenset()
+    status = path.stat()
+    return _member_names(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _member_names(path: Path, size: int, changed: int) -> frozenset[str]:
+    # A dozen formats ask for the same file one after the other.
     try:
         with zipfile.ZipFile(path) as file:
             return frozenset(name.removesuffix(".npy") for name in file.namelist())
