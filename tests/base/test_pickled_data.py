@@ -180,6 +180,7 @@ def test_joblibs_arrays_lie_between_the_opcodes() -> None:
         joblib_program(b"K\x02K\x03\x86", b"C", padded, b"cnumpy\nmatrix\n"),
         joblib_program(b"\x8a\x08" + b"\xff" * 7 + b"\x0f\x85", b"C", padded),  # 2^60 values
         joblib_program(b"K\x01", b"C", padded),
+        joblib_program(b"K\x02K\x03\x86", b"C", padded).replace(JOBLIB[2:-2], b"cnumpy\nndarray\n", 1),
         JOBLIB + b".",  # an array without a state
         b"\x80\x04cnumpy\nndarray\n)\x81.",
         b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\nK\x01\x85\x81.",

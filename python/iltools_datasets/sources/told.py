@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -69,17 +68,19 @@ class ToldSource(Source):
             self.about(path, f"says {stated:g} states per second; {self.fps:g} was told and counts")
         return stated if self.fps is None else self.fps
 
-    def rate_in(self, npz: Npz) -> float | None:
-        """Return the rate that counts for an `.npz`; what was told makes up for a member that holds no rate."""
-        if self.fps is None:
-            try:
-                return npz.stated_rate()
-            except SourceError as error:
+    def rate_of(self, path: Path, stated: Callable[[], float | None]) -> float | None:
+        """Return the rate that counts; what was told makes up for a statement that is no rate."""
+        try:
+            found = stated()
+        except SourceError as error:
+            if self.fps is None:
                 raise SourceError(f"{error}; pass fps=30, or whatever it is") from error
-        stated = None
-        with suppress(SourceError):
-            stated = npz.stated_rate()
-        return self.rate(npz.path, stated)
+            found = None
+        return self.rate(path, found)
+
+    def rate_in(self, npz: Npz) -> float | None:
+        """Return the rate that counts for an `.npz`."""
+        return self.rate_of(npz.path, npz.stated_rate)
 
     def needed_rate(self, path: Path, rate: float | None, why: str = "the file does not say its rate") -> float:
         """Return a rate that counts; SourceError with what to say if there is none."""
@@ -95,6 +96,16 @@ class ToldSource(Source):
         if told is not None and stated is not None and list(told) != list(stated):
             self.about(path, f"has other {what}; those that were told count")
         return stated if told is None else list(told)
+
+    def all_names(
+        self, path: Path, joints: list[str] | None = None, bodies: list[str] | None = None
+    ) -> dict[str, list[str]]:
+        """Return the names that count, as far as there are any, as attributes."""
+        found = {
+            "joint_names": self.names(path, "joint_names", joints),
+            "body_names": self.names(path, "body_names", bodies),
+        }
+        return {what: names for what, names in found.items() if names is not None}
 
     def order(self, path: Path, evidence: Evidence, stated: QuaternionOrder | None = None) -> QuaternionOrder:
         """Return the order of a file's quaternions, wherever they are in it.

@@ -52,10 +52,7 @@ class EpisodeNpzSource(ToldSource):
             held = Held(str(path), {key: npz.read(key) for key in npz.arrays})
             self.leave_out(path, npz.unreadable, ", a pickled object, which is never read")
         attributes = held.attributes({*_EPISODE_VALUES, _INDICES, _TERMINAL, _STARTS, *held.arrays})
-        for what in ("joint_names", "body_names"):
-            names = self.names(path, "joint_names" if what == "joint_names" else "body_names", held.names(what))
-            if names is not None:
-                attributes[what] = names
+        attributes |= self.all_names(path, held.names("joint_names"), held.names("body_names"))
         for number, arrays in enumerate(self._episodes(path, held, attributes)):
             yield Recording(arrays, fps=fps, quaternions=None, attributes={"episode": number, **attributes})
 

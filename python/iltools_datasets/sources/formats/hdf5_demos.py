@@ -119,34 +119,14 @@ class Hdf5DemosSource(ToldSource):
                 for key, array in firsts.items()
                 if array.size < _MOST_KEPT and np.isfinite(array).all()
             }
-        for what in ("joint_names", "body_names"):
-            stated = _first(episode.said, (what,))
-            names = self.names(path, what, stated if _are_names(stated) else None)
-            if names is not None:
-                attributes[what] = names
+        named = [_first(episode.said, (what,)) for what in ("joint_names", "body_names")]
+        attributes |= self.all_names(path, *(names if _are_names(names) else None for names in named))
         return Recording(
             kept,
-            fps=self.rate(path, self._stated_rate(path, episode.said)),
+            fps=self.rate_of(path, lambda: _stated_rate(path, episode.said)),
             quaternions=None if order is None else {key: columns[key] for key in kept if key in columns},
             attributes=attributes,
         )
-
-    def _stated_rate(self, path: Path, said: Sequence[Mapping[str, Any]]) -> float | None:
-        told: list[tuple[str, Any]] = [(name, _first(said, (name,))) for name in (*_RATES, *_PERIODS)]
-        environment = _first(said, ("env_args",))
-        if isinstance(environment, str):
-            told += _rate_of_environment(environment)
-        for name, value in told:
-            if value is None or self.fps is not None:
-                continue
-            try:
-                rate = checked_rate(name, value[0] if isinstance(value, list) and len(value) == 1 else value)
-            except SourceError as error:
-                raise SourceError(
-                    f"{path}: attribute {str(error).removeprefix('option ')}; pass fps=30, or whatever it is"
-                ) from error
-            return 1 / rate if name in _PERIODS else rate
-        return None
 
     def _order(
         self, path: Path, arrays: Arrays, stated: Any
@@ -163,6 +143,22 @@ class Hdf5DemosSource(ToldSource):
         if self.quaternion_order in ORDERS and order not in (None, told):
             self.about(path, f"says that quaternions are {order}; {told} was told and counts")
         return (told if told in ORDERS else order), named
+
+
+def _stated_rate(path: Path, said: Sequence[Mapping[str, Any]]) -> float | None:
+    told: list[tuple[str, Any]] = [(name, _first(said, (name,))) for name in (*_RATES, *_PERIODS)]
+    environment = _first(said, ("env_args",))
+    if isinstance(environment, str):
+        told += _rate_of_environment(environment)
+    for name, value in told:
+        if value is None:
+            continue
+        try:
+            rate = checked_rate(name, value[0] if isinstance(value, list) and len(value) == 1 else value)
+        except SourceError as error:
+            raise SourceError(f"{path}: attribute {str(error).removeprefix('option ')}") from error
+        return 1 / rate if name in _PERIODS else rate
+    return None
 
 
 def _layout(top: Mapping[str, list[str]]) -> Callable[[Hdf5], Iterator[_Episode]] | None:

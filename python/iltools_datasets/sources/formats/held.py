@@ -64,11 +64,8 @@ class Held:
             raise SourceError(f"{self.where}: {key!r} is {array.dtype} {list(array.shape)}, expected floats {expected}")
         return flat
 
-    def rate(self, source: ToldSource, path: Path) -> float | None:
-        """Return the states per second that count: what the source was told, else what a value states.
-
-        Raises SourceError for a value that is no rate, unless one was told.
-        """
+    def stated_rate(self) -> float | None:
+        """Return the states per second that a value states, or None; SourceError for a value that is no rate."""
         for key in (*RATE_KEYS, "motion_fps", "motion_dt"):
             value = self.arrays.get(key, self.others.get(key))
             if value is None:
@@ -78,13 +75,9 @@ class Held:
             try:
                 rate = checked_rate(key, value)
             except SourceError as error:
-                if source.fps is not None:
-                    return source.fps
-                raise SourceError(
-                    f"{self.where}: {str(error).removeprefix('option ')}; pass fps=30, or whatever it is"
-                ) from error
-            return source.rate(path, 1 / rate if key in _PERIODS else rate)
-        return source.rate(path, None)
+                raise SourceError(f"{self.where}: {str(error).removeprefix('option ')}") from error
+            return 1 / rate if key in _PERIODS else rate
+        return None
 
     def names(self, *keys: str) -> list[str] | None:
         """Return the texts that the first of these keys holds, or None."""

@@ -82,8 +82,7 @@ class MotionJsonSource(ToldSource):
             and len(str(value)) < 1000
         }
         self.leave_out(path, document.keys() - attributes.keys() - {_FRAMES, _DURATION}, ": no single value")
-        if self.joint_names is not None:
-            attributes["joint_names"] = self.joint_names
+        attributes |= self.all_names(path)
         if _DURATION in document:
             yield self._legged(path, frames, document[_DURATION], attributes)
         else:
@@ -95,7 +94,7 @@ class MotionJsonSource(ToldSource):
                 f"{path}: {_FRAMES} is {list(frames.shape)}; root position, root quaternion and joints of two or more "
                 "frames are expected"
             )
-        fps = self.rate(path, None if self.fps is not None else self._of_duration(path, duration))
+        fps = self.rate_of(path, lambda: _rate(path, duration))
         assert fps is not None
         widths = _QUADRUPED if frames.shape[1] == sum(_QUADRUPED.values()) else {"qpos": frames.shape[1]}
         arrays: dict[str, NDArray[Any]] = dict(
@@ -134,27 +133,25 @@ class MotionJsonSource(ToldSource):
             self.about(path, "of its joints it is not known which are quaternions; the root's is at qpos[3:7]")
         return Recording(
             {"qpos": turned(qpos, columns, order)},
-            fps=self.rate(path, None if self.fps is not None else self._of_durations(path, durations)),
+            fps=self.rate_of(path, lambda: _rate_of_all(path, durations)),
             quaternions={"qpos": columns} if known else None,
             attributes={**attributes, "up_axis": "y", "quaternion_order_in_file": order},
         )
 
-    def _of_duration(self, path: Path, duration: Any) -> float:
-        try:
-            return 1 / checked_rate(_DURATION, duration)
-        except SourceError as error:
-            words = str(error).removeprefix("option ")
-            raise SourceError(f"{path}: {words}; pass fps=30, or whatever it is") from error
 
-    def _of_durations(self, path: Path, durations: NDArray[np.float64]) -> float:
-        # The last frame's duration leads nowhere, and is 0 in some files.
-        lasting = durations[:-1] if len(durations) > 1 else durations
-        if (np.abs(lasting - lasting[0]) > _SAME_DURATION * abs(lasting[0])).any():
-            raise SourceError(
-                f"{path}: its frames last {lasting.min():g} to {lasting.max():g} s, which is no rate; pass fps=30, or "
-                "whatever it is"
-            )
-        return self._of_duration(path, float(lasting[0]))
+def _rate(path: Path, duration: Any) -> float:
+    try:
+        return 1 / checked_rate(_DURATION, duration)
+    except SourceError as error:
+        raise SourceError(f"{path}: {str(error).removeprefix('option ')}") from error
+
+
+def _rate_of_all(path: Path, durations: NDArray[np.float64]) -> float:
+    # The last frame's duration leads nowhere, and is 0 in some files.
+    lasting = durations[:-1] if len(durations) > 1 else durations
+    if (np.abs(lasting - lasting[0]) > _SAME_DURATION * abs(lasting[0])).any():
+        raise SourceError(f"{path}: its frames last {lasting.min():g} to {lasting.max():g} s, which is no rate")
+    return _rate(path, float(lasting[0]))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

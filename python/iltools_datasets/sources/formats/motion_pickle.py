@@ -134,13 +134,10 @@ def _states(source: ToldSource, path: Path, held: Mapping[str, Any]) -> Iterator
     arrays = clip.rows(len(clip.arrays["qpos"]), ())
     more = clip.attributes(arrays)
     clip.say_what_is_left(source, path, {*arrays, *more})
-    for what in ("joint_names", "body_names"):
-        names = source.names(path, "joint_names" if what == "joint_names" else "body_names", clip.names(what))
-        if names is not None:
-            more[what] = names
+    more |= source.all_names(path, clip.names("joint_names"), clip.names("body_names"))
     yield Recording(
         arrays,
-        fps=clip.rate(source, path),
+        fps=source.rate_of(path, clip.stated_rate),
         quaternions=None,
         velocities={"qvel": "as in the file"},
         attributes=more,

@@ -54,7 +54,7 @@ def _recording(source: ToldSource, path: Path, name: str | None, clip: Held, ord
     arrays: dict[str, NDArray[Any]] = {}
     used: list[str] = []
     quaternions: dict[str, tuple[int, ...]] = {}
-    fps = source.needed_rate(Path(clip.where), clip.rate(source, path))
+    fps = source.needed_rate(Path(clip.where), source.rate_of(path, clip.stated_rate))
     if is_retargeted(clip.arrays):
         keys = [str(clip.first(group)) for group in (POSITIONS, ROTATIONS, JOINTS)]
         position = clip.matrix(keys[0], 3)
@@ -75,11 +75,7 @@ def _recording(source: ToldSource, path: Path, name: str | None, clip: Held, ord
         if names_quaternion(key) and array.shape[-1] == 4 and array.ndim > 1 and array.dtype.kind == "f":
             arrays[key], quaternions[key] = turned(array, (0,), order), (0,)
     attributes: dict[str, Any] = {} if name is None else {"clip": name}
-    told = [("joint_names", _JOINT_NAMES), ("body_names", _BODY_NAMES)]
-    for what, keys_of in told:
-        names = source.names(path, "joint_names" if what == "joint_names" else "body_names", clip.names(*keys_of))
-        if names is not None:
-            attributes[what] = names
+    attributes |= source.all_names(path, clip.names(*_JOINT_NAMES), clip.names(*_BODY_NAMES))
     _check_names(clip, arrays, attributes)
     known = {*used, *arrays, *_JOINT_NAMES, *_BODY_NAMES}
     more = clip.attributes(known)

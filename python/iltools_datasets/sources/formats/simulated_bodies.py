@@ -93,12 +93,16 @@ def read_proto_motion(
     for key, array in arrays.items():
         if (key == _LOCAL or names_quaternion(key)) and array.shape[-1] == 4 and array.dtype.kind == "f":
             arrays[key], quaternions[key] = turned(array, (0,), order), (0,)
-    found = {**(attributes or {}), **_names(source, path, clip), "quaternion_order_in_file": order}
+    found = {
+        **(attributes or {}),
+        **source.all_names(path, clip.names("joint_names", "dof_names"), clip.names("body_names")),
+        "quaternion_order_in_file": order,
+    }
     more = clip.attributes({*clip.rows(frames, ()), *found})
     clip.say_what_is_left(source, path, {*clip.rows(frames, ()), *more, *found, "dof_names"})
     return Recording(
         arrays,
-        fps=source.needed_rate(Path(clip.where), clip.rate(source, path)),
+        fps=source.needed_rate(Path(clip.where), source.rate_of(path, clip.stated_rate)),
         quaternions=quaternions,
         velocities=dict.fromkeys((key for key in _VELOCITIES if key in arrays), "as in the file"),
         attributes={**more, **found},
@@ -125,15 +129,15 @@ def read_skeleton_motion(source: ToldSource, path: Path, held: Mapping[str, Any]
     skeleton = (
         Held(str(path), {key: _part(value) for key, value in tree.items()}) if isinstance(tree, Mapping) else None
     )
-    names = source.names(path, "body_names", None if skeleton is None else skeleton.names("node_names"))
-    attributes: dict[str, Any] = {} if names is None else {"body_names": names}
+    nodes = None if skeleton is None else skeleton.names("node_names")
+    attributes: dict[str, Any] = {**source.all_names(path, bodies=nodes)}
     if skeleton is not None:
         attributes |= {key: array.tolist() for key, array in skeleton.arrays.items() if np.isfinite(array).all()}
     more = clip.attributes(arrays)
     clip.say_what_is_left(source, path, {*arrays, *more})
     return Recording(
         arrays,
-        fps=source.needed_rate(path, clip.rate(source, path)),
+        fps=source.needed_rate(path, source.rate_of(path, clip.stated_rate)),
         quaternions={"rotation": (0,)},
         velocities=dict.fromkeys((key for key in arrays if "velocity" in key), "as in the file"),
         attributes={**more, **attributes, "quaternion_order_in_file": order},
@@ -145,9 +149,3 @@ def _part(value: Any) -> Any:
     if isinstance(value, Mapping) and set(value) <= set(_PARTS) and "arr" in value:
         return as_numbers(value["arr"])
     return value
-
-
-def _names(source: ToldSource, path: Path, clip: Held) -> dict[str, list[str]]:
-    joints = source.names(path, "joint_names", clip.names("joint_names", "dof_names"))
-    bodies = source.names(path, "body_names", clip.names("body_names"))
-    return {key: names for key, names in (("joint_names", joints), ("body_names", bodies)) if names is not None}

@@ -50,6 +50,7 @@ class SmplSource(ToldSource):
             raise SourceError(f"{path}: none of {', '.join(_POSES)} holds a row of rotations per state")
         arrays = body.rows(len(body.arrays[poses]), _SHAPE)
         attributes = body.attributes(arrays)
+        attributes |= self.all_names(path)
         body.say_what_is_left(self, path, {*arrays, *attributes})
         self.about(
             path, "a human body and no robot, kept as it is; retarget it (GMR, for instance) to train a robot on it"
