@@ -70,6 +70,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "what a file says is believed before it is compared": {
         "archive that runs code": "codecs of Python objects are never asked; nothing is unpickled",
         "archive that grows": "each stage of a chain is bounded before it decodes, here and in zarr-python",
+        "claims that nobody wrote": "refused before memory is asked for, where zarr-python reads, too",
         "archive with links or pipes": "a chunk is a plain file of a possible size: an error, no wait, no memory",
         "clip that is not what it claims": "told by its first bytes, with what to do; nothing is written",
         "quaternions in another order": "refused until somebody says which, or stored right",
@@ -78,6 +79,20 @@ SECTIONS: dict[str, dict[str, str]] = {
         "archive replaced while open": "an error that says so; no zeros, no mixture, not called damage",
         "clip that does not fit together": "an error when built, skipped when not strict; the archive opens",
         "child forked while others read": "goes on with locks and threads of its own",
+    },
+    "checked part by part, changed part by part": {
+        "load that fails": "every part of the buffer, or the manager, is as it was",
+        "state that contradicts itself": "refused: the same fact is kept twice, and compared",
+        "saved while it is read": "the save that is being read stays until it has been",
+        "checkpoint of TorchRL's": "data, settings and what has the same meaning are read; its pickle never",
+    },
+    "taken for something else": {
+        "what is no env": "bools, floats and odd shapes are refused before anything moves",
+        "column called index": "stays; what stands beside a batch has its shape and its device",
+    },
+    "memory that is another's": {
+        "array written to meanwhile": "is copied from, as it was or as it becomes, and what is stored has its checksum",
+        "output over the input": "refused, and nothing is written",
     },
     "visible before it is durable": {
         "order of syncs": "data, then names, then the rename, then its directory; for everything that is published",

@@ -6,12 +6,14 @@ import gzip
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numcodecs
 import numpy as np
 import pytest
 from fault_tools import last_line, run_python, snapshot
-from iltools_datasets.archive import ArchiveWriter
+from iltools_datasets.archive import ArchiveReader, ArchiveWriter
+from iltools_datasets.errors import SourceError
 from raw_zarr import ARRAY, v2_array, v3_array, write_archive
 
 BUILD = """
@@ -197,3 +199,36 @@ export(open_sources([sys.argv[1]]), sys.argv[2])
 
     reader = ArchiveReader(tmp_path / "out.zarr")
     assert same_rotations(reader.read(reader.trajectories[0])["qpos"][:, 3:7], walk()["rotation"])
+
+
+SHAPE = (8, 3)
+TRANSPOSED = [
+    {"name": "transpose", "configuration": {"order": [1, 0]}},
+    {"name": "bytes", "configuration": {"endian": "little"}},
+]
+FOREIGN = {
+    "v3, transposed": {**v3_array([], SHAPE), "codecs": TRANSPOSED},
+    "v2, in Fortran's order": v2_array(None, SHAPE, order="F"),
+    "v2, filtered": v2_array(None, SHAPE, filters=[{"id": "shuffle", "elementsize": 4}]),
+}
+
+
+@pytest.mark.faults("claims that nobody wrote")
+@pytest.mark.parametrize("claim", [[8, 2**31], [2**40, 3], [2**28, 3]], ids=str)
+@pytest.mark.parametrize("array", FOREIGN.values(), ids=FOREIGN)
+def test_what_zarr_has_to_read_is_not_made_room_for_either(
+    tmp_path: Path, array: dict[str, Any], claim: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codecs outside the list go to zarr-python; the claims of their arrays are looked at before, as of all others."""
+    rows = np.ones(SHAPE, np.float32)
+    file = write_archive(tmp_path / "a.zarr", {**array, "shape": claim}, None)
+    with ArchiveReader(tmp_path / "a.zarr") as reader:
+        monkeypatch.setattr(np, "empty", lambda *_, **__: pytest.fail("memory was asked for"))
+        with pytest.raises(SourceError, match=r"claims .* bytes in .* chunks"):
+            reader.read(reader.trajectories[0])
+    monkeypatch.undo()
+    content = bytes(numcodecs.Shuffle(4).encode(rows)) if array.get("filters") else rows.tobytes()
+    good = write_archive(tmp_path / "b.zarr", array, content)
+    assert good.name == file.name, "the chunk that was left out is the one that is read"
+    with ArchiveReader(tmp_path / "b.zarr") as reader:
+        np.testing.assert_array_equal(reader.read(reader.trajectories[0])["qpos"], rows)

@@ -104,6 +104,7 @@ WRONG_ROWS: list[tuple[Any, type[Exception], str]] = [
 ]
 
 
+@pytest.mark.faults("what is no env")
 @pytest.mark.parametrize(("rows", "error", "says"), WRONG_ROWS)
 def test_what_is_no_assignment_is_refused_and_nothing_moves(
     mgr: ExpertReplayManager, rows: Any, error: type[Exception], says: str
@@ -118,6 +119,7 @@ def test_what_is_no_assignment_is_refused_and_nothing_moves(
         assert mgr.assignment == before
 
 
+@pytest.mark.faults("what is no env")
 @pytest.mark.parametrize(
     ("env", "error"),
     [

@@ -10,6 +10,7 @@ import pytest
 from iltools_datasets import StoreBuilder, TrajectoryStore, _core, verify_store
 
 
+@pytest.mark.faults("array written to meanwhile")
 def test_what_is_written_to_while_it_is_added_is_stored_as_it_was_or_as_it_became(tmp_path: Path) -> None:
     rows = np.ones((4096, 1024), np.uint8)
     done = threading.Event()
@@ -32,6 +33,7 @@ def test_what_is_written_to_while_it_is_added_is_stored_as_it_was_or_as_it_becam
     assert set(np.unique(store.gather(np.arange(len(store)), ["q"])["q"])) <= {1, 2}
 
 
+@pytest.mark.faults("output over the input")
 @pytest.mark.parametrize("shift", [0, 1, 7, -7])
 def test_an_output_over_what_is_read_is_refused(shift: int) -> None:
     memory = np.arange(64.0)

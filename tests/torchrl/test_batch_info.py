@@ -144,6 +144,7 @@ def test_a_batch_that_is_none_is_told() -> None:
             rb.sample()
 
 
+@pytest.mark.faults("column called index")
 @pytest.mark.parametrize("prefetch", [None, 2])
 @pytest.mark.parametrize(
     "make", [lambda: ours.SamplerWithoutReplacement(seed=1), peer.SamplerWithoutReplacement], ids=["ours", "TorchRL's"]

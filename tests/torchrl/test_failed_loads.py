@@ -96,6 +96,7 @@ def moved_on(rb: Any) -> Any:
     return rb
 
 
+@pytest.mark.faults("load that fails")
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_wrong_part_changes_none(sampler: str, storage: str) -> None:
@@ -115,6 +116,7 @@ def test_one_wrong_part_changes_none(sampler: str, storage: str) -> None:
     assert rb.transform[0].by.tolist() == [0.0]
 
 
+@pytest.mark.faults("load that fails")
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_checkpoint_of_other_data_changes_nothing(sampler: str, tmp_path: Path) -> None:
     """The files are whole; it is the buffer that they do not fit."""
@@ -170,6 +172,7 @@ def marching(store: TrajectoryStore) -> ExpertReplayManager:
     return mgr
 
 
+@pytest.mark.faults("state that contradicts itself")
 @pytest.mark.parametrize("respects", [False, True], ids=["marching", "assigned"])
 @pytest.mark.parametrize(
     ("field", "value"), [("step", [30, 60]), ("segment", [2, 0]), ("step", [6]), ("step", []), ("step", "68")]
@@ -191,6 +194,7 @@ def test_a_manager_and_its_sampler_that_disagree_are_refused(
     assert mgr.state_dict() == good
 
 
+@pytest.mark.faults("state that contradicts itself")
 def test_a_sampler_of_another_store_is_refused_at_once(store: TrajectoryStore) -> None:
     mgr = ExpertReplayManager.from_store(store, seed=1)
     mgr.buffer.sample()
@@ -200,6 +204,7 @@ def test_a_sampler_of_another_store_is_refused_at_once(store: TrajectoryStore) -
     assert mgr.state_dict() == good
 
 
+@pytest.mark.faults("load that fails")
 def test_a_custom_sampler_that_gets_stuck_is_put_back(store: TrajectoryStore) -> None:
     mgr = ExpertReplayManager.from_store(store)
     mgr.set_custom_sampler(peer.SamplerWithoutReplacement(), 5)
@@ -219,6 +224,7 @@ def test_a_custom_sampler_that_gets_stuck_is_put_back(store: TrajectoryStore) ->
 # Saving beside loading.
 
 
+@pytest.mark.faults("saved while it is read")
 def test_nobody_replaces_a_save_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
     rb, reader = build("ours", "ours"), build("ours", "ours", 50.0)
@@ -244,6 +250,7 @@ def test_nobody_replaces_a_save_while_it_is_read(tmp_path: Path, monkeypatch: py
     assert reader.sampler.state_dict() == rb.sampler.state_dict()
 
 
+@pytest.mark.faults("saved while it is read")
 def test_one_buffer_saves_and_loads_in_two_threads(tmp_path: Path) -> None:
     """The buffer's own locks come before the file's, in both: the other way round they would wait for each other."""
     rb = build("ours", "ours")

@@ -63,6 +63,7 @@ def rest_of_epoch(rb: Any) -> list[int]:
     return drawn
 
 
+@pytest.mark.faults("checkpoint of TorchRL's")
 @WAYS
 @pytest.mark.parametrize("name", NAMES)
 def test_data_and_generator_come_over(name: str, way: str, tmp_path: Path) -> None:
@@ -154,6 +155,7 @@ class Boom:
         return (os.mkdir, (os.environ["ILTOOLS_BOOM"],))
 
 
+@pytest.mark.faults("checkpoint of TorchRL's")
 def test_a_queue_that_is_empty_is_passed_over_and_any_other_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_queue_that_is_empty_is_passed_over_and_any_other_refused(
     assert not (tmp_path / "was run").exists()
 
 
+@pytest.mark.faults("checkpoint of TorchRL's")
 @pytest.mark.parametrize("name", ["buffer_metadata.json", "storage/storage_metadata.json", "storage/meta.json"])
 def test_a_damaged_checkpoint_of_torchrls_changes_nothing(name: str, tmp_path: Path) -> None:
     theirs, rb = filled(build(peer, "SamplerWithoutReplacement")), filled(build(ours, "SamplerWithoutReplacement"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, product
 from math import prod
@@ -119,13 +120,14 @@ class RowReader:
         """
         results: list[NDArray[Any]] = []
         jobs: list[_ChunkJob] = []
-        foreign: list[tuple[RowRange, NDArray[Any]]] = []
+        foreign: list[tuple[RowRange, Any, NDArray[Any]]] = []
         absent: list[tuple[RowRange, str]] = []
         for rows in ranges:
             encoding = self._encoding(rows)
             if encoding is None:
+                array = self._open_foreign(rows)
                 out = self._allocate(rows)
-                foreign.append((rows, out))
+                foreign.append((rows, array, out))
             else:
                 self._refuse_impossible(rows, encoding)
                 out = self._allocate(rows)
@@ -277,27 +279,37 @@ class RowReader:
             f"{self._place}/{rows.path}/{key}: chunk is missing from an archive that was written with every chunk"
         )
 
-    def _read_foreign(self, rows: RowRange, out: NDArray[Any]) -> list[tuple[RowRange, str]]:
-        """Read by zarr-python; return the chunks, or shards, that were not there."""
-        where = f"{self._place}/{rows.path}"
-        try:
+    def _open_foreign(self, rows: RowRange) -> Any:
+        """Return the array as zarr-python has it; what is only claimed is refused before memory is asked for."""
+        with self._errors_of_zarr(rows):
             array = open_foreign(self._place, rows.path, rows.metadata)
             chunk_shape = array.metadata.chunk_grid.chunk_shape
             self._refuse_chunk_shape(rows, chunk_shape)
             self._refuse_nothing_but_claims(rows, chunk_shape, array.metadata.encode_chunk_key)
+        return array
+
+    def _read_foreign(self, rows: RowRange, array: Any, out: NDArray[Any]) -> list[tuple[RowRange, str]]:
+        """Read by zarr-python; return the chunks, or shards, that were not there."""
+        with self._errors_of_zarr(rows):
             out[...] = array[rows.start : rows.stop]
-            indices = () if 0 in rows.shape else product(*_chunk_axes(rows, chunk_shape))
+            indices = () if 0 in rows.shape else product(*_chunk_axes(rows, array.metadata.chunk_grid.chunk_shape))
             keys = map(array.metadata.encode_chunk_key, indices)  # of shards, where there are some
             absent = [(rows, key) for key in keys if not self._place.exists(f"{rows.path}/{key}")]
-        except SourceError:
-            raise
-        except Exception as error:  # zarr-python trusts its metadata; what it raises for a hostile one is any error
-            self._refuse_replaced(rows.path, rows)
-            raise ArchiveCorruptError(f"{where}: zarr cannot read it: {error}") from error
         self._refuse_replaced(rows.path, rows)
         if absent and self.all_chunks_written:
             raise self._missing_error(rows, absent[0][1])
         return absent
+
+    @contextmanager
+    def _errors_of_zarr(self, rows: RowRange) -> Iterator[None]:
+        """Turn what zarr-python raises into one error: it trusts its metadata, and for hostile ones raises anything."""
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            self._refuse_replaced(rows.path, rows)
+            raise ArchiveCorruptError(f"{self._place}/{rows.path}: zarr cannot read it: {error}") from error
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
