@@ -198,3 +198,19 @@ def test_a_damaged_checkpoint_of_torchrls_changes_nothing(name: str, tmp_path: P
         with pytest.raises(StateError):
             rb.loads(tmp_path)
         assert dict(rb.sampler.state_dict()) == before
+
+
+@pytest.mark.faults("checkpoint of TorchRL's")
+@pytest.mark.parametrize("name", ["storage/t.memmap", "sampler/_sample_list.memmap", "rng_state/rng_state.memmap"])
+def test_a_column_of_another_length_is_neither_read_nor_made_longer(name: str, tmp_path: Path) -> None:
+    """TensorDict would fill it up with zeros, on disk."""
+    theirs, rb = filled(build(peer, "SamplerWithoutReplacement")), build(ours, "SamplerWithoutReplacement")
+    theirs.sample()
+    theirs.dumps(tmp_path)
+    good = (tmp_path / name).read_bytes()
+    for bad in (good[:-8], good[:3], good + b"8 bytes."):
+        (tmp_path / name).write_bytes(bad)
+        with pytest.raises(StateError, match=rf"expected {len(good)} bytes, found {len(bad)}"):
+            rb.loads(tmp_path)
+        assert (tmp_path / name).read_bytes() == bad
+        assert len(rb) == 0

@@ -24,6 +24,7 @@ from iltools_datasets.errors import StateError
 from iltools_datasets.torchrl.samplers.base import STATE_FILE, SeededSampler
 from iltools_datasets.torchrl.samplers.torchrl_state import torchrl_state_at
 from iltools_datasets.torchrl.storage import StoreReferenceCheckpointer, TrajectoryStorage
+from iltools_datasets.torchrl.tensor_files import load_memmap
 
 
 def prepare_state(changes: Changes, part: Any, state: Any) -> None:
@@ -89,7 +90,7 @@ def _check_directory(storage: TensorStorage, path: Path) -> None:
     if not isinstance(metadata, Mapping) or not {"is_pytree", "len"} <= metadata.keys():
         raise StateError(f"{path / 'storage_metadata.json'}: expected is_pytree and len, found {_keys(metadata)}")
     if not metadata["is_pytree"] and not storage.checkpointer._load_hooks:
-        _check_data(storage, TensorDict.load_memmap(path), metadata["len"])
+        _check_data(storage, load_memmap(path), metadata["len"])
 
 
 def _check_data(storage: TensorStorage, data: torch.Tensor | TensorDictBase | None, length: Any) -> None:

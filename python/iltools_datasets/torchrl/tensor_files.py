@@ -1,13 +1,16 @@
-"""Tensors on disk without a pickle that could run code: torch loads the files with `weights_only=True`."""
+"""Tensors on disk: without a pickle that could run code, and never longer than their files."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, is_tensor_collection
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
+from tensordict.utils import _encode_key_for_filesystem
 
 from iltools_datasets.errors import StateError
 
@@ -23,6 +26,39 @@ def load_tensors(file: Path) -> Any:
         return _rebuilt(torch.load(file, weights_only=True))
     except Exception as error:  # torch.load raises whatever it stumbles over
         raise StateError(f"{file}: {error}") from error
+
+
+def load_memmap(directory: Path) -> TensorDictBase:
+    """Return a directory that TensorDict wrote, mapped; `StateError` if it is damaged.
+
+    A file that is shorter than `meta.json` says would be made longer, with zeros, by TensorDict itself.
+    """
+    try:
+        _check_lengths(directory)
+        return TensorDict.load_memmap(directory)
+    except StateError:
+        raise
+    except Exception as error:  # load_memmap raises whatever it stumbles over
+        raise StateError(f"{directory}: {type(error).__name__}: {error}") from error
+
+
+def _check_lengths(directory: Path) -> None:
+    for key, entry in json.loads((directory / "meta.json").read_text()).items():
+        if not isinstance(entry, Mapping):
+            continue
+        places = [directory / _encode_key_for_filesystem(key), directory / key]
+        if "dtype" not in entry:
+            nested = next((place for place in places if (place / "meta.json").exists()), places[0])
+            if entry.get("type") == "TensorDict":
+                _check_lengths(nested)
+            continue
+        item = torch.empty((), dtype=getattr(torch, entry["dtype"].removeprefix("torch."))).element_size()
+        expected = math.prod(entry["shape"]) * item
+        files = [place.with_name(f"{place.name}.memmap") for place in places]
+        file = next((file for file in files if file.exists()), files[0])
+        found = file.stat().st_size if file.exists() else 0
+        if found != expected and not entry["is_nested"]:
+            raise StateError(f"{file}: expected {expected} bytes, found {found}")
 
 
 def _plain(value: Any) -> Any:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from tensordict import TensorDict
 
 from iltools_datasets._base.files import read_json
 from iltools_datasets._base.pickled_data import read_pickled_data
 from iltools_datasets.errors import SourceError, StateError
 from iltools_datasets.torchrl.saved_buffer import Save, checked_settings
+from iltools_datasets.torchrl.tensor_files import load_memmap, load_tensors
 
 _METADATA = "buffer_metadata.json"
 
@@ -34,11 +31,11 @@ def torchrl_save(path: Path) -> Save:
     _check_empty(path / "prefetch.pkl")
     generator = None
     if (path / "rng_state").exists():
-        saved: Any = _loaded(lambda: TensorDict.load_memmap(path / "rng_state"), path / "rng_state")
+        saved = load_memmap(path / "rng_state")
         generator = (saved["rng_state"].clone(), str(saved.device or "cpu"))
     settings = checked_settings(metadata.get("batch_size"), metadata.get("consume_after_n_samples"), generator)
     file = path / "transform.t"
-    transforms = _loaded(lambda: torch.load(file, weights_only=True), file) if file.exists() else {}
+    transforms = load_tensors(file) if file.exists() else {}
     return Save(path, settings, transforms, of_torchrl=True)
 
 
@@ -55,10 +52,3 @@ def _check_empty(file: Path) -> None:
             f"{file}: TorchRL's own buffer pickled batches that it had made ahead, and pickles are not run here: "
             "load the checkpoint with that buffer, take these batches, and save it again"
         )
-
-
-def _loaded(load: Any, file: Path) -> Any:
-    try:
-        return load()
-    except Exception as error:  # torch and tensordict raise whatever they stumble over
-        raise StateError(f"{file}: {error}") from error

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tensordict import TensorDict
 
 from iltools_datasets import _core
 from iltools_datasets.errors import StateError
+from iltools_datasets.torchrl.tensor_files import load_memmap
 
 _KIND = "TorchRL's SamplerWithoutReplacement"
 _FIELDS = ("len_storage", "_sample_list", "drop_last", "_ran_out")
@@ -86,9 +86,6 @@ def torchrl_state_at(path: Path) -> dict[str, Any]:
     """Return what a sampler of TorchRL's wrote into the directory `path`; one that has no state makes none."""
     if not (path / "meta.json").exists():
         return {}
-    try:
-        found = dict(TensorDict.load_memmap(path).to_dict())
-    except Exception as error:  # load_memmap raises whatever it stumbles over
-        raise StateError(f"{path}: {error}") from error
+    found = dict(load_memmap(path).to_dict())
     # A TensorDict has no place for a list that was not begun.
     return {"_sample_list": None, **found} if "len_storage" in found else found
