@@ -86,6 +86,21 @@ def test_data_and_generator_come_over(name: str, way: str, tmp_path: Path) -> No
 
 
 @WAYS
+def test_a_warning_that_is_an_error_comes_when_all_is_loaded(way: str, tmp_path: Path) -> None:
+    theirs = filled(build(peer, "SamplerWithoutReplacement"))
+    rb = build(ours, "SamplerWithoutReplacement")
+    theirs.sample()
+    theirs._batch_size = 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(RuntimeWarning, match="begins anew"):
+            hand_over(way, theirs, rb, tmp_path / "saved")
+    assert (len(rb), rb.batch_size) == (ROWS, 7)
+    assert torch.equal(rb._rng.get_state(), theirs._rng.get_state())
+    assert len(rest_of_epoch(rb)) == ROWS
+
+
+@WAYS
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_place_in_the_storages_order_is_kept(way: str, drop_last: bool, tmp_path: Path) -> None:
     options = {"shuffle": False, "drop_last": drop_last}

@@ -38,18 +38,27 @@ class Changes:
             self._undoable.append((change, undo))
 
     def make(self) -> None:
-        """Make the changes; one that raises leaves every part as it was."""
+        """Make the changes; one that raises leaves every part as it was.
+
+        A warning that the program turns into an error is raised when all of them have been made.
+        """
         begun: list[TakeOver] = []
+        told: list[Warning] = []
         try:
             for change, undo in self._undoable:
                 begun.append(undo)
                 change()
             for change in self._certain:
-                change()
+                try:
+                    change()
+                except Warning as warning:
+                    told.append(warning)
         except BaseException:
             for undo in reversed(begun):
                 undo()
             raise
+        if told:
+            raise told[0]
 
 
 class SavedState:

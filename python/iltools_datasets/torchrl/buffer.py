@@ -197,7 +197,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             with self._replay_lock:
                 try:
                     yield Changes()
-                except IltoolsError:
+                except (IltoolsError, Warning):
                     raise
                 except Exception as error:
                     raise StateError(f"state of a buffer: {type(error).__name__}: {error}") from error
@@ -207,13 +207,17 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         prefetch = {"version": 1, "capacity": self._prefetch_cap, "queue": queue} if len(queue) else None
         self._validate_prefetch_state(prefetch)
         prepare_module(changes, self._transform, transforms)
+
+        def settle() -> None:
+            self._batch_size: Any = settings.batch_size
+            self._consume_after_n_samples = settings.consume_after_n_samples
+            if settings.generator is not None:
+                self.set_rng(settings.generator)
+            self._clear_prefetch_queue_locked()
+            self._restore_prefetch_queue_locked(prefetch, clone_queue=False)
+
+        changes.add(settle)
         changes.make()
-        self._batch_size: Any = settings.batch_size
-        self._consume_after_n_samples = settings.consume_after_n_samples
-        if settings.generator is not None:
-            self.set_rng(settings.generator)
-        self._clear_prefetch_queue_locked()
-        self._restore_prefetch_queue_locked(prefetch, clone_queue=False)
 
     def _goes_straight(self) -> bool:
         """Whether nothing is set up that TorchRL's own way is needed for."""
