@@ -176,3 +176,9 @@ def test_the_tests_of_lerobot_data_are_skipped_without_its_extra(tmp_path: Path,
     )
     assert "needs the extra data: there is no pyarrow" in done.stdout, done.stdout + done.stderr
     assert done.returncode in (0, 5)  # 5: nothing was run
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """They are imported by it: a second one would end every run over all of them."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))

@@ -22,7 +22,7 @@ from iltools_datasets.errors import StateError, StoreChangedError  # noqa: E402
 from iltools_datasets.replay_manager import ExpertReplayManager  # noqa: E402
 from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
-from test_resume import ENVS, SAMPLERS, rows  # noqa: E402
+from test_sampler_resume import ENVS, SAMPLERS, rows  # noqa: E402
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter  # noqa: E402
 
 
