@@ -87,6 +87,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "checkpoint of TorchRL's": "data, settings and what has the same meaning are read; its pickle never",
     },
     "taken for something else": {
+        "workers that draw the same": "no two workers of a DataLoader, however they were started, draw the same rows",
         "what is no env": "bools, floats and odd shapes are refused before anything moves",
         "column called index": "stays; what stands beside a batch has its shape and its device",
     },
