@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -145,6 +146,13 @@ def checkpoint(path: Path) -> None:
     buffer_over(build_store(path.with_name("store"), make_clips([40]), overwrite=True)).dumps(path / "checkpoint")
 
 
+def frames(path: Path) -> None:
+    from iltools_datasets.lerobot.frame_cache import DiskFrames
+
+    # Of another set each time, or the file that is there would be taken as it is.
+    DiskFrames(path / "frames", 4, (2, 2, 3), uuid.uuid4().hex).close()
+
+
 WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "store": (store, r".*/manifest\.json"),
     "adopted spool": (adopted, r"/deep/store/manifest\.json"),
@@ -154,6 +162,7 @@ WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "archive of many files": (lambda path: archive(path, 150), r"/a\.zarr"),
     "JSON file": (json_file, r".*/state\.json"),
     "description of an archive": (description, r"/(meta\.json|trajectories\.zarr)"),
+    "pictures of a camera": (frames, r"/frames/frames\.json"),
     "checkpoint of a buffer": (checkpoint, r"/checkpoint/checkpoint\.json"),
 }
 

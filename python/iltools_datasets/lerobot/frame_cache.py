@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from iltools_datasets._base.files import sync_directory, write_json
+from iltools_datasets._base.files import make_directory, sync_directory, write_json
 from iltools_datasets.lerobot.lock import locked
 
 _UNSYNCED = 64 << 20
@@ -122,13 +122,13 @@ class DiskFrames:
         self._pending: list[int] = []
         self.full: str | None = None
         """Why nothing more is kept, if so."""
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         about = {"identity": identity, "num_frames": num_frames, "shape": list(shape)}
         rows, marks = directory / "frames.u8", directory / "filled.u8"
         with locked(directory / ".lock"):
             # Both files of one making: rows of another would be taken for those that are marked here.
             _empty_unless(directory, about, rows, marks, num_frames)
-            self._file = os.open(rows, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(rows, os.O_RDWR)
             weakref.finalize(self, os.close, self._file)
             self._marks = np.memmap(marks, np.uint8, "r+", shape=(num_frames,))
         self._here = np.zeros(num_frames, np.bool_)
@@ -181,7 +181,9 @@ def _empty_unless(directory: Path, about: Mapping[str, object], rows: Path, mark
         path.unlink(missing_ok=True)
     with marks.open("wb") as file:
         file.truncate(num_frames)
-    rows.touch()
+        os.fsync(file.fileno())
+    with rows.open("wb") as file:
+        os.fsync(file.fileno())
     sync_directory(directory)
     write_json(description, about)
 
