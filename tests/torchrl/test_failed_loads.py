@@ -110,10 +110,33 @@ def test_one_wrong_part_changes_none(sampler: str, storage: str) -> None:
             with pytest.raises((StateError, StoreChangedError)):
                 rb.load_state_dict({**good, part: value})
             assert facts(rb) == before, (part, value)
+    half = {**{key: value + 9 for key, value in good["_transforms"].items()}, "garbage": torch.zeros(1)}
+    with pytest.raises(StateError):  # torch takes what it knows over before it misses the rest
+        rb.load_state_dict({**good, "_transforms": half})
+    assert facts(rb) == before
     rb.load_state_dict(good)
     assert facts(rb) != before
     assert rb.storage.get(0)["obs"].tolist() == [0.0, 1.0]
     assert rb.transform[0].by.tolist() == [0.0]
+
+
+@pytest.mark.faults("load that fails")
+def test_a_list_is_put_back() -> None:
+    """TorchRL's list storage forgets what it holds before it looks at what it is given."""
+    rb = ours.TensorDictReplayBuffer(
+        storage=peer.ListStorage(ROWS), sampler=ours.SamplerWithoutReplacement(seed=1), batch_size=6
+    )
+    rb.append_transform(Shift())
+    rb.extend(rows_of(0.0))
+    good = rb.state_dict()
+    rb.sample()
+    rb.transform[0].by += 1.0
+    before = (dict(rb.sampler.state_dict()), len(rb), rb.transform[0].by.tolist())
+    for part, value in (("_storage", {"_storage": [torch.zeros(2), 5]}), ("_storage", {}), ("_writer", {})):
+        with pytest.raises(StateError):
+            rb.load_state_dict({**good, part: value})
+        assert (dict(rb.sampler.state_dict()), len(rb), rb.transform[0].by.tolist()) == before
+        assert rb.storage.get(3)["obs"].tolist() == [6.0, 7.0]
 
 
 @pytest.mark.faults("load that fails")

@@ -33,9 +33,8 @@ def prepare_state(changes: Changes, part: Any, state: Any) -> None:
         changes.add(part.prepare_torchrl(state))
     elif isinstance(part, SeededSampler | TrajectoryStorage):
         changes.add(part.prepare_load(state))
-    elif isinstance(part, Storage):
-        if isinstance(part, TensorStorage):
-            _check_tensors(part, state)
+    elif isinstance(part, TensorStorage):
+        _check_tensors(part, state)
         changes.add(lambda: part.load_state_dict(state))
     else:
         changes.add(lambda: part.load_state_dict(state), _undo_of(part))
@@ -48,8 +47,8 @@ def prepare_directory(changes: Changes, part: Any, path: Path, of_torchrl: bool)
         changes.add(part.prepare_load(part.saved_at(path)) if is_ours else part.prepare_torchrl(torchrl_state_at(path)))
     elif isinstance(part, TrajectoryStorage) and isinstance(part.checkpointer, StoreReferenceCheckpointer):
         changes.add(part.prepare_load(part.checkpointer.saved_at(path)))
-    elif isinstance(part, Storage):
-        if isinstance(part, TensorStorage) and type(part.checkpointer) is TensorStorageCheckpointer:
+    elif isinstance(part, TensorStorage):
+        if type(part.checkpointer) is TensorStorageCheckpointer:
             _check_directory(part, path)
         changes.add(lambda: part.loads(path))
     else:
