@@ -182,3 +182,12 @@ def test_no_two_files_of_tests_have_one_name() -> None:
     """They are imported by it: a second one would end every run over all of them."""
     names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
     assert sorted(names) == sorted(set(names))
+
+
+def test_every_row_of_the_fault_table_has_a_test_and_every_test_a_row() -> None:
+    """`make test-faults` stops at the first that has none; this says so without running them."""
+    table = (ROOT / "tests" / "faults" / "fault_table.py").read_text()
+    rows = set(re.findall(r'^        "([^"]+)": "', table, re.MULTILINE))
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    marks = [mark for source in sources for mark in re.findall(r"@pytest\.mark\.faults\(([^)]*)\)", source)]
+    assert rows == {row for mark in marks for row in re.findall(r'"([^"]+)"', mark)}

@@ -92,6 +92,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "column called index": "stays; what stands beside a batch has its shape and its device",
     },
     "memory that is another's": {
+        "column without memory": "gives its address to nobody: read right, or an error that says what to do",
         "array written to meanwhile": "is copied from, as it was or as it becomes, and what is stored has its checksum",
         "output over the input": "refused, and nothing is written",
     },
