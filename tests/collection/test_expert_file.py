@@ -141,6 +141,57 @@ def test_a_wrong_file_names_its_key(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("what", sorted(set(BROKEN) - {"objects"}))
+def test_a_wrong_file_of_tensors_names_its_key(tmp_path: Path, what: str) -> None:
+    change, message = BROKEN[what]
+    held = {key: value for key, value in {**WHOLE, **change}.items() if value is not ...}
+    tensors = {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in held.items()}
+    torch.save(tensors, tmp_path / "wrong.pt")
+    with pytest.raises(SourceError, match=r"wrong\.pt.*" + message):
+        load_rollouts(tmp_path / "wrong.pt")
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+def test_tensors_that_are_no_arrays(tmp_path: Path) -> None:
+    tensors = {key: torch.from_numpy(value) for key, value in WHOLE.items() if key != "metadata"}
+    for strange, message in (
+        (tensors["actions"].bfloat16(), r"'actions': torch\.bfloat16"),
+        (tensors["actions"].to_sparse(), r"'actions': torch\.float32 torch\.sparse_coo"),
+        (tensors["actions"].to(torch.complex64), "'actions': expected an array of numbers, found complex64"),
+    ):
+        torch.save({**tensors, "actions": strange}, tmp_path / "strange.pt")
+        with pytest.raises(SourceError, match=r"strange\.pt, " + message):
+            load_rollouts(tmp_path / "strange.pt")
+    learned = {**tensors, "actions": torch.nn.Parameter(tensors["actions"].mT.contiguous().mT)}
+    torch.save(learned, tmp_path / "learned.pt")
+    np.testing.assert_array_equal(load_rollouts(tmp_path / "learned.pt").arrays["actions"], ACTIONS)
+    content = (tmp_path / "learned.pt").read_bytes()
+    for size in (0, 5, 300, len(content) // 2, len(content) - 1):
+        (tmp_path / "cut.pt").write_bytes(content[:size])
+        with pytest.raises(SourceError, match=r"cut\.pt"):
+            load_rollouts(tmp_path / "cut.pt")
+
+
+@pytest.mark.faults
+def test_a_shape_that_lies_is_held_against_the_bytes(tmp_path: Path) -> None:
+    held = rollouts()
+    write_npy(tmp_path / "expert.npy", streamed(held), held["metadata"])
+    content = (tmp_path / "expert.npy").read_bytes()
+    honest = b"(K\x14K\x04K\x07t"  # a tuple of 20, 4, 7
+    assert content.count(honest) == 1
+    for lie in (
+        b"(K\x15K\x04K\x07t",
+        b"(K\x13K\x04K\x07t",
+        b"(J\xff\xff\xff\x7fJ\xff\xff\xff\x7fK\x07t",
+        b"(J\xff\xff\xff\xffK\x04K\x07t",
+    ):
+        (tmp_path / "lies.npy").write_bytes(content.replace(honest, lie))
+        with pytest.raises(SourceError, match=r"lies\.npy: byte [0-9]+: .*(2240 are there|no shape)"):
+            load_rollouts(tmp_path / "lies.npy")
+
+
+@pytest.mark.faults
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     held = rollouts()
     write_npy(tmp_path / "good.npy", streamed(held), held["metadata"])

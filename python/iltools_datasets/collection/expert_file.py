@@ -102,9 +102,19 @@ def _read_pt(path: Path) -> Rollouts:
         raise SourceError(f"{path}: not a file of tensors: {str(error).splitlines()[0]}") from error
     if not isinstance(held, dict):
         raise SourceError(f"{path}: expected a dictionary, found {type(held).__name__}")
-    return check_rollouts(
-        str(path), {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in held.items()}
-    )
+    return check_rollouts(str(path), {key: _as_array(path, key, value) for key, value in held.items()})
+
+
+def _as_array(path: Path, key: Any, value: Any) -> Any:
+    """Return a tensor as an array over the same memory where it lies in C order, and anything else as it is."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    try:
+        return value.detach().contiguous().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise SourceError(f"{path}, {key!r}: {value.dtype} {value.layout}: {str(error).splitlines()[0]}") from error
 
 
 def _write_array(file: BinaryIO, path: Path, key: str, array: StreamedArray) -> int:

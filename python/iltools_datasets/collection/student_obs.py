@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import Any, Literal, Self
 
@@ -15,6 +16,7 @@ except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.collection") from error
 
 from iltools_datasets._base.integers import checked_integer
+from iltools_datasets.collection.frames import FrameRing
 from iltools_datasets.errors import ArgumentError, MissingKeyError, OutOfRangeError, SchemaError
 
 __all__ = ["StudentObsBuilder"]
@@ -89,9 +91,7 @@ class StudentObsBuilder:
         self.num_envs = checked_integer("num_envs", env.num_envs, low=1)
         self.device = torch.device(getattr(env, "device", "cpu") if device is None else device)
         self._kept = self.history_length - (self.history == "current") if self.history_length else 0
-        # Each frame is written twice, H rows apart, so that the last ones always lie in one run.
-        self._frames = torch.zeros(0)
-        self._start = 0
+        self._ring: FrameRing | None = None
         self._begins = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._some_begin = True
         self._was_asked = False
@@ -123,23 +123,14 @@ class StudentObsBuilder:
             MissingKeyError: a term is missing.
             SchemaError: a frame of another width, dtype or number of envs. Nothing was changed.
         """
-        frame = self.frame(obs_dict)
+        pieces = self._pieces(obs_dict)
         self._was_asked = True
-        if not self.history_length:
-            return frame
-        frames = self._last_frames(frame)
-        count, length = len(frames), self.history_length
-        newest_first = self.order == "newest_first"
-        kept = slice(length - count, length) if newest_first else slice(0, count)
-        observation = frame.new_empty((self.num_envs, self.total_dim))
-        at = column = 0
-        for dim in self.obs_dims:
-            place = observation[:, at : at + length * dim].view(self.num_envs, length, dim)
-            place[:, kept].copy_(frames[:, :, column : column + dim].transpose(0, 1))
-            if self.history == "current":
-                place[:, 0 if newest_first else -1].copy_(frame[:, column : column + dim])
-            at, column = at + length * dim, column + dim
-        return observation
+        if not self._kept:
+            return torch.cat(pieces, dim=1)
+        ring = self._ring_for(pieces)
+        if self._some_begin and self.pad == "first":
+            ring.fill(self._begins, pieces)
+        return ring.last(pieces if self.history == "current" else None)
 
     def update_history(self, obs_dict: Mapping[str, torch.Tensor]) -> None:
         """Append the frame of this step; a copy is kept.
@@ -154,17 +145,13 @@ class StudentObsBuilder:
                 "update_history came before get_observation: with history='current' the frame handed to "
                 "get_observation would be there twice; call get_observation first, or choose history='past'"
             )
-        frame = self.frame(obs_dict)
+        pieces = self._pieces(obs_dict)
         if not self._kept:
             return
-        frames = self._ring(frame)
+        ring = self._ring_for(pieces)
         if self._some_begin and self.pad == "first":
-            frames[:, self._begins] = frame[self._begins]
-        newest_first = self.order == "newest_first"
-        slot = (self._start - 1) % self._kept if newest_first else self._start
-        frames[slot].copy_(frame)
-        frames[slot + self._kept].copy_(frame)
-        self._start = slot if newest_first else (slot + 1) % self._kept
+            ring.fill(self._begins, pieces)
+        ring.push(pieces)
         self._begins.zero_()
         self._some_begin = False
 
@@ -180,8 +167,8 @@ class StudentObsBuilder:
         chosen = self._checked_envs(env_ids)
         if not len(chosen):
             return
-        if len(self._frames):
-            self._frames[:, chosen] = 0
+        if self._ring is not None:
+            self._ring.clear(chosen)
         self._begins[chosen] = True
         self._some_begin = True
 
@@ -199,6 +186,10 @@ class StudentObsBuilder:
 
     def frame(self, obs_dict: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the terms of one step side by side, a new tensor [N, frame_dim]; raises as `get_observation`."""
+        return torch.cat(self._pieces(obs_dict), dim=1)
+
+    def _pieces(self, obs_dict: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the frame of each term, [N, width], all of one dtype."""
         pieces = []
         for name, width in zip(self.obs_keys, self.obs_dims, strict=True):
             if name not in obs_dict:
@@ -207,24 +198,17 @@ class StudentObsBuilder:
             if piece.ndim < 1 or piece.shape[0] != self.num_envs or prod(piece.shape[1:]) != width:
                 raise SchemaError(f"term {name!r}: expected [{self.num_envs}, {width}], found {list(piece.shape)}")
             pieces.append(piece.reshape(self.num_envs, width).to(self.device))
-        frame = torch.cat(pieces, dim=1)
-        if len(self._frames) and frame.dtype != self._frames.dtype:
-            raise SchemaError(f"frames of {self._frames.dtype} so far, now one of {frame.dtype}")
-        return frame
+        dtypes = [piece.dtype for piece in pieces]
+        dtype = reduce(torch.promote_types, dtypes)
+        if self._ring is not None and dtype != self._ring.dtype:
+            raise SchemaError(f"frames of {self._ring.dtype} so far, now one of {dtype}")
+        return pieces
 
-    def _ring(self, frame: torch.Tensor) -> torch.Tensor:
-        if not len(self._frames):
-            self._frames = frame.new_zeros((2 * self._kept, *frame.shape))
-        return self._frames
-
-    def _last_frames(self, frame: torch.Tensor) -> torch.Tensor:
-        """Return the frames that are kept, in the order wanted, [kept, N, frame_dim]."""
-        if not self._kept:
-            return frame.new_empty((0, *frame.shape))
-        frames = self._ring(frame)[self._start : self._start + self._kept]
-        if self._some_begin and self.pad == "first":
-            frames = torch.where(self._begins[None, :, None], frame[None], frames)
-        return frames
+    def _ring_for(self, pieces: list[torch.Tensor]) -> FrameRing:
+        if self._ring is None:
+            like = torch.cat(pieces, dim=1)
+            self._ring = FrameRing(self.obs_dims, self._kept, self.order == "newest_first", like)
+        return self._ring
 
     def _checked_envs(self, env_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
         ids = torch.as_tensor(env_ids, device=self.device)
