@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +164,48 @@ def test_exported_policies(tmp_path: Path) -> None:
         load_exported(tmp_path / "other.pt", "policy")
     with pytest.raises(SourceNotFoundError):
         load_exported(tmp_path / "none.onnx", "policy")
+
+
+class Session:
+    """onnxruntime's, of a model that doubles its first columns, as strict about the number of rows as the real one."""
+
+    inputs: Any = (("obs", [1, 4]),)
+
+    def __init__(self, path: str, providers: Any) -> None:
+        if "broken" in path:
+            raise RuntimeError("no graph was found")
+
+    def get_inputs(self) -> Any:
+        return [SimpleNamespace(name=name, shape=shape) for name, shape in self.inputs]
+
+    def get_outputs(self) -> Any:
+        return [SimpleNamespace(name=name, shape=[1, 2]) for name in ("joint_pos", "actions")]
+
+    def run(self, outputs: Any, given: Any) -> Any:
+        rows = given["obs"]
+        assert outputs == ["actions"]
+        assert rows.dtype == "float32"
+        assert self.inputs[0][1][0] in ("batch", len(rows))
+        return [2 * rows[:, :2]]
+
+
+def test_models_that_take_a_row_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    step = step_of()
+    for name in ("policy.onnx", "broken.onnx"):
+        (tmp_path / name).touch()
+    for rows in (1, 2, NUM_ENVS, "batch"):
+        monkeypatch.setattr(Session, "inputs", (("obs", [rows, 4]),))
+        found = load_exported(tmp_path / "policy.onnx", "policy")(step)
+        assert torch.equal(found.actions, 2 * step.groups["policy"][:, :2])
+    monkeypatch.setattr(Session, "inputs", (("obs", [4, 4]),))
+    with pytest.raises(SourceError, match="takes 4 observations at once, and there are 6 envs"):
+        load_exported(tmp_path / "policy.onnx", "policy")(step)
+    monkeypatch.setattr(Session, "inputs", (("obs", [1, 4]), ("time_step", [1, 1])))
+    with pytest.raises(SourceError, match=r"found the inputs \['obs', 'time_step'\]"):
+        load_exported(tmp_path / "policy.onnx", "policy")
+    with pytest.raises(SourceError, match=r"broken\.onnx: not a model: no graph"):
+        load_exported(tmp_path / "broken.onnx", "policy")
 
 
 def test_named_objects() -> None:

@@ -41,6 +41,23 @@ def test_cartpole_from_training_to_a_store(tmp_path: Path) -> None:
     assert TrajectoryStore.open(store).segments.length.sum() == said["num_steps"]
 
 
+@pytest.mark.skipif(not simulator.exports(), reason="needs onnx and onnxruntime")
+def test_exports_of_the_runner_decide_alike(tmp_path: Path) -> None:
+    checkpoint, folder = tmp_path / "model_0.pt", tmp_path / "exported"
+    folder.mkdir()
+    last_line("train", simulator.CARTPOLE, checkpoint, 1, 16)
+    assert last_line("export", simulator.CARTPOLE, checkpoint, folder) == ["policy.onnx", "policy.pt"]
+    for name in ("policy.pt", "policy.onnx"):
+        store = tmp_path / name.replace(".", "_")
+        simulator.run(
+            "iltools", "collect", f"mjlab:{simulator.CARTPOLE}", "--policy", folder / name,
+            "--out", store, "--num-envs", 16, "--steps", 20, "--seed", 0,
+        )  # fmt: skip
+        seen = last_line("compare", simulator.CARTPOLE, checkpoint, store)
+        assert seen["off"] <= 1e-6 * max(seen["largest"], 1.0), name
+        assert len(seen["sigmas"]) == 1
+
+
 @pytest.fixture(scope="module")
 def motion(shared_data: Path, tmp_path_factory: Any) -> Path:
     path = tmp_path_factory.mktemp("g1") / "motion.npz"

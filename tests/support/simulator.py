@@ -31,6 +31,11 @@ def is_there() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("mjlab", "rsl_rl", "mujoco_warp"))
 
 
+def exports() -> bool:
+    """Whether policies can be exported, and exports run."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+
+
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run one command of this file in a process of its own."""
     outcome = subprocess.run(
@@ -99,6 +104,15 @@ def train(task: str, checkpoint: str, iterations: str, num_envs: str, motion: st
     print(json.dumps({"bytes": Path(checkpoint).stat().st_size}))
 
 
+def export(task: str, checkpoint: str, folder: str) -> None:
+    """Export a checkpoint's policy as rsl_rl does, to policy.pt and policy.onnx."""
+    runner = _runner(task, 2)
+    runner.load(checkpoint, load_cfg={"actor": True})
+    runner.export_policy_to_jit(folder, "policy.pt")
+    runner.export_policy_to_onnx(folder, "policy.onnx")
+    print(json.dumps(sorted(path.name for path in Path(folder).iterdir())))
+
+
 def compare(task: str, checkpoint: str, store: str, motion: str | None = None) -> None:
     """Hold a store's actions and means against those of a fresh runner that loaded the checkpoint in its own way."""
     import torch
@@ -117,6 +131,7 @@ def compare(task: str, checkpoint: str, store: str, motion: str | None = None) -
         json.dumps(
             {
                 "off": float(np.abs(rows["action_mean"] - expected).max()),
+                "largest": float(np.abs(expected).max()),
                 "drawn": bool((rows["action"] != rows["action_mean"]).any()),
                 "sigmas": np.unique(rows["action_sigma"]).tolist(),
                 "next_known": bool(rows["next_known"].all()),

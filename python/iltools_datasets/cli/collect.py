@@ -98,9 +98,9 @@ def collect(
     """Let an expert act in a simulator and record what it saw and did: a store, or the file that others train from."""
     from iltools_datasets.collection.checkpoints import open_policy
     from iltools_datasets.collection.collector import ExpertTrajectoryCollector
-    from iltools_datasets.collection.envs import adapt
+    from iltools_datasets.collection.envs import adapt, group_of
     from iltools_datasets.collection.rollout import collect as roll_out
-    from iltools_datasets.collection.rollout import group_of, matrix
+    from iltools_datasets.collection.rollout import matrix
     from iltools_datasets.collection.simulators import Wanted, open_simulation, runner_settings
 
     name, expert_name, target = _asked_for(env, task, policy, output)
@@ -118,7 +118,7 @@ def collect(
             expert = open_policy(
                 expert_name,
                 lambda: simulation.runner(None if policy_config is None else runner_settings(policy_config)),
-                group=policy_group or group or "policy",
+                group=policy_group or group,
                 stochastic=stochastic,
                 device=device or "cpu",
             )
@@ -192,7 +192,7 @@ def _student(env: Any, group: str | None, keys: str | None, own: str | None, his
 
 
 def _student_width(student: Any, groups: Any) -> int | None:
-    from iltools_datasets.collection.rollout import group_of
+    from iltools_datasets.collection.envs import group_of
 
     if student is None:
         return None

@@ -30,7 +30,7 @@ def open_policy(
     name: str,
     make_runner: Callable[[], Any],
     *,
-    group: str,
+    group: str | None = None,
     stochastic: bool = False,
     device: torch.device | str = "cpu",
 ) -> Policy:
@@ -39,7 +39,7 @@ def open_policy(
     Args:
         name: `module:function`; a file of TorchScript, or one that ends in `.onnx`; or a checkpoint of rsl_rl.
         make_runner: makes the runner that a checkpoint's weights go to.
-        group: the observation group that an exported policy takes.
+        group: the observation group that an exported policy takes; None = "policy" or "actor".
         stochastic: as in `policies.as_policy`.
         device: where a TorchScript module runs.
 

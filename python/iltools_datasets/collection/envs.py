@@ -20,9 +20,9 @@ except ImportError as error:
 
 import numpy as np
 
-from iltools_datasets.errors import ArgumentError, SchemaError
+from iltools_datasets.errors import ArgumentError, MissingKeyError, SchemaError
 
-__all__ = ["Groups", "Step", "VectorEnv", "adapt"]
+__all__ = ["Groups", "Step", "VectorEnv", "adapt", "group_of"]
 
 Groups = dict[str, torch.Tensor]
 """Observation group -> [N, width]. An environment that knows no groups has one, "policy"."""
@@ -100,6 +100,15 @@ def adapt(env: Any) -> VectorEnv:
         f"{type(env).__name__}: expected get_observations (rsl_rl), observation_manager (Isaac Lab, mjlab) or "
         "metadata['autoreset_mode'] (gymnasium's vector envs); it has none of them"
     )
+
+
+def group_of(groups: Groups, group: str | None) -> torch.Tensor:
+    """Return an observation group; None is "policy", or else "actor". `MissingKeyError` with what there is."""
+    names = ("policy", "actor") if group is None else (group,)
+    for name in names:
+        if name in groups:
+            return groups[name]
+    raise MissingKeyError(f"no observation group {' or '.join(map(repr, names))}; there are {sorted(groups)}")
 
 
 class _Adapted:

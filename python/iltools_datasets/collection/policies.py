@@ -18,8 +18,8 @@ except ImportError as error:
 
 import numpy as np
 
-from iltools_datasets.collection.envs import Step
-from iltools_datasets.errors import ArgumentError, MissingKeyError, SourceError, SourceNotFoundError
+from iltools_datasets.collection.envs import Step, group_of
+from iltools_datasets.errors import ArgumentError, SourceError, SourceNotFoundError
 
 __all__ = ["Decision", "Policy", "as_policy", "load_exported", "named_object"]
 
@@ -140,12 +140,12 @@ class _DistributionModel(Decides):
         self._model.reset(ended)
 
 
-def load_exported(path: Path, group: str, device: torch.device | str = "cpu") -> Policy:
+def load_exported(path: Path, group: str | None = None, device: torch.device | str = "cpu") -> Policy:
     """Return an exported policy, which takes the observations [N, width] of one group and gives the actions alone.
 
     Args:
         path: a TorchScript module, or a model that ends in `.onnx` (needs onnxruntime).
-        group: the observation group it takes.
+        group: the observation group it takes; None = "policy" or "actor", whichever there is.
         device: where a TorchScript module runs.
 
     Raises:
@@ -164,14 +164,12 @@ def load_exported(path: Path, group: str, device: torch.device | str = "cpu") ->
 
 
 class _OfGroup(Decides):
-    def __init__(self, call: Callable[[torch.Tensor], torch.Tensor], group: str, reset: Any = None) -> None:
+    def __init__(self, call: Callable[[torch.Tensor], torch.Tensor], group: str | None, reset: Any = None) -> None:
         self._call, self._group, self._reset = call, group, reset
 
     def __call__(self, step: Step) -> Decision:
-        if self._group not in step.groups:
-            raise MissingKeyError(f"no observation group {self._group!r}; there are {sorted(step.groups)}")
         with torch.no_grad():
-            return Decision(self._call(step.groups[self._group]))
+            return Decision(self._call(group_of(step.groups, self._group)))
 
     def reset(self, ended: torch.Tensor) -> None:
         # An export's reset takes no envs, so it can only be told where all end together.
@@ -188,11 +186,23 @@ def _onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, one per reason
         raise SourceError(f"{path}: not a model: {error}") from error
-    name = session.get_inputs()[0].name
+    names = [entry.name for entry in session.get_inputs()]
+    if len(names) != 1:
+        raise SourceError(f"{path}: expected a model of observations alone, found the inputs {names}")
+    outputs = [entry.name for entry in session.get_outputs()]
+    actions = "actions" if "actions" in outputs else outputs[0]
+    takes = session.get_inputs()[0].shape[0]
 
     def call(observations: torch.Tensor) -> torch.Tensor:
-        found = session.run(None, {name: observations.cpu().numpy().astype(np.float32)})[0]
-        return torch.from_numpy(found).to(observations.device)
+        rows = observations.cpu().numpy().astype(np.float32)
+        # rsl_rl's exports, and those of the simulators around it, take as many rows as the example had: one.
+        count = takes if isinstance(takes, int) else len(rows)
+        if len(rows) % count:
+            raise SourceError(f"{path}: takes {count} observations at once, and there are {len(rows)} envs")
+        pieces = [
+            session.run([actions], {names[0]: rows[first : first + count]})[0] for first in range(0, len(rows), count)
+        ]
+        return torch.from_numpy(np.concatenate(pieces)).to(observations.device)
 
     return call
 

@@ -14,10 +14,10 @@ except ImportError as error:
     raise missing_extra("torch", "iltools_datasets.collection") from error
 
 from iltools_datasets.collection.collector import ExpertTrajectoryCollector
-from iltools_datasets.collection.envs import Groups, Step, adapt
+from iltools_datasets.collection.envs import Groups, Step, adapt, group_of
 from iltools_datasets.collection.policies import as_policy
 from iltools_datasets.collection.student_obs import StudentObsBuilder
-from iltools_datasets.errors import ArgumentError, MissingKeyError
+from iltools_datasets.errors import ArgumentError
 
 __all__ = ["Tally", "collect"]
 
@@ -147,15 +147,6 @@ def _mark(
         final_observations=None if last is None else last[running],
         final_student_observations=None if last_student is None else last_student[running],
     )
-
-
-def group_of(groups: Groups, group: str | None) -> torch.Tensor:
-    """Return an observation group; None is "policy", or else "actor". `MissingKeyError` with what there is."""
-    names = ("policy", "actor") if group is None else (group,)
-    for name in names:
-        if name in groups:
-            return groups[name]
-    raise MissingKeyError(f"no observation group {' or '.join(map(repr, names))}; there are {sorted(groups)}")
 
 
 def matrix(values: torch.Tensor) -> torch.Tensor:
