@@ -33,6 +33,7 @@ _BUILT_IN = {
     "smpl-npz": f"{_PACKAGE}.smpl_npz:SmplSource",
     "episode-npz": f"{_PACKAGE}.episode_npz:EpisodeNpzSource",
     "motion-json": f"{_PACKAGE}.motion_json:MotionJsonSource",
+    "state-npy": f"{_PACKAGE}.state_npy:StateNpySource",
     "motion-pkl": f"{_PACKAGE}.motion_pickle:MotionPickleSource",
     "hdf5-demos": f"{_PACKAGE}.hdf5_demos:Hdf5DemosSource",
 }

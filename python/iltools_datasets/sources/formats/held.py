@@ -101,7 +101,8 @@ class Held:
             plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
             is_word = isinstance(plain, bool | int | str) and len(str(plain)) <= _LONGEST_TEXT
             numbers = np.asarray(plain) if isinstance(plain, float) else as_numbers(value)
-            if is_word or (numbers is not None and numbers.size <= _MOST_KEPT and np.isfinite(numbers).all()):
+            is_short = numbers is not None and numbers.ndim < 2 and numbers.size <= _MOST_KEPT
+            if is_word or (is_short and np.isfinite(plain).all()):
                 found[key] = plain
         return found
 
