@@ -60,7 +60,7 @@ def test_imitation(tmp_path):
     assert [one.attributes["episode"] for one in recordings] == [0, 1, 2]
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -118,7 +118,7 @@ def test_qpos_alone(tmp_path):
     assert (one.fps, one.attributes["robot"], notes) == (60, "t1", [])
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 def test_observations_of_another_length(tmp_path):
     with pytest.raises(SourceError, match="'obs' has 5 rows, expected 4 like 'actions'"):
         read(save(tmp_path / "a.npz", obs=numbers(5, 2), actions=numbers(4, 2)), "episode-npz")

@@ -71,7 +71,7 @@ def make(folder, name, file="walk", **said):
     return path
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize("name", MAKERS)
 def test_one_clip_of_one_file(tmp_path, name):
     """In upper case, below a link that leads in a circle, beside what macOS leaves behind."""
@@ -91,7 +91,7 @@ def test_one_clip_of_one_file(tmp_path, name):
     assert one.attributes["fps"] == pytest.approx(50)
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize("content", [LFS, b"", bytes(4096), b"<!DOCTYPE html><html>Log in</html>"])
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_stands_in_place_of_a_file(tmp_path, name, content):
@@ -133,7 +133,7 @@ def test_names_are_what_is_told(tmp_path, name):
         open_sources([path], colour="red")
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize("name", MAKERS)
 def test_cut_anywhere(tmp_path, name):
     path = make(tmp_path, name, fps=50)

@@ -364,7 +364,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.faults
+@pytest.mark.faults("claims that nobody wrote", "clip that is not what it claims")
 @pytest.mark.parametrize("words", HOSTILE)
 def test_hostile_files_are_refused_by_name(tmp_path, words):
     path = hostile(tmp_path, lambda file, demo: HOSTILE[words](tmp_path, file, demo))
@@ -390,7 +390,7 @@ def test_texts_and_records_are_left_out_by_name(tmp_path):
         assert any(f"left out 'data/demo_*/{name}'" in note for note in notes), name
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 def test_a_file_that_is_cut_or_damaged_stops_the_export_or_is_listed(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -404,7 +404,7 @@ def test_a_file_that_is_cut_or_damaged_stops_the_export_or_is_listed(tmp_path):
     assert [failure.path.name for failure in report.failures] == ["cut.hdf5"]
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
@@ -448,7 +448,7 @@ def test_without_h5py_the_message_names_the_extra(tmp_path, monkeypatch):
         open_sources([tmp_path / "lift.hdf5"])
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 def test_mutations_are_read_or_refused(tmp_path):
     path, _ = minari(tmp_path / "a.hdf5", (3,))
     content, rng = path.read_bytes(), np.random.default_rng(0)

@@ -101,7 +101,7 @@ def test_frames_of_several_durations_have_no_rate(tmp_path):
     assert read(path, fps=30)[0].fps == 30
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -19,8 +19,6 @@ from iltools_datasets.sources import export, open_source, open_sources
 from iltools_datasets.sources.formats import unpacked as unpacking
 from motions import JOINTS, as_xyzw, robot_rows, tracking_arrays, walk, write_rows
 
-pytestmark = pytest.mark.faults
-
 
 def retargeted(seed=0, order="xyzw", frames=60, dtype="f8", **changes):
     """One clip as GMR and TWIST write it."""
@@ -172,6 +170,7 @@ def test_lists_of_numbers_are_arrays(tmp_path):
     assert same(one.arrays["qpos"], expected_qpos(clip))
 
 
+@pytest.mark.faults("quaternions in another order")
 def test_the_order_is_what_is_told_and_what_stands(tmp_path):
     clip = retargeted(order="wxyz")
     (tmp_path / "a.pkl").write_bytes(pickled(clip))
@@ -354,6 +353,7 @@ class Boom:
         return os.system, (f"touch {self.marker}",)
 
 
+@pytest.mark.faults("archive that runs code")
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_nothing_is_run_in_any_wrapping(tmp_path, name):
     file, wrap = WRAPPINGS[name]
@@ -368,6 +368,7 @@ def test_nothing_is_run_in_any_wrapping(tmp_path, name):
     assert not (tmp_path / "a.zarr").exists()
 
 
+@pytest.mark.faults("archive that runs code")
 def test_nothing_is_loaded_by_those_who_run_it(tmp_path, monkeypatch):
     for name, (file, wrap) in WRAPPINGS.items():
         (tmp_path / name.replace(" ", "_")).mkdir()
@@ -377,6 +378,7 @@ def test_nothing_is_loaded_by_those_who_run_it(tmp_path, monkeypatch):
     assert export(open_sources([tmp_path]), tmp_path / "out.zarr", keep_going=False).num_trajectories == len(WRAPPINGS)
 
 
+@pytest.mark.faults("archive that grows")
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "_ALWAYS", 1 << 16)
     monkeypatch.setattr(unpacking, "_RATIO", 2)
@@ -391,6 +393,7 @@ def read_any(path):
     return list(source.read(source.files()[0]))
 
 
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_a_cut_file_is_refused(tmp_path, name):
     file, wrap = WRAPPINGS[name]
@@ -401,6 +404,7 @@ def test_a_cut_file_is_refused(tmp_path, name):
             read_any(tmp_path / file)
 
 
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize("name", ["protocol 4", "joblib", "joblib zlib", "torch", "npy"])
 def test_mutations_are_read_or_refused(tmp_path, name):
     file, wrap = WRAPPINGS[name]
@@ -433,6 +437,7 @@ LIES = [
 ]
 
 
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.parametrize(("changes", "words"), LIES)
 def test_what_does_not_fit_is_named(tmp_path, changes, words):
     (tmp_path / "a.pkl").write_bytes(pickled(retargeted(**changes)))
@@ -443,6 +448,7 @@ def test_what_does_not_fit_is_named(tmp_path, changes, words):
         assert read(tmp_path / "a.pkl", fps=30)[0][0].fps == 30
 
 
+@pytest.mark.faults("clip that is not what it claims")
 @pytest.mark.torch
 def test_torch_zips_that_lie(tmp_path):
     content = torched(retargeted(frames=6))
@@ -496,6 +502,7 @@ def test_models_and_optimisers_are_told_and_passed_over(tmp_path):
     assert "config.p is a pickle; it holds a dictionary with 'lr': no known arrangement of motion" in text
 
 
+@pytest.mark.faults("clip that is not what it claims")
 def test_a_damaged_one_stops_a_folder_or_is_listed(tmp_path):
     data = tmp_path / "data"
     data.mkdir()

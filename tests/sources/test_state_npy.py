@@ -52,7 +52,7 @@ def test_a_part_by_itself_is_not_taken_for_the_whole(tmp_path):
     assert export(open_sources([tmp_path / "qpos.npy"]), tmp_path / "a.zarr").num_trajectories == 1
 
 
-@pytest.mark.faults
+@pytest.mark.faults("clip that is not what it claims")
 def test_damage_and_other_lengths(tmp_path):
     fill(tmp_path, qvel=np.zeros((5, 9)))
     report = export(open_sources([tmp_path]), tmp_path / "out" / "a.zarr")
