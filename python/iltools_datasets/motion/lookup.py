@@ -73,6 +73,7 @@ class MotionLookup:
             if value not in allowed:
                 raise ArgumentError(f"{name}: expected one of {list(allowed)}, found {value!r}")
         self.store, self.frame, self.heading, self.boundary = store, frame, heading, boundary
+        self.quat_order = quat_order
         self.layout = MotionLayout(store, fps, kinds)
         named = self.layout.default_keys() if keys is None else [keys] if isinstance(keys, str) else list(keys)
         if len(set(named)) != len(named) or not named:
@@ -83,6 +84,7 @@ class MotionLookup:
         self._numbers = {key: number for number, key in enumerate(self._places)}
         self.body_names, self.joint_names = self.layout.chosen_names(named, bodies, joints)
         pose = None if anchor is None and frame == "world" else self.layout.anchor(anchor)
+        self._pose = pose
         self.core = _core.Motion(
             store.core,
             self.layout.fps,
@@ -109,6 +111,29 @@ class MotionLookup:
     def pieces(self, key: Key) -> Pieces:
         """Return what the numbers of one returned row of a key are, flattened."""
         return self._places[key].pieces
+
+    def rows_at(self, key: Key, clip: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[Any]:
+        """Return a key in the world at some times, `[n, *row]`, wherever look-ups see it from."""
+        arrays, _ = self.core.lookup([self._numbers[key]], clip, time, np.zeros(1))
+        return arrays[0].reshape(len(clip), *self.shape(key))
+
+    @property
+    def has_anchor(self) -> bool:
+        """Whether there is a body that motion is, or could be, seen from."""
+        return self._pose is not None
+
+    def anchor_at(
+        self, clip: NDArray[np.int64], time: NDArray[np.float64]
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+        """Return the anchor's positions `[n, 3]` and rotations wxyz `[n, 4]` in the world at some times."""
+        if self._pose is None:
+            raise ArgumentError("anchor: none was chosen")
+        (place, first), (turn, begin) = self._pose
+        parts = [(place, [(first, 3)], [("position", 3)], (3,)), (turn, [(begin, 4)], [("quaternion", 4)], (4,))]
+        stored_xyzw = self.layout.quaternion_order == "xyzw"
+        core = _core.Motion(self.store.core, self.layout.fps, parts, None, stored_xyzw, False)
+        (positions, rotations), _ = core.lookup([0, 1], clip, time, np.zeros(1))
+        return positions.reshape(-1, 3), rotations.reshape(-1, 4)
 
     def at(
         self,

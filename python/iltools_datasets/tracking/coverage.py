@@ -47,9 +47,11 @@ class Coverage:
     control_dt: float = 1.0
 
     @classmethod
-    def of(cls, names: list[str], bins: _core.MotionBins, tracker: _core.Tracker, control_dt: float) -> Coverage:
-        """Return what a tracker counted up to the last sync and since."""
-        visits, failures, starts, completions = by_kind(tracker.totals() + tracker.since())
+    def of(
+        cls, names: list[str], bins: _core.MotionBins, tracker: _core.Tracker, since: Bins, control_dt: float
+    ) -> Coverage:
+        """Return what a tracker counted up to the last sync, and `since`, `[bins * 4]`."""
+        visits, failures, starts, completions = by_kind(tracker.totals() + since)
         clips = bins.clip
         weighs = np.bincount(clips, tracker.base, len(names)) > 0
         has_bins = np.bincount(clips, minlength=len(names)) > 0

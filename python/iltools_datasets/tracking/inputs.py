@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iltools_datasets._base.integers import checked_env_ids
-from iltools_datasets.errors import ArgumentError
+from iltools_datasets._base.integers import checked_env_ids, checked_integers, first_outside
+from iltools_datasets.errors import ArgumentError, OutOfRangeError
 from iltools_datasets.motion.lookup import as_floats
+from iltools_datasets.tracking.array_motion import TOLERANCE
 from iltools_datasets.tracking.outputs import as_numpy
 
 Ids = NDArray[np.int64]
@@ -61,3 +62,38 @@ def checked_rows(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.f
     if found.shape != shape or not np.isfinite(found).all():
         raise ArgumentError(f"{name}: expected finite numbers {list(shape)}, found {list(found.shape)}")
     return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def checked_places(
+    ids: Ids, clip: Any, time: Any, last: NDArray[np.int64], fps: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return clip and time for each of some envs, [n].
+
+    Args:
+        ids: the envs.
+        clip: one for all, or [n].
+        time: seconds, one for all or [n]; None = 0.
+        last: number of each clip's last state.
+        fps: states per second of each clip.
+
+    Raises:
+        OutOfRangeError, NotAnIntegerError, ArgumentError: no such clip, a time outside it, or other shapes.
+    """
+    if clip is None:
+        raise ArgumentError("time: is a time of clip=, which is missing")
+    clips = checked_integers("clip", np.asarray(as_numpy(clip)), outside=OutOfRangeError)
+    seconds = as_floats("time", 0.0 if time is None else as_numpy(time))
+    if clips.shape not in ((), ids.shape) or seconds.shape not in ((), ids.shape):
+        shapes = f"{list(clips.shape)} and {list(seconds.shape)}"
+        raise ArgumentError(f"clip and time: expected one or {len(ids)} each, found shapes {shapes}")
+    clips = np.array(np.broadcast_to(clips, ids.shape))
+    seconds = np.array(np.broadcast_to(seconds, ids.shape))
+    if (bad := first_outside(clips, len(last))) is not None:
+        raise OutOfRangeError(f"clip {clips[bad]} is outside [0, {len(last)})")
+    frames = seconds * fps[clips]
+    within = np.isfinite(seconds) & (seconds >= 0) & (frames <= last[clips] + TOLERANCE)
+    if not within.all():
+        bad = int(np.argmin(within))
+        duration = last[clips[bad]] / fps[clips[bad]]
+        raise OutOfRangeError(f"time: {seconds[bad]} s is outside clip {clips[bad]} of {duration:.6f} s")
+    return clips, seconds

@@ -70,6 +70,10 @@ class Outputs:
     def rows(self, arrays: Mapping[Key, NDArray[Any]], given: Mapping[Key, Any] | None, batch: tuple[int, ...]) -> Any:
         """Return a look-up, as `{key: ...}` or a TensorDict; what the caller gave comes back itself."""
         found = {key: given[key] if given and key in given else self.array(array) for key, array in arrays.items()}
+        return self.tensors(found, batch)
+
+    def tensors(self, found: dict[Key, Any], batch: tuple[int, ...]) -> Any:
+        """Return tensors as `{key: ...}` or as a TensorDict of this batch size."""
         if self.as_ != "tensordict":
             return found
         from tensordict import TensorDict

@@ -35,7 +35,7 @@ def saved_coverage(path: str | Path, store: TrajectoryStore) -> Coverage:
             raise StateError(f"{path}: is of other clips than those of {store.path}")
         names = [str(clip) for clip in range(len(arrays["last"]))]
         names[own] = store.trajectory_paths
-        return Coverage.of(names, bins, tracker, config["control_dt"]).of_part(own)
+        return Coverage.of(names, bins, tracker, tracker.since(), config["control_dt"]).of_part(own)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, StateError):
             raise

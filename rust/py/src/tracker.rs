@@ -166,6 +166,24 @@ impl Tracker {
         self.tracker.place(ids, clip, &time, failed.as_deref(), counting).into_py_result(py)
     }
 
+    /// Starts drawn so far: those that count, and those that do not.
+    #[getter]
+    fn drawn(&self) -> (u64, u64) {
+        self.tracker.drawn().into()
+    }
+
+    /// Clips and times of starts that come, from a number on; nothing is drawn by that.
+    fn starts<'py>(
+        &mut self,
+        py: Python<'py>,
+        first: u64,
+        count: usize,
+        counting: bool,
+    ) -> PyResult<(Whole<'py>, Floats<'py>)> {
+        let (clips, times) = self.tracker.starts(first, count, counting).into_py_result(py)?;
+        Ok((PyArray1::from_vec(py, clips), PyArray1::from_vec(py, times)))
+    }
+
     fn step<'py>(&mut self, py: Python<'py>, counting: bool) -> PyResult<Mask<'py>> {
         Ok(PyArray1::from_vec(py, self.tracker.step(counting).into_py_result(py)?))
     }

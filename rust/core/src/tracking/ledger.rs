@@ -38,25 +38,63 @@ impl Counts {
 #[derive(Debug)]
 pub struct Ledger {
     /// Since the last sync, of this rank.
-    pub since: Vec<Counts>,
+    since: Vec<Counts>,
+    /// The bins that have any of these, so that those of a million others need not be looked at.
+    touched: Vec<u32>,
     /// Up to the last sync, of all ranks.
-    pub totals: Vec<Counts>,
+    totals: Vec<Counts>,
 }
 
 impl Ledger {
     /// Nothing has happened yet.
     pub fn new(bins: usize) -> Result<Self> {
-        Ok(Self { since: filled(bins, Counts::default())?, totals: filled(bins, Counts::default())? })
+        Self::of(filled(bins, Counts::default())?, filled(bins, Counts::default())?)
     }
 
-    /// Take up what all ranks counted.
+    /// What was saved.
+    pub fn of(since: Vec<Counts>, totals: Vec<Counts>) -> Result<Self> {
+        let mut touched = with_room(since.len())?;
+        touched.extend((0_u32..).zip(&since).filter(|&(_, counts)| *counts != Counts::default()).map(|(bin, _)| bin));
+        Ok(Self { since, touched, totals })
+    }
+
+    /// The counts of a bin, to one of which is added.
+    #[inline]
+    pub fn add(&mut self, bin: u32) -> &mut Counts {
+        let counts = &mut self.since[bin as usize];
+        if *counts == Counts::default() {
+            self.touched.push(bin);
+        }
+        counts
+    }
+
+    /// Counts since the last sync, where there are any, in no order that counts.
+    pub fn news(&self) -> impl Iterator<Item = (usize, Counts)> + Clone {
+        self.touched.iter().map(|&bin| (bin as usize, self.since[bin as usize]))
+    }
+
+    /// Counts since the last sync.
+    pub fn since(&self) -> &[Counts] {
+        &self.since
+    }
+
+    /// Counts up to the last sync.
+    pub fn totals(&self) -> &[Counts] {
+        &self.totals
+    }
+
+    /// Take up what all ranks counted, or this one where it is alone.
     pub fn settle(&mut self, counted: Option<&[Counts]>) {
-        for (total, &new) in self.totals.iter_mut().zip(counted.unwrap_or(&self.since)) {
-            if new != Counts::default() {
-                *total = total.plus(new);
+        for &bin in &self.touched {
+            let new = std::mem::take(&mut self.since[bin as usize]);
+            if counted.is_none() {
+                self.totals[bin as usize] = self.totals[bin as usize].plus(new);
             }
         }
-        self.since.fill(Counts::default());
+        self.touched.clear();
+        for (total, &new) in self.totals.iter_mut().zip(counted.unwrap_or_default()) {
+            *total = total.plus(new);
+        }
     }
 }
 

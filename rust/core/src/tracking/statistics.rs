@@ -3,8 +3,11 @@
 use super::bins::Bins;
 use super::ledger::Counts;
 use super::scheme::{Scheme, Statistic};
-use crate::memory::{filled, with_room};
+use crate::memory::{collected, filled, with_room};
 use crate::{Error, Result};
+
+/// Passes are summed as whole numbers of this part of one.
+const FIXED: f64 = 4_294_967_296.0;
 
 /// Passes and failures of each bin.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,24 +35,27 @@ impl Statistics {
         )))
     }
 
-    /// These with new counts, and part of what was there forgotten; `drawn` is how many bins take part.
-    pub fn folded(&self, bins: &Bins, counts: &[Counts], drawn: usize, scheme: &Scheme) -> Result<Self> {
-        let mut passes = with_room(bins.len())?;
-        let mut new = 0.0;
-        for (bin, counts) in counts.iter().enumerate() {
-            let delta = if counts.visits == 0 { 0.0 } else { counts.visits as f64 / bins.steps(bin) };
-            new += delta;
-            passes.push(delta);
+    /// These with new counts of some bins, and part of what was there forgotten; `drawn` is how many bins take part.
+    ///
+    /// In whatever order the counts come, the result is the same to the bit: the sum of passes is one of whole numbers.
+    pub fn folded(
+        &self,
+        bins: &Bins,
+        counts: impl Iterator<Item = (usize, Counts)> + Clone,
+        drawn: usize,
+        scheme: &Scheme,
+    ) -> Result<Self> {
+        let passes_of = |bin: usize, counts: Counts| counts.visits as f64 / bins.steps(bin);
+        let new: u128 = counts.clone().map(|(bin, counts)| (passes_of(bin, counts) * FIXED) as u128).sum();
+        let kept = scheme.half_life.map_or(1.0, |(passes, syncs)| {
+            half_to_the((new as f64 / FIXED / (drawn.max(1) as f64 * passes)).min(1.0 / syncs))
+        });
+        let mut passes = collected(self.passes.iter().map(|before| kept * before))?;
+        let mut failures = collected(self.failures.iter().map(|before| kept * before))?;
+        for (bin, counts) in counts {
+            passes[bin] += passes_of(bin, counts);
+            failures[bin] += counts.failures as f64;
         }
-        let kept = scheme
-            .half_life
-            .map_or(1.0, |(passes, syncs)| half_to_the((new / (drawn.max(1) as f64 * passes)).min(1.0 / syncs)));
-        for (now, &before) in passes.iter_mut().zip(&self.passes) {
-            *now += kept * before;
-        }
-        let mut failures = with_room(bins.len())?;
-        failures
-            .extend(self.failures.iter().zip(counts).map(|(&before, counts)| kept * before + counts.failures as f64));
         Ok(Self { passes, failures })
     }
 
@@ -70,20 +76,24 @@ impl Statistics {
         let of_all = prior * rate(all_failures, all_passes);
         let (count, factor) = scheme.look_back;
         let mut scores = filled(bins.len(), 0.0)?;
+        let mut rates = with_room((0..bins.num_clips()).map(|clip| bins.of_clip(clip).len()).max().unwrap_or(0))?;
         for (clip, &(passes, failures)) in of_clips.iter().enumerate() {
             let of = bins.of_clip(clip);
             let believed = prior * rate(failures + of_all, passes + prior);
             let own = &mut scores[of.clone()];
-            for ((score, &failures), &passes) in own.iter_mut().zip(&self.failures[of.clone()]).zip(&self.passes[of]) {
-                *score = match scheme.statistic {
-                    Statistic::Rate => rate(failures + believed, passes + prior),
-                    Statistic::Count => failures + believed,
-                };
+            rates.clear();
+            let (passes, failures) = (&self.passes[of.clone()], &self.failures[of]);
+            match scheme.statistic {
+                Statistic::Count => rates.extend(failures.iter().map(|failures| failures + believed)),
+                Statistic::Rate => {
+                    rates.extend(failures.iter().zip(passes).map(|(f, p)| rate(f + believed, p + prior)));
+                }
             }
-            // From the front, so that what lies ahead is still as it was.
-            for bin in 0..own.len() {
-                let ahead = &own[bin..own.len().min(bin + count)];
-                own[bin] = ahead.iter().rev().fold(0.0, |sum, score| sum * factor + score);
+            own.copy_from_slice(&rates);
+            let mut less = 1.0;
+            for ahead in 1..count.min(rates.len()) {
+                less *= factor;
+                own.iter_mut().zip(&rates[ahead..]).for_each(|(score, rate)| *score += less * rate);
             }
         }
         Ok(scores)
@@ -117,7 +127,7 @@ mod tests {
         counts[2] = Counts { visits: 50, failures: 2, ..Counts::default() };
         let scheme = Scheme { uniform: 0.1, cap: Some(10.0), ..Scheme::UNIFORM };
         let start = Statistics { passes: vec![4.0; 5], failures: vec![1.0; 5] };
-        let found = start.folded(&bins, &counts, 5, &scheme).unwrap();
+        let found = start.folded(&bins, counts.iter().copied().enumerate(), 5, &scheme).unwrap();
         let kept = (-3.0_f64 / 500.0).exp2();
         for (bin, (passes, failures)) in
             [(2.0, 0.0), (0.0, 0.0), (1.0, 2.0), (0.0, 0.0), (0.0, 0.0)].into_iter().enumerate()
@@ -126,7 +136,7 @@ mod tests {
             assert!((found.failures[bin] - (kept + failures)).abs() < 1e-12);
         }
         let many = vec![Counts { visits: 50_000, ..Counts::default() }; 5];
-        let after = start.folded(&bins, &many, 5, &scheme).unwrap();
+        let after = start.folded(&bins, many.iter().copied().enumerate(), 5, &scheme).unwrap();
         assert!((after.failures[0] - (-0.05_f64).exp2()).abs() < 1e-12);
 
         let told = Statistics { passes: vec![3.0, 1.0, 0.0, 2.0, 0.0], failures: vec![0.0, 1.0, 0.0, 0.0, 0.0] };

@@ -5,6 +5,9 @@ use super::scheme::Scheme;
 use crate::Result;
 use crate::memory::collected;
 
+/// Sums that are made at once.
+const LANES: usize = 8;
+
 /// What starts are drawn from until the next sync.
 #[derive(Debug)]
 pub struct Table {
@@ -59,15 +62,7 @@ fn shares(base: &[f64], mut scores: Vec<f64>, cap: Option<f64>) -> Vec<f64> {
         *score /= most;
     }
     loop {
-        let (mut capped, mut free, mut free_weight) = (0.0, 0.0, 0.0);
-        for (&weight, &score) in base.iter().zip(&scores) {
-            if score >= held {
-                capped += weight;
-            } else {
-                free += weight * score;
-                free_weight += weight;
-            }
-        }
+        let Split { capped, free, free_weight } = split(base, &scores, held);
         let left = if capped > 0.0 { (1.0 - cap * capped).max(0.0) } else { 1.0 };
         if free <= 0.0 {
             // Only scores of 0 are left: what is left over goes to them by weight.
@@ -77,7 +72,7 @@ fn shares(base: &[f64], mut scores: Vec<f64>, cap: Option<f64>) -> Vec<f64> {
         factor = left / free;
         let next = cap / factor;
         // Strictly fewer are free in each round, so there is an end.
-        if !base.iter().zip(&scores).any(|(&weight, &score)| weight > 0.0 && score >= next && score < held) {
+        if !base.iter().zip(&scores).any(|(&weight, &score)| score >= next && score < held && weight > 0.0) {
             break;
         }
         held = next;
@@ -87,6 +82,32 @@ fn shares(base: &[f64], mut scores: Vec<f64>, cap: Option<f64>) -> Vec<f64> {
         *score = weight * times.min(cap);
     }
     scores
+}
+
+/// The weight of what is at its cap, the weight times score of what is not, and the weight of that.
+struct Split {
+    capped: f64,
+    free: f64,
+    free_weight: f64,
+}
+
+/// Sums over those with a score of at least `held`, and over the others; in lanes that do not wait for each other.
+fn split(base: &[f64], scores: &[f64], held: f64) -> Split {
+    let (mut capped, mut free, mut free_weight) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    let mut add = |lane: usize, weight: f64, score: f64| {
+        let is_capped = score >= held;
+        capped[lane] += if is_capped { weight } else { 0.0 };
+        free[lane] += if is_capped { 0.0 } else { weight * score };
+        free_weight[lane] += if is_capped { 0.0 } else { weight };
+    };
+    let ((weights, rest), (parts, last)) = (base.as_chunks::<LANES>(), scores.as_chunks::<LANES>());
+    for (weights, scores) in weights.iter().zip(parts) {
+        for lane in 0..LANES {
+            add(lane, weights[lane], scores[lane]);
+        }
+    }
+    rest.iter().zip(last).for_each(|(&weight, &score)| add(0, weight, score));
+    Split { capped: capped.iter().sum(), free: free.iter().sum(), free_weight: free_weight.iter().sum() }
 }
 
 #[cfg(test)]

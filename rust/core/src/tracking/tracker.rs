@@ -10,7 +10,7 @@ use super::ledger::{Counts, Ledger, counts_of, numbers_of};
 use super::scheme::Scheme;
 use super::statistics::Statistics;
 use super::table::Table;
-use crate::memory::{collected, copied, filled};
+use crate::memory::{collected, copied, filled, with_room};
 use crate::{Error, Result};
 
 /// What a tracker is made of, besides its bins.
@@ -143,12 +143,12 @@ impl Tracker {
 
     /// Counts since the last sync, four numbers per bin.
     pub fn since(&self) -> Result<Vec<i64>> {
-        numbers_of(&self.ledger.since)
+        numbers_of(self.ledger.since())
     }
 
     /// Counts up to the last sync, four numbers per bin.
     pub fn totals(&self) -> Result<Vec<i64>> {
-        numbers_of(&self.ledger.totals)
+        numbers_of(self.ledger.totals())
     }
 
     /// Book a failure where each env stands that is said to have failed.
@@ -173,7 +173,7 @@ impl Tracker {
     fn book(&mut self, ids: &[i64], failed: &[bool]) {
         for (&id, _) in ids.iter().zip(failed).filter(|&(_, &failed)| failed) {
             if let (Some(bin), _) = self.here[id as usize] {
-                self.ledger.since[bin as usize].failures += 1;
+                self.ledger.add(bin).failures += 1;
             }
         }
     }
@@ -231,8 +231,25 @@ impl Tracker {
         self.envs.put(env, clip, seconds);
         self.here[env] = self.bins.at(clip, seconds);
         if let ((Some(bin), _), true) = (self.here[env], counting) {
-            self.ledger.since[bin as usize].starts += 1;
+            self.ledger.add(bin).starts += 1;
         }
+    }
+
+    /// The clip and the seconds of some starts that come, from number `first` on, as the table is now. Nothing is drawn by that.
+    pub fn starts(&mut self, first: u64, count: usize, counting: bool) -> Result<(Vec<i64>, Vec<f64>)> {
+        let draws = if counting { self.draws } else { self.draws.apart() };
+        let (mut clips, mut times) = (with_room(count)?, with_room(count)?);
+        for n in (first..).take(count) {
+            let start = draws.start(n, &self.bins, &mut self.base, &self.table);
+            clips.push(self.bins.clip_of(start.bin) as i64);
+            times.push(start.seconds);
+        }
+        Ok((clips, times))
+    }
+
+    /// Starts drawn so far: those that count, and those that do not.
+    pub fn drawn(&self) -> [u64; 2] {
+        self.drawn
     }
 
     /// Count a visit where each env stands, move it by a control step, and say whether its clip is over.
@@ -251,7 +268,7 @@ impl Tracker {
             *ended = after.1;
             // Behind the end an env stands on its last frame, and nothing happens to it.
             if let ((Some(bin), false), true) = (before, counting) {
-                let counts = &mut self.ledger.since[bin as usize];
+                let counts = self.ledger.add(bin);
                 counts.visits += 1;
                 counts.completions += i64::from(after != before);
             }
@@ -266,8 +283,14 @@ impl Tracker {
     }
 
     fn fold(&self, counted: Option<&[Counts]>) -> Result<Statistics> {
-        let counted = counted.unwrap_or(&self.ledger.since);
-        self.statistics.folded(&self.bins, counted, self.base.num_drawn(), &self.scheme)
+        let (before, drawn) = (&self.statistics, self.base.num_drawn());
+        match counted {
+            Some(counted) => {
+                let some = counted.iter().copied().enumerate().filter(|&(_, counts)| counts != Counts::default());
+                before.folded(&self.bins, some, drawn, &self.scheme)
+            }
+            None => before.folded(&self.bins, self.ledger.news(), drawn, &self.scheme),
+        }
     }
 
     /// Take up counts, this rank's or what is given for those of all ranks, and make the table that starts are drawn from until the next
@@ -293,7 +316,7 @@ impl Tracker {
 
     /// How often an env was put into each clip, by all ranks up to the last sync.
     pub fn clip_starts(&self) -> Result<Vec<i64>> {
-        let starts = |clip| self.ledger.totals[self.bins.of_clip(clip)].iter().map(|counts| counts.starts).sum();
+        let starts = |clip| self.ledger.totals()[self.bins.of_clip(clip)].iter().map(|counts| counts.starts).sum();
         collected((0..self.bins.num_clips()).map(starts))
     }
 
@@ -342,9 +365,10 @@ impl Tracker {
         for (env, here) in here.iter_mut().enumerate().filter(|&(env, _)| saved.envs.clip[env] >= 0) {
             *here = self.bins.at(saved.envs.clip[env] as usize, saved.envs.time(env, self.bins.control_dt()));
         }
+        let ledger = Ledger::of(since, totals)?;
         (self.base, self.table, self.here) = (base, table, here);
         (self.envs, self.drawn, self.syncs) = (saved.envs, saved.drawn, saved.syncs);
-        (self.statistics, self.ledger) = (saved.statistics, Ledger { since, totals });
+        (self.statistics, self.ledger) = (saved.statistics, ledger);
         (self.masses, self.next_masses, self.scores) = (saved.masses, saved.next_masses, saved.scores);
         Ok(())
     }
