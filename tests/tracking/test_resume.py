@@ -230,19 +230,27 @@ def test_a_state_is_small(world_store):
 
 
 def test_what_ranks_share_is_loaded_by_another_world(world_store):
-    """Saved right after a sync: the same table for any number of ranks, and the turns go on."""
+    """Saved right after a sync: the same table for any number of ranks, and the turns go on where they were."""
     whole = made(world_store, num_envs=600)
     whole.reset()
     follow(whole, 48, np.random.default_rng(0))
     state = whole.state_dict()
-    turns = whole.coverage().starts
     for rank in range(2):
         part = made(world_store, num_envs=300, rank=rank, world_size=2)
         part.load_state_dict(state)
         np.testing.assert_array_equal(part.probabilities(), whole.probabilities())
         assert (part.clip == -1).all()
+    one = made(world_store, num_envs=1000, adaptive=None)
+    one.reset()
+    one.sync()
+    turns = one.coverage().starts
+    for rank in range(2):
+        part = made(world_store, num_envs=2500, rank=rank, world_size=2, adaptive=None)
+        part.load_state_dict(one.state_dict())
         part.reset()
-        turns = turns + part.coverage().starts - whole.coverage().starts
+        turns = turns + part.coverage().starts - one.coverage().starts
+    assert turns.sum() == 6000
+    assert turns.max() == 1
     alone = made(world_store, num_envs=5)
     alone.load_state_dict(state, envs=False)
     np.testing.assert_array_equal(alone.coverage().visits, whole.coverage().visits)
