@@ -122,7 +122,7 @@ mod tests {
     fn follows_the_formulas() {
         // Two clips of three and two bins of 50 steps each.
         let bins = Bins::new(&clips(&[90, 60], 30.0), 0.02, 1.0).unwrap();
-        let mut counts = vec![Counts::default(); 5];
+        let mut counts = [Counts::default(); 5];
         counts[0].visits = 100;
         counts[2] = Counts { visits: 50, failures: 2, ..Counts::default() };
         let scheme = Scheme { uniform: 0.1, cap: Some(10.0), ..Scheme::UNIFORM };
@@ -135,7 +135,7 @@ mod tests {
             assert!((found.passes[bin] - (4.0 * kept + passes)).abs() < 1e-12);
             assert!((found.failures[bin] - (kept + failures)).abs() < 1e-12);
         }
-        let many = vec![Counts { visits: 50_000, ..Counts::default() }; 5];
+        let many = [Counts { visits: 50_000, ..Counts::default() }; 5];
         let after = start.folded(&bins, many.iter().copied().enumerate(), 5, &scheme).unwrap();
         assert!((after.failures[0] - (-0.05_f64).exp2()).abs() < 1e-12);
 
