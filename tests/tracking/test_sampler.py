@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -115,6 +117,17 @@ def test_coverage_says_what_was_seen(small_store):
     assert metrics["largest_share"] == sampler.probabilities().max()
     assert "never visited" in repr(coverage)
     sampler.sync()  # warned once
+
+
+def test_a_clip_that_was_taken_out_is_not_missed(small_store):
+    sampler = MotionSampler(small_store, 60, CONTROL_DT, clip_weights=[1, 0, 1, 1], adaptive=None)
+    sampler.reset()
+    sampler.sync()
+    assert sampler.coverage().starts.sum() >= 3 * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.sync()
+    assert "adaptive" in inspect.signature(MotionSampler).parameters
 
 
 @pytest.mark.torch

@@ -156,12 +156,20 @@ class Coverage:
     def __repr__(self) -> str:
         return "Coverage:\n" + "\n".join(f"  {what}: {how_much}" for what, how_much in self.facts())
 
-    def warning(self) -> str | None:
-        """Return what to warn of: clips that were never started after three starts per clip."""
-        never, _ = self.never("started")
-        if not never or self.starts.sum() < 3 * (len(self.clip_names) - len(self.left_out)):
-            return None
-        return f"after {self.starts.sum():,} starts {_some(never, 'clips')} were never started; see coverage()"
+
+def warning_of(names: list[str], weighs: NDArray[np.bool_], starts: Bins) -> str | None:
+    """Return what to warn of: clips that were never started after three starts per clip.
+
+    Args:
+        names: of the clips.
+        weighs: which of them can be started in, [clips].
+        starts: of each, [clips].
+    """
+    never = np.flatnonzero(weighs & (starts == 0))
+    if not len(never) or starts.sum() < 3 * weighs.sum():
+        return None
+    missing = _some([names[clip] for clip in never], "clips")
+    return f"after {starts.sum():,} starts {missing} were never started; see coverage()"
 
 
 def _some(names: list[str], what: str) -> str:

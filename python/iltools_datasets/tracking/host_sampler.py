@@ -23,7 +23,7 @@ from iltools_datasets.store.keys import Key
 from iltools_datasets.tracking import checkpoint
 from iltools_datasets.tracking.adaptive import UNIFORM, Adaptive
 from iltools_datasets.tracking.counts import AllReduce, summed
-from iltools_datasets.tracking.coverage import Coverage, CoverageWarning
+from iltools_datasets.tracking.coverage import Coverage, CoverageWarning, warning_of
 from iltools_datasets.tracking.inputs import (
     checked_offsets,
     checked_places,
@@ -154,9 +154,7 @@ class HostSampler:
         return self._tracker.probabilities()
 
     def report_failures(self, env_ids: Any = None, terminated: Any = None) -> None:
-        """Book a failure where each env stands that has terminated.
-
-        `reset` does this first; this is for loops that place envs themselves.
+        """Book a failure where each env stands that has terminated, as `reset` does first.
 
         Args:
             env_ids: ids int `[n]` or a mask bool `[E]`; None = all.
@@ -287,10 +285,11 @@ class HostSampler:
             scores = self.adaptive.scores(failures, passes, self._tracker.next_base())
         self._tracker.sync(counted, scores)
         self._settled()
-        everywhere = self._warned or self._tracker.clip_starts()[self._startable].all()
-        if not everywhere and (text := self.coverage().warning()) is not None:
-            self._warned = True
-            warnings.warn(text, CoverageWarning, stacklevel=2)
+        if not self._warned:
+            weighs = self._masses(self._weights, self._clip_weights) > 0
+            if (text := warning_of(self.clip_names, weighs, self._tracker.clip_starts())) is not None:
+                self._warned = True
+                warnings.warn(text, CoverageWarning, stacklevel=2)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from iltools_datasets.tracking.host_sampler import HostSampler
@@ -16,6 +17,8 @@ class MotionSampler(HostSampler):
     Arguments and methods are those of `HostSampler`. With `device=` and without `pin_memory=True` all of it, motion,
     envs and counts, lives on that device: what is made is a `ResidentSampler`, which takes `budget=`, too.
     """
+
+    __signature__ = signature(HostSampler)
 
     def __new__(cls, *arguments: Any, pin_memory: bool = False, device: Any = None, **options: Any) -> Any:
         if device is None or pin_memory:
