@@ -157,7 +157,7 @@ def test_wrong_resets(small_store, arguments, error, match):
         ({"clip": 0.0}, NotAnIntegerError, "clip"),
         ({"clip": 0, "time": [0.0, 1.0, 2.0, 4.1]}, OutOfRangeError, "4.1 s is outside clip 0 of 4.0"),
         ({"clip": 0, "time": -0.1}, OutOfRangeError, "-0.1 s is outside"),
-        ({"clip": 0, "time": NAN}, OutOfRangeError, "NaN s is outside"),
+        ({"clip": 0, "time": NAN}, OutOfRangeError, "nan s is outside"),
         ({"clip": 0, "time": [1.0]}, ArgumentError, "clip and time"),
     ],
 )
