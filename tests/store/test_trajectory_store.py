@@ -272,10 +272,10 @@ class TestOpening:
     def test_another_version(self, tmp_path: Path) -> None:
         path = build_store(tmp_path / "store", make_clips([4]))
         text = (path / "manifest.json").read_text()
-        inner = text[text.index('"manifest":') + len('"manifest":') : -1].replace('"version":1', '"version":2')
+        inner = text[text.index('"manifest":') + len('"manifest":') : -1].replace('"version":1', '"version":3')
         crc = _crc32c(inner.encode())
         (path / "manifest.json").write_text(f'{{"crc32c":{crc},"manifest":{inner}}}')
-        with pytest.raises(errors.StoreVersionError, match="version 2"):
+        with pytest.raises(errors.StoreVersionError, match="version 3"):
             TrajectoryStore.open(path)
 
     def test_cut_manifest(self, tmp_path: Path) -> None:

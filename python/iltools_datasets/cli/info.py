@@ -6,13 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from iltools_datasets.cli.looked_at import Opened
-from iltools_datasets.cli.opened import is_lerobot, is_store, open_path, raw_format
+from iltools_datasets.cli.opened import OpenedStore, is_lerobot, is_store, open_path, raw_format
 from iltools_datasets.cli.output import AsJson, facts, heading, human_bytes, out, print_json
 
 _MOST_TASKS = 20
@@ -79,6 +81,7 @@ def _document(opened: Opened) -> dict[str, Any]:
         "num_clips": len(opened.clips),
         "num_states": sum(clip.num_states for clip in opened.clips),
         "num_transitions": sum(clip.num_transitions for clip in opened.clips),
+        **_episodes(opened),
         "seconds": _seconds(opened),
         "bytes_on_disk": opened.bytes_on_disk,
         "array_bytes": opened.array_bytes,
@@ -98,19 +101,40 @@ def _document(opened: Opened) -> dict[str, Any]:
     }
 
 
+def _episodes(opened: Opened) -> dict[str, Any]:
+    """What is asked of a store of episodes: whether it grows, how long they are, in transitions, and their returns."""
+    if not isinstance(opened, OpenedStore):
+        return {}
+    returns = opened.returns()
+    return {
+        "growing": opened.is_growing,
+        "lengths": _spread(np.array([clip.num_transitions for clip in opened.clips])),
+        **({} if returns is None else {"returns": _spread(returns)}),
+    }
+
+
+def _spread(values: NDArray[Any]) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {"min": values.min().item(), "mean": float(values.mean()), "max": values.max().item()}
+
+
 def _present(opened: Opened, console: Console) -> None:
     console.print(heading(opened.path, opened.kind), soft_wrap=True)
     lengths = [clip.num_states for clip in opened.clips]
     num_transitions = sum(clip.num_transitions for clip in opened.clips)
-    states = "transitions" if opened.clips[0].lacks_next else "states"
+    states = "transitions" if opened.clips and opened.clips[0].lacks_next else "states"
     seconds = _seconds(opened)
     rates = sorted({clip.fps for clip in opened.clips if clip.fps is not None})
+    extremes = f" of {min(lengths):,} to {max(lengths):,} {states}" if lengths else ""
     rows = [
-        ("clips", f"{len(lengths):,} of {min(lengths):,} to {max(lengths):,} {states}"),
+        ("clips", f"{len(lengths):,}{extremes}"),
         ("states", f"{sum(lengths):,}, so {num_transitions:,} transitions")
         if states == "states"
         else ("transitions", f"{num_transitions:,}, of which the next state is not known"),
     ]
+    if (returns := _episodes(opened).get("returns")) is not None:
+        rows.append(("return", "{min:g} to {max:g}, {mean:g} on average".format_map(returns)))
     if opened.bytes_on_disk is not None:
         ratio = f", {opened.bytes_on_disk / opened.array_bytes:.2f} times the arrays" if opened.array_bytes else ""
         rows.append(("on disk", human_bytes(opened.bytes_on_disk) + ratio))

@@ -175,6 +175,21 @@ class OpenedStore:
         self.bytes_on_disk: int | None = store.bytes_on_disk
         self.array_bytes: int | None = None  # keys share columns
         self.notes: list[str] = []
+        if store.is_growing:
+            self.notes.append("this store grows: whoever records it finishes it, or, if it died, iltools repair")
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether it was opened while it grew."""
+        return self._store.is_growing
+
+    def returns(self) -> NDArray[np.float64] | None:
+        """Return the sum of each trajectory's rewards, [K]; None if there are no rewards."""
+        key = next((key for key in self._store.keys if key in ("reward", ("next", "reward"))), None)
+        if key is None or not len(self._store):
+            return None
+        rewards = self._store.gather(np.arange(len(self._store)), [key])[key].reshape(len(self._store), -1).sum(axis=1)
+        return np.add.reduceat(rewards.astype(np.float64), self._store.segments.start)
 
     def attributes(self, position: int) -> Mapping[str, Any]:
         """Return nothing: a store keeps the attributes of its archive, not those of each clip."""

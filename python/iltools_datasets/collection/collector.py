@@ -20,23 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets._base.integers import checked_integer
+from iltools_datasets._base.plain_json import as_json
 from iltools_datasets.collection import export
-from iltools_datasets.collection.ends import checked_envs, final_rows, flags_of
+from iltools_datasets.collection.ends import checked_envs, final_rows, flags_of, names_of
 from iltools_datasets.collection.place import Place
-from iltools_datasets.collection.recording import Recording
+from iltools_datasets.collection.recording import DEFAULT_TASK, Recording, columns_of, saved_layout
 from iltools_datasets.collection.rows import (
-    OnNan,
     as_mask,
     check_sigma,
     checked_rows,
     mask_out_nan,
 )
+from iltools_datasets.collection.settings import OnNan, Settings
 from iltools_datasets.errors import ArgumentError, ReadOnlyError, SchemaError
-from iltools_datasets.store.builder import StoreBuilder
 
 __all__ = ["ExpertTrajectoryCollector"]
 
-_ENDLESS = 100_000
 _TERMINATED, _TRUNCATED, _KNOWN = 1, 2, 4
 
 
@@ -44,8 +43,9 @@ class ExpertTrajectoryCollector:
     """Records what an expert saw and did in N envs, and which episodes that makes.
 
     Each step is written to a journal before `add_step` returns, so a kill loses nothing that was returned for, and
-    memory does not grow. `save` writes the file that others train from, or a store; with `directory` the store is
-    written there by `close`, and a process that was killed is gone on with by `resume=True`.
+    memory does not grow. With `directory` a store grows there meanwhile: episodes that are over appear in it every few
+    seconds, and whoever has it open may train on them. `close` seals it; a process that was killed is gone on with by
+    `resume=True`. `save` writes the file that others train from.
 
     Args:
         obs_dim: width of the (teacher's) observation.
@@ -53,14 +53,14 @@ class ExpertTrajectoryCollector:
         student_obs_dim: width of the student's observation, if it is given with each step.
         max_trajectories: when so many are over no new episode begins; running ones are recorded to their end.
         device: where `load` puts tensors.
-        directory: of a store to be made; None keeps the journal in a temporary directory that goes with the collector.
-        overwrite: replace a store, or an unfinished recording, that is there.
-        resume: go on with an unfinished recording. Episodes that ran when it ended are cut there.
+        directory: of the store; None keeps the journal in a temporary directory that goes with the collector.
+        overwrite: replace a store, finished or not, that is there: with the first step it is gone.
+        resume: go on with a recording that was not closed. Episodes that ran when it ended are cut there.
         num_envs: N; None = as many as the first step has.
         float_dtype: what float64 becomes; None keeps it. Other dtypes stay.
         on_nan: NaN and infinity in a valid row: "error", "drop" the row, or "keep".
         max_episode_steps: longer episodes are cut, with their true next state; None = 100,000.
-        attributes: JSON to keep with the store.
+        attributes: JSON to keep with the store; with `resume`, in the place of what was kept.
 
     Raises:
         ArgumentError: a dimension or `max_trajectories` below 1, an unknown option. (A ValueError.)
@@ -86,27 +86,19 @@ class ExpertTrajectoryCollector:
         max_episode_steps: int | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        self.obs_dim = checked_integer("obs_dim", obs_dim, low=1)
-        self.action_dim = checked_integer("action_dim", action_dim, low=1)
-        self.student_obs_dim = (
-            None if student_obs_dim is None else checked_integer("student_obs_dim", student_obs_dim, low=1)
+        settings = Settings.checked(
+            obs_dim, action_dim, student_obs_dim, max_trajectories, num_envs, float_dtype, on_nan, max_episode_steps
         )
-        self.max_trajectories = checked_integer("max_trajectories", max_trajectories, low=1)
+        self.obs_dim, self.action_dim = settings.obs_dim, settings.action_dim
+        self.student_obs_dim, self.max_trajectories = settings.student_obs_dim, settings.max_trajectories
         self.device = torch.device(device)
-        if float_dtype is not None and np.dtype(float_dtype).kind != "f":
-            raise ArgumentError(f"float_dtype: expected a floating dtype or None, found {float_dtype!r}")
-        if on_nan not in ("error", "drop", "keep"):
-            raise ArgumentError(f"on_nan: expected 'error', 'drop' or 'keep', found {on_nan!r}")
-        self._float_dtype, self._on_nan = float_dtype, on_nan
-        longest = _ENDLESS if max_episode_steps is None else max_episode_steps
-        self._longest = checked_integer("max_episode_steps", longest, low=1)
-        self._num_envs = None if num_envs is None else checked_integer("num_envs", num_envs, low=1)
-        self._attributes = dict(attributes or {})
+        self._settings, self._num_envs = settings, settings.num_envs
+        self._attributes = None if attributes is None else dict(attributes)
         self._pid = os.getpid()
-        self._said_full = self._said_unknown = self._is_over = False
-        self._num_valid = self._num_dropped = self._num_invalid = self._num_unknown_ends = 0
+        self._said_full = self._said_unknown = self._is_sealing = self._is_over = False
+        self._num_dropped = self._num_invalid = self._num_cut = self._num_unknown_ends = 0
         self._recording: Recording | None = None
-        self._place = Place(directory, overwrite, resume)
+        self._place = Place(directory, overwrite, resume, as_json(self._attributes or {}, "attributes"))
         if resume:
             self._go_on()
 
@@ -120,12 +112,18 @@ class ExpertTrajectoryCollector:
     @property
     def num_trajectories(self) -> int:
         """How many episodes are over."""
-        return self._num_unknown_ends + (0 if self._recording is None else self._recording.core.num_episodes)
+        over = 0 if self._recording is None else self._recording.core.num_episodes
+        return over - self._num_cut + self._num_unknown_ends
 
     @property
     def num_steps(self) -> int:
         """How many valid rows there are: env-steps that are data."""
-        return self._num_valid
+        return 0 if self._recording is None else self._recording.core.num_rows
+
+    @property
+    def num_running(self) -> int:
+        """How many episodes are running."""
+        return len(self.running)
 
     @property
     def running(self) -> list[int]:
@@ -160,6 +158,7 @@ class ExpertTrajectoryCollector:
             SchemaError: a width, dtype, N or value that does not fit, or an argument that is new or missing, named.
                 Nothing was recorded, and collecting can go on.
             ReadOnlyError: the collector is closed, or this process is a copy of the one that has it.
+            OSError: the disk is full, also where the store could not be written meanwhile; what was published stays.
         """
         self._require_open()
         if (student_observations is None) != (self.student_obs_dim is None):
@@ -175,20 +174,18 @@ class ExpertTrajectoryCollector:
         widths = dict.fromkeys(given, self.action_dim)
         widths.update(observations=self.obs_dim, student_observations=self.student_obs_dim or 0)
         columns = None if self._recording is None else self._recording.columns
-        rows = checked_rows(given, widths, columns, self._num_envs, self._float_dtype)
+        rows = checked_rows(given, widths, columns, self._num_envs, self._settings.float_dtype)
         num_envs = len(next(iter(rows.values())))
         mask = as_mask(valid_mask, num_envs)
-        num_given = int(mask.sum())
-        mask = mask_out_nan(rows, mask, self._on_nan)
+        mask = mask_out_nan(rows, mask, self._settings.on_nan)
         check_sigma(rows, mask)
         if self._recording is None:
-            self._recording = Recording.begin(self._place.recording, num_envs, list(rows), self._longest)
+            self._recording = Recording.begin(self._place, num_envs, list(rows), self._settings.longest)
             self._num_envs = num_envs
         mask, dropped = self._without_new_episodes(mask)
         self._recording.core.step(mask, [values.reshape(-1).view(np.uint8) for values in rows.values()])
-        self._num_valid += int(mask.sum())
         self._num_dropped += dropped
-        self._num_invalid += num_envs - num_given + (num_given - int(mask.sum()) - dropped)
+        self._num_invalid += num_envs - int(mask.sum()) - dropped
 
     def mark_trajectory_end(
         self,
@@ -199,6 +196,7 @@ class ExpertTrajectoryCollector:
         truncated: Any = None,
         final_observations: Any = None,
         final_student_observations: Any = None,
+        tasks: Any = None,
     ) -> None:
         """Say which episodes ended with the latest step.
 
@@ -210,6 +208,8 @@ class ExpertTrajectoryCollector:
             truncated: likewise: it was cut, by a time limit for instance. Default: no.
             final_observations: `[N or len(env_ids), obs_dim]`, what these envs saw last, where the env says it.
             final_student_observations: likewise, needed with it if students' observations are recorded.
+            tasks: the name of the task of each of these episodes, or one for all; None = "expert". Ids are given in the
+                order in which names come.
 
         Raises:
             ArgumentError: a negative count, or more than are running. OutOfRangeError: an id twice, out of range or
@@ -231,9 +231,10 @@ class ExpertTrajectoryCollector:
         cut = flags_of("truncated", truncated, ids, self._num_envs or 0, default=np.zeros(len(ids), dtype=bool))
         fell = flags_of("terminated", terminated, ids, self._num_envs or 0, default=~cut)
         given = (final_observations, final_student_observations)
-        finals = final_rows(given, ids, self._recording, self._float_dtype)
+        finals = final_rows(given, ids, self._recording, self._settings.float_dtype)
         how = fell * _TERMINATED + cut * _TRUNCATED + (_KNOWN if finals else 0)
-        self._recording.core.end(ids.tolist(), how.astype(int).tolist(), finals)
+        names = self._recording.task_ids(names_of(tasks, len(ids), DEFAULT_TASK))
+        self._recording.core.end(ids.tolist(), how.astype(int).tolist(), names, finals)
 
     # What becomes of it.
 
@@ -243,17 +244,20 @@ class ExpertTrajectoryCollector:
             self.max_trajectories, self._said_full = checked_integer("episodes", episodes, low=1), True
 
     def flush(self) -> None:
-        """Bring everything recorded to disk, so that it survives a crash of the machine, too."""
+        """Bring everything recorded to disk, so that it survives a crash of the machine, too.
+
+        With a directory, readers of the store find every episode that is over when this returns.
+        """
         self._require_open()
         if self._recording is not None:
-            self._recording.core.sync()
+            self._recording.core.flush()
 
     def save(self, path: str | os.PathLike[str], only_valid: bool = False) -> None:
         """Write what was recorded, as given: the file that others train from, or a store.
 
         Args:
             path: ends in `.npy` (read by numpy) or `.pt`, or has no suffix: the directory of a new store, for which
-                episodes that run are cut.
+                episodes that run are cut. A collector with a directory has its store there.
             only_valid: write valid rows alone, `[rows, 1, width]`; consumers that ignore the mask need it.
 
         Raises:
@@ -266,9 +270,7 @@ class ExpertTrajectoryCollector:
         if target.suffix:
             export.write_file(recording, target, self._metadata(), only_valid)
         else:
-            with StoreBuilder(target, attributes=self._attributes) as builder:
-                export.end_running(recording)
-                export.write_store(recording, builder, not self._num_unknown_ends)
+            export.write_store(recording, target, as_json(self._attributes or {}, "attributes"))
 
     @staticmethod
     def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -276,37 +278,44 @@ class ExpertTrajectoryCollector:
         return export.load(Path(path), device)
 
     def close(self) -> None:
-        """Seal: cut what runs, and write the store in `directory`. Without a directory the journal is removed."""
+        """Seal: cut what runs, and make the store in `directory` an ordinary one. Without, the journal is removed.
+
+        Raises:
+            SchemaError: nothing was recorded; there is no store then. OSError: as `add_step`.
+            KeyboardInterrupt: sealing was not waited for; called again, this waits.
+        """
         if self._is_over:
             return
         self._require_open()
-        try:
-            if self._place.builder is not None:
-                recording = self._require_recorded()
-                export.end_running(recording)
-                self._place.builder.attributes.update(self._attributes)
-                export.write_store(recording, self._place.builder, not self._num_unknown_ends)
-                self._place.builder.publish()
-        except SchemaError:
-            if self._recording is None:
-                self._place.remove()
-                self._is_over = True
-            raise
-        self._recording = None
+        recording = self._recording
+        if self._place.grows and recording is not None:
+            if not self._is_sealing:
+                recording.core.end_running()
+            if recording.core.num_episodes:
+                self._is_sealing = True
+                recording.core.seal()
+            else:
+                recording.core.discard()
+                recording = None
         self._is_over = True
+        self._recording = None
         self._place.remove()
+        if self._place.grows and recording is None:
+            raise SchemaError(f"{self._place.directory}: nothing was recorded: no episode is over")
 
     def clear(self) -> None:
         """Drop everything that was recorded and begin again."""
         self._require_open()
-        self._recording = None
-        self._num_valid = self._num_dropped = self._num_invalid = self._num_unknown_ends = 0
+        core, self._recording = None if self._recording is None else self._recording.core, None
+        self._num_dropped = self._num_invalid = self._num_cut = self._num_unknown_ends = 0
         self._said_full = False
-        self._place.drop_recording()
+        self._place.clear(core)
 
     def get_statistics(self) -> dict[str, Any]:
         """Return counts of what was recorded, its widths, and what it takes on disk and in memory."""
-        steps = 0 if self._recording is None else self._recording.core.num_steps
+        core = None if self._recording is None else self._recording.core
+        # Where the journal's steps lie, and the table of the store.
+        held = 0 if core is None else 16 * core.num_steps + 128 * core.num_episodes
         return {
             "num_trajectories": self.num_trajectories,
             "num_steps": self.num_steps,
@@ -314,11 +323,12 @@ class ExpertTrajectoryCollector:
             "obs_dim": self.obs_dim,
             "student_obs_dim": self.student_obs_dim,
             "action_dim": self.action_dim,
-            "memory_usage_mb": (16 * steps + 64 * self.num_trajectories) / 2**20,
+            "memory_usage_mb": held / 2**20,
             "bytes_on_disk": self._place.bytes_on_disk,
             "num_running": len(self.running),
             "num_dropped": self._num_dropped,
             "num_invalid": self._num_invalid,
+            "stalled_seconds": 0.0 if core is None else core.stalled_seconds,
         }
 
     def __enter__(self) -> ExpertTrajectoryCollector:
@@ -328,8 +338,13 @@ class ExpertTrajectoryCollector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What is finished is kept, whatever ended the block; a forked copy that leaves it has no part in it.
-        if os.getpid() == self._pid and (kind is None or self._recording is not None):
+        if os.getpid() != self._pid:
+            return
+        if kind is None or self._recording is not None:
             self.close()
+        elif not self._is_over:
+            self._is_over = True
+            self._place.remove()
 
     # Inside.
 
@@ -346,22 +361,11 @@ class ExpertTrajectoryCollector:
         return self._recording
 
     def _go_on(self) -> None:
-        recording = Recording.resume(self._place.recording, self._longest)
-        widths = {column.argument: column.width for column in recording.columns}
-        expected = {"observations": self.obs_dim, "actions": self.action_dim}
-        if self.student_obs_dim is not None:
-            expected["student_observations"] = self.student_obs_dim
-        found = {
-            argument: widths.get(argument) for argument in (*expected, "student_observations") if argument in widths
-        }
-        if found != expected or self._num_envs not in (None, recording.num_envs):
-            raise SchemaError(
-                f"{self._place.directory}: expected to go on with {expected} of {self._num_envs or 'any number of'} "
-                f"envs, found {found} of {recording.num_envs}"
-            )
-        self._recording, self._num_envs = recording, recording.num_envs
-        self._num_unknown_ends = recording.num_unknown_ends
-        self._num_valid = sum(int(recording.mask(step).sum()) for step in range(recording.core.num_steps))
+        saved = saved_layout(self._place.unfinished_layout())
+        num_envs = saved.integer("num_envs", low=1)
+        self._settings.check_resumed(str(self._place.directory), num_envs, columns_of(saved))
+        self._recording, self._num_envs = Recording.resume(self._place, self._attributes is not None), num_envs
+        self._num_unknown_ends = self._recording.unknown_ends
 
     def _without_new_episodes(self, mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
         """Return the mask without rows of envs that would begin an episode though enough are over, and their number."""
@@ -383,9 +387,11 @@ class ExpertTrajectoryCollector:
                 "and a store of this recording has no next observations; pass env_ids",
                 stacklevel=3,
             )
-        self._num_unknown_ends += number
-        if self._recording is not None:
-            self._recording.note_unknown_ends(self._num_unknown_ends)
+        if self._recording is not None and number:
+            before = self._recording.core.num_episodes
+            self._recording.note_unknown_ends(number)
+            self._num_unknown_ends += number
+            self._num_cut += self._recording.core.num_episodes - before
 
     def _metadata(self) -> dict[str, Any]:
         dims = {"teacher": self.obs_dim, "student": self.student_obs_dim}

@@ -56,6 +56,14 @@ def final_rows(
     return rows
 
 
+def names_of(tasks: Any, count: int, default: str) -> list[str]:
+    """Return a task's name per id, from one for all or one per id; `SchemaError` for anything else."""
+    names = [default if tasks is None else tasks] * count if tasks is None or isinstance(tasks, str) else list(tasks)
+    if len(names) != count or not all(isinstance(name, str) and name for name in names):
+        raise SchemaError(f"tasks: expected one name, or {count}, found {tasks!r}")
+    return names
+
+
 def flags_of(
     argument: str, value: Any, ids: NDArray[np.int64], num_envs: int, default: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:

@@ -11,57 +11,48 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iltools_datasets import _core
 from iltools_datasets._base.files import replaced_file
+from iltools_datasets.collection.columns import SIGMA
 from iltools_datasets.collection.expert_file import StreamedArray, check_suffix, load_rollouts, write_npy
+from iltools_datasets.collection.grown_steps import GrownSteps
 from iltools_datasets.collection.recording import Recording
 from iltools_datasets.collection.rows import KEYS
 from iltools_datasets.errors import SchemaError
-from iltools_datasets.store.builder import StoreBuilder
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
-__all__ = ["check_suffix", "end_running", "load", "write_file", "write_store"]
-
-_SIGMA = np.float32(0.01)
-"""Where the policy gives no deviation."""
-_TRUNCATED = 2
-_TASK = "expert"
-
-
-def end_running(recording: Recording) -> None:
-    """Cut the episodes that run; their last next state is not known."""
-    running = recording.core.running
-    if running:
-        recording.core.end(running, [_TRUNCATED] * len(running), [])
+__all__ = ["check_suffix", "load", "write_file", "write_store"]
 
 
 def write_file(recording: Recording, path: Path, metadata: dict[str, Any], only_valid: bool) -> None:
     """Write `[T, N, width]` arrays as recorded, or of the valid rows alone `[rows, 1, width]`, to a .npy or .pt."""
-    steps, envs = recording.core.num_steps, recording.num_envs
-    masks = np.stack([recording.mask(step) for step in range(steps)])
-    all_valid = bool(masks.all())
+    found = GrownSteps(recording) if recording.place.grows else recording
+    steps, envs, valid = recording.core.num_steps, recording.num_envs, recording.core.num_rows
+    all_valid = valid == steps * envs
     if not all_valid and not only_valid:
         warnings.warn(
-            f"{path}: {int((~masks).sum())} rows are no data and are written, marked by valid_mask, which some "
+            f"{path}: {steps * envs - valid} rows are no data and are written, marked by valid_mask, which some "
             "consumers ignore; only_valid=True leaves them out",
             stacklevel=3,
         )
-    shape = (int(masks.sum()), 1) if only_valid else (steps, envs)
+    shape = (valid, 1) if only_valid else (steps, envs)
     if 0 in shape:
         raise SchemaError(f"{path}: no valid row was recorded")
     arrays = {}
     for argument in KEYS:
-        found = [number for number, column in enumerate(recording.columns) if column.argument == argument]
-        if found or argument == "action_mean":
-            number = found[0] if found else _number_of(recording, "actions")
+        number = recording.number_of("actions" if argument == "action_mean" else argument)
+        given = recording.number_of(argument)
+        if (number := number if given is None else given) is not None:
             column = recording.columns[number]
-            pieces = _pieces(recording, number, masks if only_valid else None)
+            pieces = _pieces(found, steps, number, only_valid)
             arrays[argument] = StreamedArray((*shape, column.width), np.dtype(column.dtype), pieces)
         elif argument == "action_sigma":
-            width = recording.columns[_number_of(recording, "actions")].width
-            row = np.full((1, shape[1], width), _SIGMA)
+            width = arrays["actions"].shape[2]
+            row = np.full((1, shape[1], width), SIGMA)
             arrays[argument] = StreamedArray((*shape, width), row.dtype, (row for _ in range(shape[0])))
     if not all_valid and not only_valid:
-        arrays["valid_mask"] = StreamedArray.whole(masks)
+        masks = (found.mask(step)[None] for step in range(steps))
+        arrays["valid_mask"] = StreamedArray((steps, envs), np.dtype(bool), masks)
     metadata = {**metadata, "has_valid_mask": "valid_mask" in arrays}
     if path.suffix == ".npy":
         write_npy(path, arrays, metadata)
@@ -71,42 +62,12 @@ def write_file(recording: Recording, path: Path, metadata: dict[str, Any], only_
         torch.save({**held, "metadata": metadata}, file)
 
 
-def write_store(recording: Recording, builder: StoreBuilder, boundaries_known: bool) -> None:
-    """Add every episode that is over to a store, in the order of their ends.
-
-    An episode of L rows is L transitions. Its last next state is what the env said, or else its last one once more, and
-    `next_known` is False there. Where it is not known which episodes ended, observations belong to transitions and have
-    no next.
-    """
-    arguments = [column.argument for column in recording.columns]
-    if "action_mean" not in arguments:
-        builder.add_alias("action_mean", "action")
-    for flag in ("terminated", "truncated"):
-        builder.add_alias(flag, ("next", flag))
-    count = 0
-    for episode in recording.episodes():
-        states: dict[Any, NDArray[Any]] = {}
-        transitions: dict[Any, NDArray[Any]] = {}
-        for number, column in enumerate(recording.columns):
-            rows = recording.rows(episode, number)
-            if column.is_state and boundaries_known:
-                states[column.key] = rows
-            else:
-                transitions[column.key] = rows[: episode.rows]
-        if "action_sigma" not in arguments:
-            transitions["action_sigma"] = np.full_like(transitions["action"], _SIGMA, dtype=np.float32)
-        transitions["env_id"] = np.full((episode.rows, 1), episode.env, dtype=np.int64)
-        if boundaries_known:
-            transitions["next_known"] = np.ones((episode.rows, 1), dtype=bool)
-            transitions["next_known"][-1] = episode.next_known
-        for flag, holds in (("terminated", episode.terminated), ("truncated", episode.truncated)):
-            transitions["next", flag] = np.zeros((episode.rows, 1), dtype=bool)
-            transitions["next", flag][-1] = holds and boundaries_known
-        transitions["next", "done"] = transitions["next", "terminated"] | transitions["next", "truncated"]
-        builder.add(0, count, states, transitions, f"env{episode.env}/{episode.first}", _TASK)
-        count += 1
-    if not count:
-        raise SchemaError(f"{builder.path}: no episode is over")
+def write_store(recording: Recording, path: Path, attributes: str) -> None:
+    """Write a store of all episodes, in the order of their ends; those that run are cut."""
+    recording.core.end_running()
+    if not recording.core.num_episodes:
+        raise SchemaError(f"{path}: no episode is over")
+    recording.core.write_store(_core.StoreWriter(str(path), False, attributes))
 
 
 def load(path: Path, device: torch.device | str) -> dict[str, Any]:
@@ -128,14 +89,10 @@ def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     return {**held, "metadata": dict(rollouts.metadata)}
 
 
-def _number_of(recording: Recording, argument: str) -> int:
-    return next(number for number, column in enumerate(recording.columns) if column.argument == argument)
-
-
-def _pieces(recording: Recording, column: int, masks: NDArray[np.bool_] | None) -> Iterator[NDArray[Any]]:
-    for step in range(recording.core.num_steps):
-        rows = recording.step(step, column)
-        yield rows[None] if masks is None else rows[masks[step], None]
+def _pieces(found: Recording | GrownSteps, steps: int, column: int, only_valid: bool) -> Iterator[NDArray[Any]]:
+    for step in range(steps):
+        rows = found.step(step, column)
+        yield rows[found.mask(step), None] if only_valid else rows[None]
 
 
 def _tensor(array: StreamedArray) -> torch.Tensor:

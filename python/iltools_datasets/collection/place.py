@@ -1,4 +1,4 @@
-"""Where a recording lies: within a store's directory, or in a temporary one of its own."""
+"""Where a recording lies: in a store that grows, or in a temporary directory of its own."""
 
 from __future__ import annotations
 
@@ -10,50 +10,100 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from iltools_datasets import _core
 from iltools_datasets.errors import ArgumentError, StoreExistsError, StoreNotFoundError
-from iltools_datasets.store.builder import StoreBuilder
+from iltools_datasets.store.trajectory_store import TrajectoryStore
 
-_RECORDING = ".recording"
+PUBLISH_SECONDS = 5.0
+"""What is over is published at the latest after so long, or after so many bytes of columns."""
+PUBLISH_BYTES = 256 << 20
 
 
 class Place:
-    """A directory for a recording. Within a store's, `builder` holds its build lock and builds it in the end."""
+    """A directory for a recording, and of the store that grows out of it unless it is a temporary one."""
 
-    def __init__(self, directory: str | os.PathLike[str] | None, overwrite: bool, resume: bool) -> None:
-        self.builder: StoreBuilder | None = None
+    def __init__(
+        self, directory: str | os.PathLike[str] | None, overwrite: bool, resume: bool, attributes: str
+    ) -> None:
+        self._attributes = attributes
+        self._writer: _core.StoreWriter | None = None
+        self._release: Callable[[], Any]
+        self.grows = directory is not None
+        """Whether there is a store all along."""
         if directory is None:
             if resume:
                 raise ArgumentError("resume=True needs the directory of the recording")
             self.directory = Path(tempfile.mkdtemp(prefix="iltools-recording-"))
-            self._remove: Callable[[], Any] = weakref.finalize(self, _remove_own, self.directory, os.getpid())
-            self.recording = self.directory
+            self._release = weakref.finalize(self, _remove_own, self.directory, os.getpid())
             return
         self.directory = Path(directory)
-        self.recording = self.directory / _RECORDING
-        there = self.recording.exists()
-        if resume and not there:
-            raise StoreNotFoundError(f"{self.directory}: no unfinished recording is here")
-        if there and not resume and not overwrite:
-            raise StoreExistsError(f"{self.directory}: an unfinished recording is here; resume=True goes on with it")
-        self.builder = StoreBuilder(self.directory, overwrite=overwrite)
-        self._remove = weakref.finalize(self, StoreBuilder.abort, self.builder)
-        if there and not resume:
-            shutil.rmtree(self.recording)
+        if not resume:
+            self._take(overwrite)
+
+    def _take(self, overwrite: bool) -> None:
+        try:
+            self._writer = _core.StoreWriter(str(self.directory), overwrite, self._attributes)
+        except StoreExistsError as error:
+            if (self.directory / "manifest.json").exists() and TrajectoryStore.open(self.directory).is_growing:
+                raise StoreExistsError(
+                    f"{self.directory}: an unfinished recording is here; resume=True goes on with it, overwrite=True "
+                    "replaces it"
+                ) from error
+            raise
+        self._release = weakref.finalize(self, _core.StoreWriter.abort, self._writer)
+
+    def begin(self, layout: str) -> _core.Recorder:
+        """Begin a recording here."""
+        if self._writer is None:
+            return _core.Recorder.begin(str(self.directory / "journal"), layout)
+        recorder = _core.Recorder.grow(self._writer, layout, PUBLISH_SECONDS, PUBLISH_BYTES)
+        # What is published stays, whoever forgets the collector; the thread lets go of it then.
+        self._writer, self._release = None, lambda: None
+        return recorder
+
+    def unfinished_layout(self) -> str:
+        """Return the layout of the recording that is here and not finished; nothing is changed.
+
+        Raises `StoreNotFoundError` if there is none.
+        """
+        nothing = f"{self.directory}: no unfinished recording is here"
+        try:
+            store = TrajectoryStore.open(self.directory)
+        except StoreNotFoundError as error:
+            raise StoreNotFoundError(nothing) from error
+        layout = store.data_dir / "journal" / "layout.json"
+        if not store.is_growing or not layout.exists():
+            raise StoreNotFoundError(f"{nothing}: the store is finished")
+        return layout.read_text()
+
+    def resume(self, has_attributes: bool) -> _core.Recorder:
+        """Go on with the recording that is here."""
+        attributes = self._attributes if has_attributes else None
+        self._release = lambda: None
+        return _core.Recorder.resume(str(self.directory), attributes, PUBLISH_SECONDS, PUBLISH_BYTES)
 
     @property
     def bytes_on_disk(self) -> int:
-        """Bytes of the journal."""
-        return sum(file.stat().st_size for file in self.recording.rglob("*") if file.is_file())
+        """Bytes of all files: the journal's, and those of the store."""
+        found = 0
+        for file in self.directory.rglob("*"):
+            try:
+                found += file.stat().st_size if file.is_file() else 0
+            except FileNotFoundError:  # the journal's files go when they are done with
+                continue
+        return found
 
-    def drop_recording(self) -> None:
+    def clear(self, recorder: _core.Recorder | None) -> None:
         """Remove what was recorded; the place stays."""
-        shutil.rmtree(self.recording / "journal", ignore_errors=True)
-        (self.recording / "recording.json").unlink(missing_ok=True)
+        if not self.grows:
+            shutil.rmtree(self.directory / "journal", ignore_errors=True)
+        elif recorder is not None:
+            recorder.discard()
+            self._take(overwrite=False)
 
     def remove(self) -> None:
-        """Remove the recording, and the lock."""
-        shutil.rmtree(self.recording, ignore_errors=True)
-        self._remove()
+        """Let go of the place, and remove what is no store in it."""
+        self._release()
 
 
 def _remove_own(directory: Path, pid: int) -> None:

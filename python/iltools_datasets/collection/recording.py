@@ -1,72 +1,101 @@
-"""A recording on disk: its journal, and beside it what the journal's columns are."""
+"""A recording on disk: its journal, and which columns of a store its episodes become."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets import _core
-from iltools_datasets._base.files import read_json, write_json
 from iltools_datasets._base.saved_state import SavedState
+from iltools_datasets.collection.columns import layout_of
+from iltools_datasets.collection.place import Place
 from iltools_datasets.collection.rows import RecordedColumn
 from iltools_datasets.errors import StateError
 
-_FILE, _JOURNAL = "recording.json", "journal"
 _KIND, _VERSION = "recording", 1
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """The rows of one env from one step on; see `ExpertTrajectoryCollector`."""
-
-    number: int
-    env: int
-    first: int
-    rows: int
-    terminated: bool
-    truncated: bool
-    next_known: bool
+DEFAULT_TASK = "expert"
 
 
 class Recording:
     """Steps of N envs, by column, and the episodes they form."""
 
     def __init__(
-        self, path: Path, num_envs: int, columns: list[RecordedColumn], core: _core.Recorder, num_unknown_ends: int = 0
+        self,
+        core: _core.Recorder,
+        place: Place,
+        num_envs: int,
+        columns: list[RecordedColumn],
+        longest: int,
+        tasks: list[str],
+        unknown_ends: int,
     ) -> None:
-        self.path, self.num_envs, self.columns, self.core = path, num_envs, columns, core
-        self.num_unknown_ends = num_unknown_ends
+        self.core, self.place, self.num_envs, self.columns = core, place, num_envs, columns
+        self.tasks = tasks
+        """Names of the tasks, by id."""
+        self.unknown_ends = unknown_ends
+        """How many episodes ended of which it is not known in which env."""
+        self._longest = longest
 
     @classmethod
-    def begin(cls, path: Path, num_envs: int, columns: list[RecordedColumn], longest: int) -> Recording:
-        """Begin a recording in a directory that holds none; it is made if it is missing."""
-        # The columns first: a journal without them could not be read.
-        _write(path, num_envs, columns, 0)
-        return cls(path, num_envs, columns, _recorder(path, num_envs, columns, longest, resume=False))
+    def begin(cls, place: Place, num_envs: int, columns: list[RecordedColumn], longest: int) -> Recording:
+        """Begin a recording of these columns."""
+        tasks = [DEFAULT_TASK]
+        core = place.begin(_text(num_envs, columns, longest, tasks, 0))
+        return cls(core, place, num_envs, columns, longest, tasks, 0)
 
     @classmethod
-    def resume(cls, path: Path, longest: int) -> Recording:
-        """Open a recording that was not closed; episodes that ran then are cut. StateError if it cannot be read."""
-        saved = SavedState(read_json(path / _FILE), _KIND, _VERSION)
-        columns = _columns_of(saved)
-        num_envs = saved.integer("num_envs", low=1)
-        recorder = _recorder(path, num_envs, columns, longest, resume=True)
-        return cls(path, num_envs, columns, recorder, saved.integer("num_unknown_ends"))
+    def resume(cls, place: Place, has_attributes: bool) -> Recording:
+        """Go on with the recording that is there; episodes that ran then are cut. `StateError` if it cannot be read."""
+        core = place.resume(has_attributes)
+        saved = saved_layout(core.layout)
+        return cls(
+            core,
+            place,
+            saved.integer("num_envs", low=1),
+            columns_of(saved),
+            saved.integer("longest", low=1),
+            list(json.loads(core.layout)["tasks"].values()),
+            saved.integer("unknown_ends"),
+        )
+
+    @property
+    def knows_boundaries(self) -> bool:
+        """Whether it is known of every episode where it ended."""
+        return not self.unknown_ends
 
     def note_unknown_ends(self, number: int) -> None:
-        """Keep how many episodes ended of which it is not known in which env."""
-        self.num_unknown_ends = number
-        _write(self.path, self.num_envs, self.columns, number)
+        """Keep how many more episodes ended of which it is not known in which env.
 
-    def episodes(self) -> Iterator[Episode]:
-        """Yield the episodes that are over, in the order of their ends."""
-        for row in self.core.episodes(0):
-            yield Episode(*row)
+        Where a store has grown out of episodes of known boundaries, those that run are cut here instead, so that no
+        next observation is made up.
+        """
+        if self.place.grows and self.knows_boundaries and self.core.num_episodes:
+            self.core.end_running()
+            return
+        self.unknown_ends += number
+        self._write()
+
+    def task_ids(self, names: Sequence[str]) -> list[int]:
+        """Return the ids of tasks; a new name is kept with the recording first."""
+        if self.tasks == [DEFAULT_TASK] and DEFAULT_TASK not in names and names and not self.core.num_episodes:
+            self.tasks = []
+        new = [name for name in dict.fromkeys(names) if name not in self.tasks]
+        if new:
+            self.tasks = [*self.tasks, *new]
+            self._write()
+        return [self.tasks.index(name) for name in names]
+
+    def _write(self) -> None:
+        self.core.set_layout(_text(self.num_envs, self.columns, self._longest, self.tasks, self.unknown_ends))
+
+    def number_of(self, argument: str) -> int | None:
+        """Return the position of an argument's column; None if it is not recorded."""
+        return next((at for at, column in enumerate(self.columns) if column.argument == argument), None)
 
     def mask(self, step: int) -> NDArray[np.bool_]:
         """Return which rows of a step are data, bool [N]."""
@@ -81,34 +110,29 @@ class Recording:
         self.core.read_step(step, column, rows.reshape(-1).view(np.uint8))
         return rows
 
-    def rows(self, episode: Episode, column: int) -> NDArray[Any]:
-        """Return one column of an episode: [rows, width], and one more of a state, its last next state."""
-        spec = self.columns[column]
-        rows = np.empty((episode.rows + spec.is_state, spec.width), dtype=spec.dtype)
-        self.core.read_episode(episode.number, column, rows.reshape(-1).view(np.uint8))
-        return rows
 
-
-def _recorder(
-    path: Path, num_envs: int, columns: list[RecordedColumn], longest: int, *, resume: bool
-) -> _core.Recorder:
-    row_bytes = [column.row_bytes for column in columns]
-    num_states = sum(column.is_state for column in columns)
-    return _core.Recorder(str(path / _JOURNAL), num_envs, row_bytes, num_states, longest, resume)
-
-
-def _write(path: Path, num_envs: int, columns: list[RecordedColumn], num_unknown_ends: int) -> None:
+def _text(num_envs: int, columns: list[RecordedColumn], longest: int, tasks: list[str], unknown_ends: int) -> str:
     content = {
         "kind": _KIND,
         "version": _VERSION,
-        "num_envs": num_envs,
-        "num_unknown_ends": num_unknown_ends,
-        "columns": [asdict(column) for column in columns],
+        **layout_of(num_envs, columns, longest, knows_boundaries=not unknown_ends),
+        "tasks": {str(number): name for number, name in enumerate(tasks)},
+        "unknown_ends": unknown_ends,
+        "recorded": [asdict(column) for column in columns],
     }
-    write_json(path / _FILE, content)
+    return json.dumps(content)
 
 
-def _columns_of(saved: SavedState) -> list[RecordedColumn]:
+def saved_layout(text: str) -> SavedState:
+    """Return what the layout of a recording says; `StateError` if it is none."""
+    try:
+        return SavedState(json.loads(text), _KIND, _VERSION)
+    except ValueError as error:
+        raise StateError(f"state of {_KIND}: not JSON: {error}") from error
+
+
+def columns_of(saved: SavedState) -> list[RecordedColumn]:
+    """Return the columns that a layout records; `StateError` if it does not say."""
     try:
         return [
             RecordedColumn(
@@ -118,7 +142,7 @@ def _columns_of(saved: SavedState) -> list[RecordedColumn]:
                 np.dtype(entry["dtype"]).name,
                 bool(entry["is_state"]),
             )
-            for entry in saved.entries("columns")
+            for entry in saved.entries("recorded")
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"state of {_KIND}: columns: {error!r}") from error
+        raise StateError(f"state of {_KIND}: recorded: {error!r}") from error

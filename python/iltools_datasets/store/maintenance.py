@@ -58,12 +58,13 @@ def verify_store(path: str | Path, progress: Callable[[int, int], None] | None =
 def repair_store(path: str | Path) -> list[Path]:
     """Remove what killed builds left in a store directory, and nothing else; return what was removed.
 
-    Takes the build lock meanwhile. The next build does the same by itself. Damaged data is not repaired by this, or by
-    anything: build the store again.
+    Takes the build lock meanwhile. The next build does the same by itself. A store whose collector was killed while it
+    grew is finished: what is in its journal goes into it, episodes that ran are cut, and the journal is what was
+    removed. Damaged data is not repaired by this, or by anything: build the store again.
 
     Raises:
         StoreNotFoundError: there is neither a store nor anything a build left.
-        StoreBusyError: a build is going on; the message has its pid.
+        StoreBusyError: a build is going on, or a collector records; the message has its pid.
         StoreCorruptError: the manifest cannot be read, so which data belongs to it is not known. Nothing was removed.
     """
     return [Path(removed) for removed in _core.repair(str(local_path(path)))]

@@ -24,7 +24,8 @@ __all__ = ["TrajectoryStore"]
 class TrajectoryStore:
     """An open store: immutable, memory-mapped, a snapshot of the build that was current when it was opened.
 
-    `len(store)` is the number of transitions. A handle pickles as (path, uuid, backend), never as data.
+    `len(store)` is the number of transitions. A handle pickles as (path, uuid, number of trajectories, backend), never
+    as data. Of a store that grows it is the trajectories that were there when it was opened; `refresh` gives more.
 
     Attributes:
         keys: what can be read.
@@ -43,7 +44,7 @@ class TrajectoryStore:
         self.segments = Segments(core.segments)
         self._reopen: tuple[Callable[..., TrajectoryStore], tuple[Any, ...]] = (
             _reopen,
-            (core.path, core.uuid, core.backend, num_threads),
+            (core.path, core.uuid, len(self.segments), core.backend, num_threads),
         )
 
     @classmethod
@@ -112,6 +113,30 @@ class TrajectoryStore:
             f"TrajectoryStore({str(self.path)!r}, {self.num_trajectories} trajectories, {len(self)} transitions, "
             f"backend={self.core.backend!r})"
         )
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether it was opened while it grew: `refresh` may find more trajectories."""
+        return self.core.is_growing
+
+    def refresh(self) -> TrajectoryStore:
+        """Return the store as it is now: the same trajectories, and behind them those that have come.
+
+        The same rows keep the same index, and readers of this one are not disturbed. A store that does not grow, or no
+        longer does and has nothing new, is returned as it is.
+
+        Raises:
+            StoreChangedError: another build has taken its place.
+            StoreNotFoundError, StoreCorruptError: as `open` does.
+        """
+        if not self.is_growing:
+            return self
+        now = TrajectoryStore.open(self.path, self.core.backend, num_threads=self.num_threads)
+        if now.uuid != self.uuid or len(now) < len(self):
+            raise StoreChangedError(
+                f"{self.path}: expected build {self.uuid}, found {now.uuid}: the store was rebuilt meanwhile"
+            )
+        return now
 
     @property
     def path(self) -> Path:
@@ -327,11 +352,8 @@ class TrajectoryStore:
         return read_damages(self.core.verify(progress))
 
 
-def _reopen(path: str, uuid: str, backend: Backend, num_threads: int | None) -> TrajectoryStore:
-    store = TrajectoryStore.open(path, backend, num_threads=num_threads)
-    if store.uuid != uuid:
-        raise StoreChangedError(f"{path}: expected build {uuid}, found {store.uuid}: the store was rebuilt meanwhile")
-    return store
+def _reopen(path: str, uuid: str, trajectories: int, backend: Backend, num_threads: int | None) -> TrajectoryStore:
+    return TrajectoryStore(_core.Store.open_prefix(path, uuid, trajectories, backend), num_threads=num_threads)
 
 
 def _reopen_foreign(

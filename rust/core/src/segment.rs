@@ -86,6 +86,18 @@ impl SegmentTable {
         Ok(Self { task_id, traj_id, start, length, by_id, by_start, locator, num_transitions, contiguous })
     }
 
+    /// The first segments of a contiguous table.
+    pub(crate) fn first(self, count: usize) -> Result<Self> {
+        if count >= self.len() {
+            return Ok(self);
+        }
+        let Self { mut task_id, mut traj_id, mut start, mut length, .. } = self;
+        for column in [&mut task_id, &mut traj_id, &mut start, &mut length] {
+            column.truncate(count);
+        }
+        Self::new(task_id, traj_id, start, length)
+    }
+
     /// Number of segments.
     pub fn len(&self) -> usize {
         self.start.len()

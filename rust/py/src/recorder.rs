@@ -1,58 +1,93 @@
 //! `_core.Recorder`.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use iltools_core::recording::{self, End, Episode, Last, Shape};
+use iltools_core::recording::{self, End, Ending, Layout, Pace, State};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::errors::IntoPyResult;
+use crate::errors::{IntoPyResult, interrupted};
+use crate::writer::StoreWriter;
 
-/// Number, env, first step, number of rows, terminated, truncated, whether its last next state is known.
-type EpisodeRow = (u64, u32, u64, usize, bool, bool, bool);
-
-/// The journal of a recording and the episodes in it.
+/// The journal of a recording, and the store that grows out of it.
 ///
 /// Everything is done with the interpreter: callers' memory is read and written, and nobody else gets at it then. Only the
-/// wait for the disk is without it.
+/// wait for the disk, and for the thread that builds the store, is without it.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct Recorder {
     recorder: Mutex<recording::Recorder>,
+    /// Nanoseconds that steps waited for the disk.
+    stalled: AtomicU64,
 }
 
 impl Recorder {
+    fn of(py: Python<'_>, open: impl FnOnce() -> iltools_core::Result<recording::Recorder> + Send) -> PyResult<Self> {
+        let recorder = py.detach(open).into_py_result(py)?;
+        Ok(Self { recorder: Mutex::new(recorder), stalled: AtomicU64::new(0) })
+    }
+
     /// Never waits: whoever holds the lock has the interpreter.
     fn lock(&self) -> MutexGuard<'_, recording::Recorder> {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn wait(&self, py: Python<'_>, done: impl Fn(&State) -> bool + Send) -> PyResult<()> {
+        let progress = Arc::clone(self.lock().progress());
+        py.detach(|| progress.wait_until(done, &interrupted)).into_py_result(py)
+    }
+}
+
+fn pace(every: f64, bytes: u64) -> PyResult<Pace> {
+    let every = Duration::try_from_secs_f64(every).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok(Pace { every, bytes })
 }
 
 #[pymethods]
 impl Recorder {
-    #[new]
-    fn new(
-        py: Python<'_>,
-        directory: PathBuf,
-        num_envs: usize,
-        row_bytes: Vec<usize>,
-        num_states: usize,
-        longest: u64,
-        resume: bool,
-    ) -> PyResult<Self> {
-        if num_states > row_bytes.len() {
-            return Err(PyValueError::new_err(format!("{num_states} state columns of {}", row_bytes.len())));
-        }
-        let shape = Shape { num_envs, row_bytes, num_states };
-        let open = if resume { recording::Recorder::resume } else { recording::Recorder::begin };
-        let recorder = py.detach(|| open(&directory, shape, longest)).into_py_result(py)?;
-        Ok(Self { recorder: Mutex::new(recorder) })
+    #[staticmethod]
+    fn begin(py: Python<'_>, directory: PathBuf, layout: &str) -> PyResult<Self> {
+        let layout = Layout::parse(layout).into_py_result(py)?;
+        Self::of(py, || recording::Recorder::begin(&directory, layout))
+    }
+
+    #[staticmethod]
+    fn grow(py: Python<'_>, writer: &StoreWriter, layout: &str, every: f64, bytes: u64) -> PyResult<Self> {
+        let layout = Layout::parse(layout).into_py_result(py)?;
+        let pace = pace(every, bytes)?;
+        let writer = writer.give(py)?;
+        Self::of(py, || recording::Recorder::grow(writer, layout, pace))
+    }
+
+    #[staticmethod]
+    fn resume(py: Python<'_>, store: PathBuf, attributes: Option<&str>, every: f64, bytes: u64) -> PyResult<Self> {
+        let pace = pace(every, bytes)?;
+        Self::of(py, || recording::Recorder::resume(&store, attributes, pace))
     }
 
     #[getter]
-    fn num_steps(&self) -> usize {
-        self.lock().num_steps()
+    fn layout(&self) -> String {
+        self.lock().layout().text().to_owned()
+    }
+
+    /// Number of steps that were recorded.
+    #[getter]
+    fn num_steps(&self) -> u64 {
+        self.lock().episodes().next_step()
+    }
+
+    /// The first step that the journal still has.
+    #[getter]
+    fn first_step(&self) -> u64 {
+        self.lock().steps().start
+    }
+
+    #[getter]
+    fn num_rows(&self) -> u64 {
+        self.lock().num_rows()
     }
 
     #[getter]
@@ -63,6 +98,11 @@ impl Recorder {
     #[getter]
     fn running(&self) -> Vec<u32> {
         self.lock().running()
+    }
+
+    #[getter]
+    fn stalled_seconds(&self) -> f64 {
+        Duration::from_nanos(self.stalled.load(Ordering::Relaxed)).as_secs_f64()
     }
 
     fn step(
@@ -77,48 +117,64 @@ impl Recorder {
             recorder.step(mask.as_slice()?, &columns).into_py_result(py)?;
             recorder.due_for_sync().into_py_result(py)?
         };
-        match due {
-            Some(file) => py.detach(|| file.sync_data()).map_err(PyOSError::new_err),
-            None => Ok(()),
-        }
+        let Some(file) = due else { return Ok(()) };
+        let began = Instant::now();
+        let synced = py.detach(|| file.sync_data()).map_err(PyOSError::new_err);
+        self.stalled.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        synced
     }
 
-    fn end(&self, py: Python<'_>, envs: Vec<u32>, how: Vec<u8>, states: Vec<Vec<u8>>) -> PyResult<()> {
-        self.lock().end(&End { envs, how, states }).into_py_result(py)
+    fn end(&self, py: Python<'_>, envs: Vec<u32>, how: Vec<u8>, tasks: Vec<u32>, states: Vec<Vec<u8>>) -> PyResult<()> {
+        self.lock().end(&End { envs, how, tasks, states }).into_py_result(py)
     }
 
-    fn sync(&self, py: Python<'_>) -> PyResult<()> {
-        self.lock().sync().into_py_result(py)
+    fn end_running(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock().end_running().into_py_result(py)
     }
 
-    /// The episodes that are over, from one number on.
-    #[pyo3(signature = (from_))]
-    fn episodes(&self, from_: usize) -> Vec<EpisodeRow> {
-        let row = |e: &Episode| (e.number, e.env, e.first, e.rows(), e.terminated, e.truncated, e.end != Last::Unknown);
-        self.lock().finished().skip(from_).map(row).collect()
+    /// Begin another file of the journal.
+    fn next_file(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock().next_file().into_py_result(py)
     }
 
-    fn read_step(
-        &self,
-        py: Python<'_>,
-        step: usize,
-        column: usize,
-        mut out: PyReadwriteArray1<'_, u8>,
-    ) -> PyResult<()> {
+    fn set_layout(&self, py: Python<'_>, layout: &str) -> PyResult<()> {
+        let layout = Layout::parse(layout).into_py_result(py)?;
+        self.lock().set_layout(layout).into_py_result(py)
+    }
+
+    /// Bring the journal to disk, and have what is over published.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        let published = {
+            let mut recorder = self.lock();
+            recorder.sync().into_py_result(py)?;
+            recorder.ask_to_publish()
+        };
+        self.wait(py, published)
+    }
+
+    fn write_store(&self, py: Python<'_>, writer: &StoreWriter) -> PyResult<String> {
+        let writer = writer.give(py)?;
+        // With the interpreter: the recorder is in use, and whoever asked for it would wait.
+        self.lock().write_store(writer, &interrupted).into_py_result(py)
+    }
+
+    /// Finish the store that grows: when this returns, or raises anything but an interruption, the thread has ended.
+    fn seal(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock().finish(Ending::Seal);
+        self.wait(py, |state| state.is_over && state.failure.is_none())
+    }
+
+    /// Remove the store that grows.
+    fn discard(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock().finish(Ending::Discard);
+        self.wait(py, |state| state.is_over && state.failure.is_none())
+    }
+
+    fn read_step(&self, py: Python<'_>, step: u64, column: usize, mut out: PyReadwriteArray1<'_, u8>) -> PyResult<()> {
         self.lock().read_step(step, column, out.as_slice_mut()?).into_py_result(py)
     }
 
-    fn read_mask(&self, py: Python<'_>, step: usize, mut out: PyReadwriteArray1<'_, u8>) -> PyResult<()> {
+    fn read_mask(&self, py: Python<'_>, step: u64, mut out: PyReadwriteArray1<'_, u8>) -> PyResult<()> {
         self.lock().read_mask(step, out.as_slice_mut()?).into_py_result(py)
-    }
-
-    fn read_episode(
-        &self,
-        py: Python<'_>,
-        number: usize,
-        column: usize,
-        mut out: PyReadwriteArray1<'_, u8>,
-    ) -> PyResult<bool> {
-        self.lock().read_episode(number, column, out.as_slice_mut()?).into_py_result(py)
     }
 }

@@ -105,6 +105,14 @@ impl Store {
     }
 
     #[staticmethod]
+    fn open_prefix(py: Python<'_>, path: PathBuf, uuid: &str, trajectories: u64, backend: &str) -> PyResult<Self> {
+        let backend: Backend = backend.parse().into_py_result(py)?;
+        let open = || store::Store::open_prefix(&path, uuid, trajectories, backend, &interrupted);
+        let store = py.detach(open).into_py_result(py)?;
+        Self::new(py, store)
+    }
+
+    #[staticmethod]
     #[pyo3(signature = (path, traj_key, end_key, backend))]
     fn open_foreign(
         py: Python<'_>,
@@ -132,6 +140,11 @@ impl Store {
     #[getter]
     fn uuid(&self) -> &str {
         self.store.uuid()
+    }
+
+    #[getter]
+    fn is_growing(&self) -> bool {
+        self.store.is_growing()
     }
 
     #[getter]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use iltools_core::recording;
 use iltools_core::store::{self, Array, Build, ColumnSpec, DType, Kind, Trajectory, View, show};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -57,6 +58,12 @@ impl StoreWriter {
     /// Held for a moment only, and never while Python runs.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Give the writer away, for good.
+    pub fn give(&self, py: Python<'_>) -> PyResult<store::StoreWriter> {
+        let writer = self.take(py)?.writer.take();
+        writer.map(|writer| *writer).ok_or_else(|| self.build.over()).into_py_result(py)
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Taken<'_>> {
@@ -170,9 +177,9 @@ impl StoreWriter {
     }
 }
 
-/// Remove what dead builds left in a store directory; returns the paths of what was removed.
+/// Remove what dead builds left in a store directory, and finish a store that grew; returns the paths of what was removed.
 #[pyfunction]
 pub fn repair(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
-    let removed = py.detach(|| store::repair(&path)).into_py_result(py)?;
+    let removed = py.detach(|| recording::repair(&path, &interrupted)).into_py_result(py)?;
     Ok(removed.iter().map(|path| path.display().to_string()).collect())
 }

@@ -9,11 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::episodes::Episodes;
-use super::records::{End, HEADER_BYTES, Header, Kind, Place, Record, Shape, read_record};
+use super::records::{END_BYTES, End, HEADER_BYTES, Header, Kind, Place, Record, Shape, read_record};
 use crate::{Error, Result};
 
 /// Bytes after which a new file is begun.
-const FILE_BYTES: u64 = 64 << 20;
+pub(super) const FILE_BYTES: u64 = 64 << 20;
 /// Bytes that may be written and not yet be on disk.
 const SYNC_BYTES: u64 = 16 << 20;
 
@@ -42,8 +42,12 @@ impl Journal {
         Ok(this)
     }
 
-    /// Path of a file.
-    pub fn path(&self, number: u64) -> PathBuf {
+    /// Where it lies.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
         path_of(&self.directory, number)
     }
 
@@ -58,7 +62,9 @@ impl Journal {
         if mask.len() != self.shape.num_envs || !columns.iter().map(|column| column.len()).eq(expected) {
             return Err(Error::Schema(format!("{}: a step of another shape", self.directory.display())));
         }
-        self.next_file_if_full(episodes)?;
+        if self.written >= FILE_BYTES {
+            self.next_file(episodes)?;
+        }
         let mut pieces = Vec::with_capacity(columns.len() + 1);
         pieces.push(mask);
         pieces.extend_from_slice(columns);
@@ -69,11 +75,12 @@ impl Journal {
     pub fn end(&mut self, episodes: &Episodes, end: &End) -> Result<Place> {
         let (ended, with_states) = (end.envs.len(), !end.states.is_empty());
         let states: usize = end.states.iter().map(Vec::len).sum();
-        if end.how.len() != ended || self.shape.end_bytes(ended, with_states) != Some(5 * ended + states) {
+        let expected = self.shape.end_bytes(ended, with_states);
+        if [end.how.len(), end.tasks.len()] != [ended; 2] || expected != Some(END_BYTES * ended + states) {
             return Err(Error::Schema(format!("{}: ends of another shape", self.directory.display())));
         }
-        let envs: Vec<u8> = end.envs.iter().flat_map(|env| env.to_le_bytes()).collect();
-        let mut pieces: Vec<&[u8]> = vec![&envs, &end.how];
+        let numbers: Vec<u8> = end.envs.iter().chain(&end.tasks).flat_map(|number| number.to_le_bytes()).collect();
+        let mut pieces: Vec<&[u8]> = vec![&numbers, &end.how];
         pieces.extend(end.states.iter().map(Vec::as_slice));
         self.write(Kind::End, ended as u32, episodes.next_step(), &pieces)
     }
@@ -93,10 +100,8 @@ impl Journal {
         self.file.try_clone().map(Some).map_err(Error::io(self.path(self.number)))
     }
 
-    fn next_file_if_full(&mut self, episodes: &Episodes) -> Result<()> {
-        if self.written < FILE_BYTES {
-            return Ok(());
-        }
+    /// Begin the next file.
+    pub fn next_file(&mut self, episodes: &Episodes) -> Result<()> {
         self.sync()?;
         self.file = create(&self.directory, self.number + 1)?;
         self.number += 1;
@@ -235,12 +240,12 @@ mod tests {
             expected.push((Record::Step(mask.to_vec()), place));
             if step % 4 == 3 {
                 let states = if step % 8 == 3 { vec![vec![9; 16]] } else { vec![] };
-                let end = End { envs: vec![0, 2], how: vec![1, 2], states };
+                let end = End { envs: vec![0, 2], how: vec![1, 2], tasks: vec![0, 7], states };
                 let place = journal.end(&episodes, &end).unwrap();
                 for env in [0, 2] {
                     episodes.end(env, true, false, Last::Unknown);
                 }
-                expected.push((Record::End { envs: end.envs, how: end.how }, place));
+                expected.push((Record::End { envs: end.envs, how: end.how, tasks: end.tasks }, place));
             }
         }
         (expected, episodes)
@@ -320,7 +325,7 @@ mod tests {
         for (mask, a) in [(&[1, 1][..], &[0; 24][..]), (&[1, 1, 1], &[0; 23])] {
             assert!(matches!(journal.step(&episodes, mask, &[a, &[0; 12]]), Err(Error::Schema(_))));
         }
-        let end = End { envs: vec![0], how: vec![1], states: vec![vec![0; 7]] };
+        let end = End { envs: vec![0], how: vec![1], tasks: vec![0], states: vec![vec![0; 7]] };
         assert!(matches!(journal.end(&episodes, &end), Err(Error::Schema(_))));
         assert_eq!(read_all(directory.path()).0.len(), 1);
     }

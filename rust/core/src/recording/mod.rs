@@ -3,11 +3,19 @@
 //! `docs/store-format.md` describes what lies on disk.
 
 mod episodes;
+mod growth;
 mod journal;
+mod layout;
+mod progress;
+mod reader;
 mod recorder;
 mod records;
+mod repair;
 
 pub use episodes::{Episode, Last};
-
+pub use growth::Pace;
+pub use layout::Layout;
+pub use progress::{Ending, Progress, State};
 pub use recorder::{KNOWN, Recorder, TERMINATED, TRUNCATED};
 pub use records::{End, Shape};
+pub use repair::repair;

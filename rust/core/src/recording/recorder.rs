@@ -1,12 +1,19 @@
-//! A recording: steps go into the journal, episodes come out of it.
+//! A recording: steps go into the journal, episodes come out of it, into a store that grows or one that is written in the end.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use super::episodes::{Episode, Episodes, Last};
-use super::journal::{Journal, path_of, replay};
-use super::records::{End, Place, Record, Shape, end_row_offset, row_offset};
+use super::episodes::{Episodes, Last};
+use super::growth::{self, Pace};
+use super::journal::{Journal, replay};
+use super::layout::Layout;
+use super::progress::{Ending, Progress, State, Steps, check};
+use super::reader::{Finished, JournalReader};
+use super::records::{End, Place, Record, Shape};
+use crate::store::{GrowingStore, StoreWriter};
 use crate::{Error, Result};
 
 /// Bit of `End::how`: the episode ended by what happened.
@@ -16,59 +23,108 @@ pub const TRUNCATED: u8 = 2;
 /// Bit of `End::how`: its last state is in `End::states`.
 pub const KNOWN: u8 = 4;
 
-/// An episode that is over, and where its last next state lies.
-#[derive(Debug, Clone, Copy)]
-struct Finished {
-    episode: Episode,
-    /// The record that ended it, and how many episodes that one ended.
-    end: Option<(Place, u32)>,
-}
-
 /// A recording in the making, and what of it is finished.
 #[derive(Debug)]
 pub struct Recorder {
-    directory: PathBuf,
+    pid: u32,
     journal: Journal,
+    layout: Layout,
     episodes: Episodes,
-    finished: Vec<Finished>,
-    /// Where each step's record lies.
-    steps: Vec<Place>,
-    /// The file that was read last; episodes lie close together.
-    open: Option<(u64, File)>,
+    /// Rows of all episodes, those that run among them.
+    rows: u64,
+    reader: JournalReader,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Recorder {
     /// Begin a journal in a directory that holds none.
-    pub fn begin(directory: &Path, shape: Shape, longest: u64) -> Result<Self> {
-        let episodes = Episodes::new(shape.num_envs, longest)?;
-        let journal = Journal::begin(directory, 0, shape, &episodes)?;
-        let directory = directory.to_path_buf();
-        Ok(Self { directory, journal, episodes, finished: Vec::new(), steps: Vec::new(), open: None })
+    pub fn begin(directory: &Path, layout: Layout) -> Result<Self> {
+        let episodes = Episodes::new(layout.shape().num_envs, layout.longest())?;
+        fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        layout.write(directory)?;
+        let journal = Journal::begin(directory, 0, layout.shape().clone(), &episodes)?;
+        Ok(Self::of(directory, journal, layout, episodes, 0, State::default()))
     }
 
-    /// Go on with a journal that a process left, perhaps in the middle of a record. What ran then is cut: its envs are gone.
-    pub fn resume(directory: &Path, shape: Shape, longest: u64) -> Result<Self> {
-        let mut episodes = Episodes::new(shape.num_envs, longest)?;
-        let (mut finished, mut steps) = (Vec::new(), Vec::new());
-        let next = replay(directory, &shape, longest, |record, place| {
+    /// Begin a journal and a store that grows out of it, which `writer` has a place for.
+    pub fn grow(writer: StoreWriter, layout: Layout, pace: Pace) -> Result<Self> {
+        let directory = writer.journal()?;
+        let mut this = Self::begin(&directory, layout.clone())?;
+        // The journal is there before anybody can find the store.
+        let store = GrowingStore::begin(writer, layout.specs(), layout.views().to_vec(), layout.tasks().clone())?;
+        this.thread = Some(growth::spawn(store, layout, &directory, pace, &this.progress)?);
+        Ok(this)
+    }
+
+    /// Go on with a store that was growing when its process ended, perhaps in the middle of a record. What ran then is cut: its
+    /// envs are gone. `attributes`, JSON, take the place of what was kept with it.
+    pub fn resume(store: &Path, attributes: Option<&str>, pace: Pace) -> Result<Self> {
+        let mut store = GrowingStore::resume(store)?;
+        if let Some(attributes) = attributes {
+            store.set_attributes(attributes)?;
+        }
+        let directory = store.journal()?;
+        let layout = Layout::read(&directory)?;
+        if store.num_trajectories() == 0 {
+            // It may have died between a change of the layout and that of the columns.
+            store.begin_anew(&layout.specs(), layout.views().to_vec())?;
+        }
+        let mut this = Self::replay(&directory, layout.clone(), store.num_trajectories() as u64)?;
+        this.rows += store.num_transitions();
+        this.thread = Some(growth::spawn(store, layout, &directory, pace, &this.progress)?);
+        Ok(this)
+    }
+
+    /// Read a journal of which so many episodes are in a store already, and begin its next file.
+    fn replay(directory: &Path, layout: Layout, published: u64) -> Result<Self> {
+        let shape = layout.shape().clone();
+        let mut episodes = Episodes::new(shape.num_envs, layout.longest())?;
+        let mut state = State::default();
+        let mut is_first = true;
+        let next = replay(directory, &shape, layout.longest(), |record, place| {
             match record {
+                Record::Begin(begun) if is_first => {
+                    state.steps = Steps::from(begun.next_step());
+                    episodes = begun;
+                }
                 Record::Begin(_) => {}
                 Record::Step(mask) => {
-                    steps.push(place);
-                    episodes.step(&mask, |episode| finished.push(Finished { episode, end: None }));
+                    state.steps.push(place)?;
+                    episodes.step(&mask, |episode| state.waiting.push_back(Finished { episode, end: None, task: 0 }));
                 }
-                Record::End { envs, how } => finish(&mut episodes, &envs, &how, place, &mut finished),
+                Record::End { envs, how, tasks } => {
+                    finish(&mut episodes, &envs, &how, &tasks, place, |finished| state.waiting.push_back(finished));
+                }
             }
+            is_first = false;
             Ok(())
         })?;
-        let journal = Journal::begin(directory, next, shape, &episodes)?;
-        let mut this = Self { directory: directory.to_path_buf(), journal, episodes, finished, steps, open: None };
-        let running = this.running();
-        if !running.is_empty() {
-            let how = vec![TRUNCATED; running.len()];
-            this.end(&End { envs: running, how, states: Vec::new() })?;
+        let corrupt = |why: String| Error::Corrupt(format!("{}: {why}", directory.display()));
+        if episodes.num_ended() < published {
+            let found = episodes.num_ended();
+            return Err(corrupt(format!("expected the journal of at least {published} episodes, found {found}")));
         }
+        state.waiting.retain(|finished| finished.episode.number >= published);
+        let waiting = state.waiting.iter().map(|finished| finished.episode.first);
+        let running = episodes.running().iter().flatten().copied();
+        if let Some(missing) = waiting.chain(running).find(|&first| first < state.steps.first()) {
+            return Err(corrupt(format!("expected step {missing}, found steps from {} on", state.steps.first())));
+        }
+        let journal = Journal::begin(directory, next, shape, &episodes)?;
+        let rows = state.waiting.iter().map(|finished| finished.episode.rows() as u64).sum::<u64>();
+        let next_step = episodes.next_step();
+        let open = episodes.running().iter().flatten().map(|first| next_step - first).sum::<u64>();
+        let mut this = Self::of(directory, journal, layout, episodes, rows + open, state);
+        this.end_running()?;
         Ok(this)
+    }
+
+    fn of(directory: &Path, journal: Journal, layout: Layout, episodes: Episodes, rows: u64, state: State) -> Self {
+        let reader = JournalReader::new(directory, layout.shape().clone());
+        let progress = Arc::new(Progress::default());
+        *progress.lock() = state;
+        Self { pid: std::process::id(), journal, layout, episodes, rows, reader, progress, thread: None }
     }
 
     /// What runs, and how many are over.
@@ -76,9 +132,29 @@ impl Recorder {
         &self.episodes
     }
 
+    /// Number of rows of all episodes, those that run among them.
+    pub fn num_rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// What is recorded, and what becomes of it.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Directory of the journal.
+    pub fn directory(&self) -> &Path {
+        self.journal.directory()
+    }
+
     /// What a step holds.
     pub fn shape(&self) -> &Shape {
         self.journal.shape()
+    }
+
+    /// Where the thread that builds the store stands.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
     /// Envs with a running episode, in order.
@@ -87,24 +163,34 @@ impl Recorder {
         running.filter(|(_, first)| first.is_some()).map(|(env, _)| env as u32).collect()
     }
 
-    /// Number of recorded steps.
-    pub fn num_steps(&self) -> usize {
-        self.steps.len()
+    /// Ask for a publication of what is over now, which `Progress::wait_until` waits for: true of the state once it was made.
+    pub fn ask_to_publish(&self) -> impl Fn(&State) -> bool + Send + use<> {
+        let wanted = self.progress.tell(|state| {
+            state.flushes.0 += 1;
+            state.flushes.0
+        });
+        let grows = self.grows();
+        move |state| !grows || state.flushes.1 >= wanted
     }
 
-    /// The episodes that are over, in the order of their ends.
-    pub fn finished(&self) -> impl Iterator<Item = &Episode> {
-        self.finished.iter().map(|finished| &finished.episode)
+    /// The steps that can be read: all, or those of which some row is not in the store yet.
+    pub fn steps(&self) -> std::ops::Range<u64> {
+        let state = self.progress.lock();
+        state.steps.first()..state.steps.next()
     }
 
     /// Record a step; when this returns it is in the journal. See `Journal::step`.
     pub fn step(&mut self, mask: &[u8], columns: &[&[u8]]) -> Result<()> {
-        reserve(&mut self.steps, 1)?;
-        reserve(&mut self.finished, self.episodes.num_running())?;
-        self.steps.push(self.journal.step(&self.episodes, mask, columns)?);
-        let finished = &mut self.finished;
-        self.episodes.step(mask, |episode| finished.push(Finished { episode, end: None }));
-        Ok(())
+        {
+            let mut state = self.progress.lock();
+            check(&state)?;
+            state.reserve(self.episodes.num_running())?;
+        }
+        let place = self.journal.step(&self.episodes, mask, columns)?;
+        let mut over = Vec::new();
+        self.episodes.step(mask, |episode| over.push(Finished { episode, end: None, task: 0 }));
+        self.rows += mask.iter().map(|&is_data| u64::from(is_data)).sum::<u64>();
+        self.note(Some(place), over)
     }
 
     /// Record the ends of running episodes, after the step they belong to.
@@ -114,219 +200,141 @@ impl Recorder {
                 return Err(Error::OutOfRange(format!("env {env} has no running episode to end")));
             }
         }
-        reserve(&mut self.finished, end.envs.len())?;
+        {
+            let mut state = self.progress.lock();
+            check(&state)?;
+            state.reserve(end.envs.len())?;
+        }
         let place = self.journal.end(&self.episodes, end)?;
-        finish(&mut self.episodes, &end.envs, &end.how, place, &mut self.finished);
-        Ok(())
+        let mut over = Vec::new();
+        finish(&mut self.episodes, &end.envs, &end.how, &end.tasks, place, |finished| over.push(finished));
+        self.note(None, over)
     }
 
-    /// The file to bring to disk now: see `Journal::due_for_sync`.
+    /// Cut what runs; its last next state is not known.
+    pub fn end_running(&mut self) -> Result<()> {
+        let envs = self.running();
+        if envs.is_empty() {
+            return Ok(());
+        }
+        let (how, tasks) = (vec![TRUNCATED; envs.len()], vec![0; envs.len()]);
+        self.end(&End { envs, how, tasks, states: Vec::new() })
+    }
+
+    fn note(&mut self, step: Option<Place>, over: Vec<Finished>) -> Result<()> {
+        let oldest_running = self.episodes.oldest_running();
+        let due = if self.thread.is_some() { self.journal.due_for_sync()? } else { None };
+        let change = |state: &mut State| {
+            state.oldest_running = oldest_running;
+            state.waiting.extend(over);
+            state.to_sync = due.or(state.to_sync.take());
+            step.map_or(Ok(()), |place| state.steps.push(place))
+        };
+        if self.thread.is_some() { self.progress.tell(change) } else { change(&mut self.progress.lock()) }
+    }
+
+    /// The file to bring to disk now, unless the thread does: see `Journal::due_for_sync`.
     pub fn due_for_sync(&mut self) -> Result<Option<File>> {
         self.journal.due_for_sync()
     }
 
+    /// Begin another file of the journal.
+    pub fn next_file(&mut self) -> Result<()> {
+        self.journal.next_file(&self.episodes)
+    }
+
     /// Bring the journal to disk.
     pub fn sync(&mut self) -> Result<()> {
+        check(&self.progress.lock())?;
         self.journal.sync()
     }
 
+    /// Take another layout of the same steps. Other columns need that no episode is over.
+    pub fn set_layout(&mut self, layout: Layout) -> Result<()> {
+        let other_columns = layout.specs() != self.layout.specs() && self.episodes.num_ended() > 0;
+        if layout.shape() != self.shape() || (other_columns && self.thread.is_some()) {
+            return Err(Error::Invalid(
+                "a layout of other steps or, with episodes that are over, of other columns".into(),
+            ));
+        }
+        layout.write(self.journal.directory())?;
+        self.layout = layout.clone();
+        if self.thread.is_some() {
+            self.progress.tell(|state| state.new_layout = Some(layout));
+        }
+        Ok(())
+    }
+
     /// Copy one column of a step, `[num_envs, bytes]`.
-    pub fn read_step(&mut self, step: usize, column: usize, out: &mut [u8]) -> Result<()> {
-        let place = self.place(step)?;
-        self.check_column(column, self.shape().num_envs, out)?;
-        let offset = row_offset(self.shape(), column, 0);
-        self.read(place, offset, out)
+    pub fn read_step(&mut self, step: u64, column: usize, out: &mut [u8]) -> Result<()> {
+        let place = self.progress.lock().steps.place(step)?;
+        self.reader.step(place, column, out)
     }
 
     /// Copy the mask of a step, `[num_envs]`.
-    pub fn read_mask(&mut self, step: usize, out: &mut [u8]) -> Result<()> {
-        if out.len() != self.shape().num_envs {
-            return Err(Error::Invalid(format!("{} bytes for {} envs", out.len(), self.shape().num_envs)));
-        }
-        let place = self.place(step)?;
-        self.read(place, 0, out)
+    pub fn read_mask(&mut self, step: u64, out: &mut [u8]) -> Result<()> {
+        let place = self.progress.lock().steps.place(step)?;
+        self.reader.mask(place, out)
     }
 
-    /// Copy one column of a finished episode, `[rows, bytes]`, and for a state column its last next state behind it.
-    ///
-    /// Returns whether that one is known; the last row stands in for it where it is not.
-    pub fn read_episode(&mut self, number: usize, column: usize, out: &mut [u8]) -> Result<bool> {
-        let Finished { episode, end } = *self
-            .finished
-            .get(number)
-            .ok_or_else(|| Error::OutOfRange(format!("episode {number} of {}", self.finished.len())))?;
-        let is_state = column < self.shape().num_states;
-        self.check_column(column, episode.rows() + usize::from(is_state), out)?;
-        let bytes = self.shape().row_bytes[column];
-        if bytes == 0 {
-            return Ok(episode.end != Last::Unknown);
+    /// Write a store of the episodes that are over, of a recording of which no store grows.
+    pub fn write_store(&mut self, mut writer: StoreWriter, interrupted: &dyn Fn() -> bool) -> Result<String> {
+        let finished: Vec<Finished> = self.progress.lock().waiting.iter().copied().collect();
+        let (mut buffers, mut counts) = (Vec::new(), BTreeMap::new());
+        for finished in finished {
+            let steps = self.progress.lock().steps.of(&finished)?;
+            let count = counts.entry(finished.task).or_insert(0);
+            let trajectory = self.layout.trajectory(&finished, &steps, *count, &mut self.reader, &mut buffers)?;
+            writer.append(trajectory, interrupted)?;
+            *count += 1;
         }
-        let mut rows = out.chunks_exact_mut(bytes);
-        let in_step = row_offset(self.shape(), column, episode.env);
-        for (step, row) in (episode.first..=episode.last).zip(&mut rows) {
-            let place = self.place(step as usize)?;
-            self.read(place, in_step, row)?;
-        }
-        let Some(last) = rows.next() else { return Ok(true) };
-        let (place, offset) = match (episode.end, end) {
-            (Last::Step(step), _) => (self.place(step as usize)?, in_step),
-            (Last::End(row), Some((place, ended))) => {
-                (place, end_row_offset(self.shape(), ended as usize, column, row))
-            }
-            _ => (self.place(episode.last as usize)?, in_step),
-        };
-        self.read(place, offset, last)?;
-        Ok(episode.end != Last::Unknown)
+        writer.publish(self.layout.tasks().clone(), interrupted)
     }
 
-    fn place(&self, step: usize) -> Result<Place> {
-        let known = self.steps.get(step).copied();
-        known.ok_or_else(|| Error::OutOfRange(format!("step {step} of {}", self.steps.len())))
-    }
-
-    fn check_column(&self, column: usize, rows: usize, out: &[u8]) -> Result<()> {
-        match self.shape().row_bytes.get(column) {
-            Some(&bytes) if bytes.checked_mul(rows) == Some(out.len()) => Ok(()),
-            Some(&bytes) => Err(Error::Invalid(format!("{} bytes for {rows} rows of {bytes} bytes", out.len()))),
-            None => Err(Error::OutOfRange(format!("column {column} of {}", self.shape().row_bytes.len()))),
+    /// Have the thread end; `Progress::wait_until` tells when it has.
+    pub fn finish(&mut self, ending: Ending) {
+        if self.thread.is_some() {
+            self.progress.tell(|state| state.ending = Some(ending));
         }
     }
 
-    fn read(&mut self, place: Place, offset: u64, out: &mut [u8]) -> Result<()> {
-        let path = path_of(&self.directory, place.file);
-        let file = match self.open.take() {
-            Some((number, file)) if number == place.file => file,
-            _ => File::open(&path).map_err(Error::io(&path))?,
-        };
-        let read = file.read_exact_at(out, place.offset + offset).map_err(Error::io(&path));
-        self.open = Some((place.file, file));
-        read
+    /// Whether a store grows out of it.
+    pub fn grows(&self) -> bool {
+        self.thread.is_some()
     }
 }
 
-fn reserve<T>(items: &mut Vec<T>, more: usize) -> Result<()> {
-    items.try_reserve(more).map_err(|_| Error::OutOfMemory(format!("no memory for {more} more episodes or steps")))
+impl Drop for Recorder {
+    /// In a forked copy there is no thread, and its state may be locked for good.
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if self.pid == std::process::id() {
+            self.progress.tell(|state| {
+                state.ending.get_or_insert(Ending::Stop);
+            });
+            let _ = thread.join();
+        } else {
+            std::mem::forget(thread);
+        }
+    }
 }
 
 /// End episodes as a record says.
-fn finish(episodes: &mut Episodes, envs: &[u32], how: &[u8], place: Place, finished: &mut Vec<Finished>) {
-    for (row, (&env, &how)) in envs.iter().zip(how).enumerate() {
+fn finish(
+    episodes: &mut Episodes,
+    envs: &[u32],
+    how: &[u8],
+    tasks: &[u32],
+    place: Place,
+    mut over: impl FnMut(Finished),
+) {
+    for (row, ((&env, &how), &task)) in envs.iter().zip(how).zip(tasks).enumerate() {
         let known = how & KNOWN != 0;
         let last = if known { Last::End(row as u32) } else { Last::Unknown };
-        let over = episodes.end(env as usize, how & TERMINATED != 0, how & TRUNCATED != 0, last);
+        let ended = episodes.end(env as usize, how & TERMINATED != 0, how & TRUNCATED != 0, last);
         let end = known.then_some((place, envs.len() as u32));
-        finished.extend(over.map(|episode| Finished { episode, end }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const NUM_ENVS: usize = 3;
-
-    fn shape() -> Shape {
-        Shape { num_envs: NUM_ENVS, row_bytes: vec![8, 2], num_states: 1 }
-    }
-
-    fn state(env: usize, step: u64) -> [u8; 8] {
-        (env as u64 * 1000 + step).to_le_bytes()
-    }
-
-    /// Record steps with masks and ends; returns what each episode should hold.
-    fn record(recorder: &mut Recorder, script: &[(Vec<u8>, Vec<bool>)], from: u64) -> Vec<(usize, u64, u64, bool)> {
-        let mut expected = Vec::new();
-        for (at, (mask, ends)) in script.iter().enumerate() {
-            let step = from + at as u64;
-            let states: Vec<u8> = (0..NUM_ENVS).flat_map(|env| state(env, step)).collect();
-            let actions: Vec<u8> = (0..NUM_ENVS).flat_map(|env| [env as u8, step as u8]).collect();
-            recorder.step(mask, &[&states, &actions]).unwrap();
-            let running: Vec<u32> =
-                recorder.running().into_iter().filter(|&env| ends[env as usize] && mask[env as usize] == 1).collect();
-            if !running.is_empty() {
-                let how = running.iter().map(|env| if env % 2 == 0 { TERMINATED | KNOWN } else { TRUNCATED }).collect();
-                let last = running.iter().flat_map(|&env| state(env as usize, 900 + step)).collect();
-                recorder.end(&End { envs: running, how, states: vec![last] }).unwrap();
-            }
+        if let Some(episode) = ended {
+            over(Finished { episode, end, task });
         }
-        expected.extend(recorder.finished().map(|e| (e.env as usize, e.first, e.last, e.end != Last::Unknown)));
-        expected
-    }
-
-    fn check(recorder: &mut Recorder) {
-        let episodes: Vec<Episode> = recorder.finished().copied().collect();
-        for (number, episode) in episodes.iter().enumerate() {
-            let env = episode.env as usize;
-            let mut states = vec![0; 8 * (episode.rows() + 1)];
-            let known = recorder.read_episode(number, 0, &mut states).unwrap();
-            let mut expected: Vec<u8> = (episode.first..=episode.last).flat_map(|step| state(env, step)).collect();
-            expected.extend(match episode.end {
-                Last::Unknown => state(env, episode.last),
-                Last::Step(step) => state(env, step),
-                Last::End(_) => state(env, 900 + episode.last),
-            });
-            assert_eq!((states, known), (expected, episode.end != Last::Unknown));
-            let mut actions = vec![0; 2 * episode.rows()];
-            recorder.read_episode(number, 1, &mut actions).unwrap();
-            let expected: Vec<u8> = (episode.first..=episode.last).flat_map(|step| [env as u8, step as u8]).collect();
-            assert_eq!(actions, expected);
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn episodes_come_out_as_they_went_in_also_after_a_kill(
-            script in prop::collection::vec((prop::collection::vec(0..2_u8, NUM_ENVS), prop::collection::vec(any::<bool>(), NUM_ENVS)), 1..30),
-            longest in 2..9_u64,
-            torn in 0..60_u64,
-        ) {
-            let directory = tempfile::tempdir().unwrap();
-            let journal = directory.path().join("journal");
-            let mut recorder = Recorder::begin(&journal, shape(), longest).unwrap();
-            record(&mut recorder, &script, 0);
-            check(&mut recorder);
-            let before: Vec<Episode> = recorder.finished().copied().collect();
-            // A kill in the middle of the last record.
-            let file = path_of(&journal, 0);
-            let length = std::fs::metadata(&file).unwrap().len();
-            File::options().write(true).open(&file).unwrap().set_len(length - torn.min(length)).unwrap();
-            drop(recorder);
-            let mut resumed = Recorder::resume(&journal, shape(), longest).unwrap();
-            prop_assert_eq!(resumed.episodes().num_running(), 0);
-            check(&mut resumed);
-            let after: Vec<Episode> = resumed.finished().copied().collect();
-            if torn == 0 { prop_assert_eq!(&after[..before.len()], &before[..]); }
-            // And goes on, and can be resumed again.
-            let from = resumed.num_steps() as u64;
-            record(&mut resumed, &script, from);
-            check(&mut resumed);
-            let count = resumed.finished().count();
-            drop(resumed);
-            let mut again = Recorder::resume(&journal, shape(), longest).unwrap();
-            check(&mut again);
-            prop_assert!(again.finished().count() >= count);
-        }
-    }
-
-    #[test]
-    fn steps_come_back_as_given_and_wrong_calls_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut recorder = Recorder::begin(&directory.path().join("journal"), shape(), 100).unwrap();
-        record(&mut recorder, &[(vec![1, 0, 1], vec![false; 3]), (vec![1, 1, 1], vec![true, false, false])], 0);
-        let (mut mask, mut states) = ([9; 3], [0; 24]);
-        recorder.read_mask(0, &mut mask).unwrap();
-        recorder.read_step(1, 0, &mut states).unwrap();
-        assert_eq!((mask, &states[8..16]), ([1, 0, 1], &state(1, 1)[..]));
-        let end = |envs: Vec<u32>| End { how: vec![TERMINATED; envs.len()], envs, states: vec![] };
-        assert!(matches!(recorder.end(&end(vec![0])), Err(Error::OutOfRange(_))));
-        assert!(matches!(recorder.end(&end(vec![7])), Err(Error::OutOfRange(_))));
-        assert!(matches!(recorder.read_step(2, 0, &mut states), Err(Error::OutOfRange(_))));
-        assert!(matches!(recorder.read_step(0, 2, &mut states), Err(Error::OutOfRange(_))));
-        assert!(matches!(recorder.read_step(0, 0, &mut states[1..]), Err(Error::Invalid(_))));
-        assert!(matches!(recorder.read_episode(1, 0, &mut states), Err(Error::OutOfRange(_))));
-        assert_eq!(recorder.running(), [1, 2]);
     }
 }

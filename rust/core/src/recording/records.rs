@@ -8,6 +8,8 @@ use crate::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"ILJ1";
 pub(super) const HEADER_BYTES: usize = 40;
+/// Bytes of an ended env before its states: the env, its task, how it ended.
+pub(super) const END_BYTES: usize = 9;
 
 /// What a step holds: bytes of one env's row of each column, and which of them an end may hold, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl Shape {
 
     pub(super) fn end_bytes(&self, ended: usize, with_states: bool) -> Option<usize> {
         let states: usize = if with_states { self.row_bytes[..self.num_states].iter().sum() } else { 0 };
-        ended.checked_mul(5 + states)
+        ended.checked_mul(END_BYTES + states)
     }
 }
 
@@ -55,6 +57,8 @@ pub struct End {
     pub envs: Vec<u32>,
     /// Bit 0: terminated; bit 1: truncated; bit 2: its last row is in `states`.
     pub how: Vec<u8>,
+    /// Which task each was of.
+    pub tasks: Vec<u32>,
     /// The last rows of the state columns, `[M, bytes]` each; empty if no env says.
     pub states: Vec<Vec<u8>>,
 }
@@ -72,6 +76,8 @@ pub enum Record {
         envs: Vec<u32>,
         /// As in `End`.
         how: Vec<u8>,
+        /// As in `End`.
+        tasks: Vec<u32>,
     },
 }
 
@@ -130,7 +136,7 @@ pub(super) fn row_offset(shape: &Shape, column: usize, env: u32) -> u64 {
 /// Where a row of a state column lies within the body of the ends of `ended` envs.
 pub(super) fn end_row_offset(shape: &Shape, ended: usize, column: usize, row: u32) -> u64 {
     let before: usize = shape.row_bytes[..column].iter().sum();
-    (ended * (5 + before) + row as usize * shape.row_bytes[column]) as u64
+    (ended * (END_BYTES + before) + row as usize * shape.row_bytes[column]) as u64
 }
 
 /// The record at a byte of a file, and the bytes of its body; `None` where there is no whole one.
@@ -154,16 +160,20 @@ pub(super) fn read_record(
     // The part of the body that is wanted is kept; all of it goes into the checksum, a piece at a time.
     let wanted = match header.kind {
         kind if kind == Kind::Step as u8 => shape.num_envs,
-        kind if kind == Kind::End as u8 => 5 * header.count as usize,
+        kind if kind == Kind::End as u8 => END_BYTES * header.count as usize,
         _ => header.body_bytes as usize,
     };
     let Some(kept) = checked_body(file, body_at, &header, wanted) else { return Ok(None) };
     let record = match header.kind {
         kind if kind == Kind::Step as u8 => Record::Step(kept),
         kind if kind == Kind::End as u8 => {
-            let (envs, how) = kept.split_at(4 * header.count as usize);
-            let envs = envs.chunks_exact(4).map(|env| u32::from_le_bytes([env[0], env[1], env[2], env[3]])).collect();
-            Record::End { envs, how: how.to_vec() }
+            let (numbers, how) = kept.split_at(8 * header.count as usize);
+            let mut envs: Vec<u32> = numbers
+                .chunks_exact(4)
+                .map(|number| u32::from_le_bytes(number.try_into().unwrap_or_default()))
+                .collect();
+            let tasks = envs.split_off(header.count as usize);
+            Record::End { envs, how: how.to_vec(), tasks }
         }
         _ => {
             let mut numbers = kept.chunks_exact(8).map(|n| u64::from_le_bytes(n.try_into().unwrap_or_default()));

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::files::{LARGEST_JSON, is_there, sync_directory, write_durably};
-use super::leftovers::{refuse_strangers, remove_leftovers, remove_other_generations};
+use super::files::{LARGEST_JSON, is_there, replace_durably, sync_directory};
+use super::leftovers::{refuse_strangers, remove_leftovers, remove_other_generations, remove_scaffold};
 use super::lock::BuildLock;
 use super::manifest::Manifest;
 use super::{DATA_PREFIX, MANIFEST, UNPUBLISHED};
@@ -23,6 +23,8 @@ pub(super) struct Place {
     pub data_dir: PathBuf,
     /// Further directories of this build within the store's.
     pub others: Vec<PathBuf>,
+    /// Whether a manifest names the generation: it stays then, whatever becomes of the build.
+    is_published: bool,
 }
 
 /// A build, shared by whoever writes it and whoever may end it.
@@ -64,14 +66,32 @@ impl Build {
         }
         let data_dir = store.join(format!("{DATA_PREFIX}{uuid}"));
         let created = fs::create_dir(&data_dir).map_err(Error::io(&data_dir));
-        let place = Place { lock, made, data_dir, others: Vec::new() };
-        let this = Self {
-            store: store.to_path_buf(),
-            pid: std::process::id(),
-            over: AtomicBool::new(false),
-            place: Mutex::new(Some(place)),
-        };
+        let this = Self::of(store, Place { lock, made, data_dir, others: Vec::new(), is_published: false });
         created.inspect_err(|_| this.abort()).map(|()| this)
+    }
+
+    /// Lock the directory of a store that was growing when its builder died, to go on with it.
+    pub(super) fn resume(store: &Path) -> Result<(Self, Manifest)> {
+        let missing = |why: &str| Error::NotFound(format!("{}: nothing to go on with: {why}", store.display()));
+        // Before anything is made: not even a lock file goes where there is no store.
+        Manifest::read(store).map_err(|error| match error {
+            Error::NotFound(_) => missing("there is no store"),
+            error => error,
+        })?;
+        let lock = BuildLock::take(store)?;
+        let manifest = Manifest::read(store)?;
+        if manifest.sealed {
+            return Err(missing("the store is finished"));
+        }
+        remove_leftovers(store)?;
+        let data_dir = store.join(format!("{DATA_PREFIX}{}", manifest.uuid));
+        let place = Place { lock, made: Vec::new(), data_dir, others: Vec::new(), is_published: true };
+        Ok((Self::of(store, place), manifest))
+    }
+
+    fn of(store: &Path, place: Place) -> Self {
+        let (pid, over) = (std::process::id(), AtomicBool::new(false));
+        Self { store: store.to_path_buf(), pid, over, place: Mutex::new(Some(place)) }
     }
 
     /// Directory of the store.
@@ -123,6 +143,8 @@ impl Build {
 
     /// The one way to become the store. What the manifest describes is on disk in `data_dir`; the rest happens here: the names of
     /// the data, then the manifest beside its place, then the rename, after which the old generation goes.
+    ///
+    /// The build is over with a manifest that says that nothing more will come.
     pub(super) fn publish(&self, manifest: &Manifest) -> Result<()> {
         let bytes = manifest.to_bytes()?;
         // What no reader would take must not replace a good store.
@@ -134,33 +156,54 @@ impl Build {
             return Err(self.over());
         }
         let mut guard = self.lock();
-        if guard.is_none() {
-            return Err(self.over());
-        }
+        let Some(place) = guard.as_mut() else { return Err(self.over()) };
         sync_directory(&self.store)?;
-        let unpublished = self.store.join(UNPUBLISHED);
-        if is_there(&unpublished) {
-            fs::remove_file(&unpublished).map_err(Error::io(&unpublished))?;
+        replace_durably(&self.store.join(MANIFEST), &bytes)?;
+        // From here on the new generation is the store, whatever happens: nobody has anything to undo, and the old generation
+        // goes now or with the next build.
+        let is_first = !std::mem::replace(&mut place.is_published, true);
+        if !manifest.sealed {
+            sync_directory(&self.store)?;
+            return if is_first { self.settle(place) } else { Ok(()) };
         }
-        write_durably(&unpublished, &bytes)?;
-        let manifest = self.store.join(MANIFEST);
-        fs::rename(&unpublished, &manifest).map_err(Error::io(&manifest))?;
-        // From here on the new generation is the store, whatever happens: nobody has anything to undo without the place, and the
-        // old generation goes now or with the next build.
         let Some(place) = guard.take() else { return Ok(()) };
         self.over.store(true, Ordering::Release);
         drop(guard);
         sync_directory(&self.store)?;
+        self.settle(&place)?;
+        remove_scaffold(&place.data_dir, &mut Vec::new())?;
+        drop(place.lock);
+        Ok(())
+    }
+
+    /// What follows the first rename: the names of what was made, and the end of the generation before.
+    fn settle(&self, place: &Place) -> Result<()> {
         for made in &place.made {
             let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
             sync_directory(parent.unwrap_or(Path::new(".")))?;
         }
         let _ = remove_other_generations(&self.store, Some(&place.data_dir), &mut Vec::new());
-        drop(place.lock);
         Ok(())
     }
 
-    /// Leave everything as it was before `begin`. In a forked copy of the process that builds, do nothing.
+    /// Remove the store that a build published, and end it: readers that have it open keep their files.
+    pub(super) fn discard(&self) -> Result<()> {
+        self.step(|place| {
+            let manifest = self.store.join(MANIFEST);
+            fs::remove_file(&manifest).map_err(Error::io(&manifest))?;
+            place.is_published = false;
+            if place.made.is_empty() {
+                // Of what was there before nothing is known but that this was the store's.
+                place.made.push(self.store.clone());
+            }
+            Ok(())
+        })?;
+        self.abort();
+        Ok(())
+    }
+
+    /// Leave everything as it was before `begin`, or as it was published last. In a forked copy of the process that builds, do
+    /// nothing.
     pub fn abort(&self) {
         if self.is_foreign() {
             return;
@@ -169,6 +212,9 @@ impl Build {
         let Some(place) = guard.take() else { return };
         self.over.store(true, Ordering::Release);
         let _ = fs::remove_file(self.store.join(UNPUBLISHED));
+        if place.is_published {
+            return;
+        }
         for directory in std::iter::once(&place.data_dir).chain(&place.others) {
             let _ = fs::remove_dir_all(directory);
         }

@@ -12,6 +12,19 @@ pub struct BlockSums {
 }
 
 impl BlockSums {
+    /// Go on after `bytes` bytes of which these are the checksums, as `so_far` gave them.
+    pub fn resume(mut sums: Vec<u32>, bytes: u64) -> Self {
+        let in_block = (bytes % BLOCK_BYTES as u64) as usize;
+        let current = if in_block > 0 { sums.pop().unwrap_or_default() } else { 0 };
+        Self { finished: sums, current, in_block }
+    }
+
+    /// The checksum of each block up to here, the last of which may be short.
+    pub fn so_far(&self) -> Vec<u32> {
+        let short = (self.in_block > 0).then_some(self.current);
+        self.finished.iter().copied().chain(short).collect()
+    }
+
     /// Take the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -24,14 +37,6 @@ impl BlockSums {
             }
             bytes = later;
         }
-    }
-
-    /// The checksum of each block, the last of which may be short.
-    pub fn finish(mut self) -> Vec<u32> {
-        if self.in_block > 0 {
-            self.finished.push(self.current);
-        }
-        self.finished
     }
 }
 
@@ -61,8 +66,15 @@ mod tests {
         for piece in [1 << 20, BLOCK_BYTES, 3_000_001, data.len()] {
             let mut sums = BlockSums::default();
             data.chunks(piece).for_each(|chunk| sums.update(chunk));
-            assert_eq!(sums.finish(), expected);
+            assert_eq!(sums.so_far(), expected);
         }
-        assert!(BlockSums::default().finish().is_empty());
+        assert!(BlockSums::default().so_far().is_empty());
+        for cut in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 5, data.len()] {
+            let mut before = BlockSums::default();
+            before.update(&data[..cut]);
+            let mut after = BlockSums::resume(before.so_far(), cut as u64);
+            after.update(&data[cut..]);
+            assert_eq!(after.so_far(), expected);
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::HELD_OPEN;
 use super::checksum::BlockSums;
-use super::column::{ColumnSpec, column_path};
-use super::files::open_to_append;
+use super::column::{ColumnSpec, column_path, show};
+use super::files::{is_there, open_to_append, open_to_resume};
 use super::lent::Lent;
 use super::manifest::ColumnEntry;
 use crate::{Error, Result};
@@ -45,7 +45,23 @@ impl ColumnFile {
         let parent = path.parent().unwrap_or(data_dir);
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
         let file = File::create_new(&path).map_err(Error::io(&path))?;
+        Ok(Self::empty(spec, path, file, number, count))
+    }
+
+    /// Go on with the file of the `number`-th of `count` columns, of which `entry` says what is published: the rest is cut off.
+    pub fn resume(data_dir: &Path, entry: ColumnEntry, number: usize, count: usize) -> Result<Self> {
+        let spec = entry.spec();
+        let path = column_path(data_dir, spec.kind, &spec.key);
+        let file = open_to_resume(&path, entry.bytes, &format!("column {}", show(&spec.key)))?;
         Ok(Self {
+            sums: BlockSums::resume(entry.crc32c, entry.bytes),
+            bytes: entry.bytes,
+            ..Self::empty(spec, path, file, number, count)
+        })
+    }
+
+    fn empty(spec: ColumnSpec, path: PathBuf, file: File, number: usize, count: usize) -> Self {
+        Self {
             spec,
             path,
             file: (number < HELD_OPEN).then_some(file),
@@ -54,11 +70,16 @@ impl ColumnFile {
             unsynced: 0,
             bytes: 0,
             sums: BlockSums::default(),
-        })
+        }
     }
 
     pub fn spec(&self) -> &ColumnSpec {
         &self.spec
+    }
+
+    /// Bytes of what is there, written or not.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Add bytes at the end. After an error the file may hold any part of them.
@@ -114,14 +135,42 @@ impl ColumnFile {
         go_on()
     }
 
+    /// Make durable what is there, and describe it.
+    pub fn so_far(&mut self, go_on: GoOn<'_>) -> Result<ColumnEntry> {
+        if !self.pending.is_empty() || self.unsynced > 0 {
+            let file = self.open()?;
+            self.flush(&file.0, go_on)?;
+            file.0.sync_data().map_err(Error::io(&self.path))?;
+            self.unsynced = 0;
+            self.keep(file);
+        }
+        Ok(self.entry())
+    }
+
+    /// Remove the files that columns would have, where there are some.
+    pub fn remove_left(data_dir: &Path, specs: &[ColumnSpec]) -> Result<()> {
+        let paths = specs.iter().map(|spec| column_path(data_dir, spec.kind, &spec.key));
+        paths.filter(|path| is_there(path)).try_for_each(|path| fs::remove_file(&path).map_err(Error::io(&path)))
+    }
+
+    /// Remove the file.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).map_err(Error::io(&self.path))
+    }
+
+    /// What is there, written or not.
+    pub fn entry(&self) -> ColumnEntry {
+        let ColumnSpec { key, kind, dtype, shape } = self.spec.clone();
+        ColumnEntry { key, kind, dtype, shape, bytes: self.bytes, crc32c: self.sums.so_far() }
+    }
+
     /// Make it durable and read-only.
     pub fn finish(mut self, go_on: GoOn<'_>) -> Result<ColumnEntry> {
         let (file, _) = self.open()?;
         self.flush(&file, go_on)?;
         file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::io(&self.path))?;
         file.sync_all().map_err(Error::io(&self.path))?;
-        let ColumnSpec { key, kind, dtype, shape } = self.spec;
-        Ok(ColumnEntry { key, kind, dtype, shape, bytes: self.bytes, crc32c: self.sums.finish() })
+        Ok(self.entry())
     }
 }
 

@@ -3,20 +3,21 @@
 //! A store may come from anywhere, so what is opened is a regular file and never a link, a pipe is not waited for, and no more
 //! bytes are read than were asked for. What is written is new, so a link that lies in its place is not written through.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::{Error, Result};
 
 /// Bytes of the largest JSON file that is read or published: the checksums of 300 TB, or ten million names.
-pub(super) const LARGEST_JSON: u64 = 1 << 30;
+pub(crate) const LARGEST_JSON: u64 = 1 << 30;
 
 /// Why a file was not opened or not read.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Missing,
     /// It, or a directory on the way to it.
     Link(PathBuf),
@@ -28,6 +29,10 @@ pub(super) enum Refusal {
     TooLong {
         found: u64,
         most: u64,
+    },
+    TooShort {
+        found: u64,
+        least: u64,
     },
     NoMemory(u64),
     System(io::Error),
@@ -41,6 +46,7 @@ impl fmt::Display for Refusal {
             Self::Irregular => write!(f, "is not a regular file"),
             Self::Length { expected, found } => write!(f, "expected {expected} bytes, found {found}"),
             Self::TooLong { found, most } => write!(f, "expected at most {most} bytes, found {found}"),
+            Self::TooShort { found, least } => write!(f, "expected at least {least} bytes, found {found}"),
             Self::NoMemory(bytes) => write!(f, "no memory for its {bytes} bytes"),
             Self::System(error) => write!(f, "{error}"),
         }
@@ -65,7 +71,9 @@ impl Refusal {
             Self::System(error) => Error::io(path)(error),
             Self::NoMemory(_) => Error::OutOfMemory(format!("{}: {what}: {self}", path.display())),
             Self::Link(ref link) if link != path => Error::Corrupt(format!("{}: {self}", link.display())),
-            Self::Length { .. } | Self::TooLong { .. } => Error::Corrupt(format!("{}: {what}: {self}", path.display())),
+            Self::Length { .. } | Self::TooLong { .. } | Self::TooShort { .. } => {
+                Error::Corrupt(format!("{}: {what}: {self}", path.display()))
+            }
             _ => Error::Corrupt(format!("{}: {what} {self}", path.display())),
         }
     }
@@ -99,11 +107,21 @@ pub(super) fn open(root: &Path, path: &Path) -> std::result::Result<File, Refusa
     unlinked(File::options().read(true), path)
 }
 
-/// Open a file of an expected length.
-pub(super) fn open_exactly(root: &Path, path: &Path, expected: u64) -> std::result::Result<File, Refusal> {
+/// Open a file of an expected length; one that grows may be longer.
+pub(super) fn open_of_length(
+    root: &Path,
+    path: &Path,
+    expected: u64,
+    grows: bool,
+) -> std::result::Result<File, Refusal> {
     let file = open(root, path)?;
     let found = file.metadata()?.len();
-    if found == expected { Ok(file) } else { Err(Refusal::Length { expected, found }) }
+    match found.cmp(&expected) {
+        Ordering::Equal => Ok(file),
+        Ordering::Greater if grows => Ok(file),
+        Ordering::Less if grows => Err(Refusal::TooShort { found, least: expected }),
+        _ => Err(Refusal::Length { expected, found }),
+    }
 }
 
 /// Open a file of at most so many bytes.
@@ -114,7 +132,7 @@ pub(super) fn open_within(root: &Path, path: &Path, most: u64) -> std::result::R
 }
 
 /// Read a whole file of at most so many bytes.
-pub(super) fn read(root: &Path, path: &Path, most: u64) -> std::result::Result<Vec<u8>, Refusal> {
+pub(crate) fn read(root: &Path, path: &Path, most: u64) -> std::result::Result<Vec<u8>, Refusal> {
     let file = open_within(root, path, most)?;
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
@@ -138,6 +156,22 @@ pub(super) fn open_to_append(path: &Path) -> Result<File> {
     unlinked(File::options().append(true), path).map_err(|refusal| refusal.about(path, "a column in the making"))
 }
 
+/// Open a file that was being written when its writer died: what lies beyond the first `bytes` bytes is cut off.
+pub(super) fn open_to_resume(path: &Path, bytes: u64, what: &str) -> Result<File> {
+    let refused = |refusal: Refusal| refusal.about(path, what);
+    // One that was about to be sealed is read-only.
+    unlinked(File::options().read(true), path)
+        .and_then(|file| Ok(file.set_permissions(fs::Permissions::from_mode(0o644))?))
+        .map_err(refused)?;
+    let file = unlinked(File::options().append(true), path).map_err(refused)?;
+    let found = file.metadata().map_err(Error::io(path))?.len();
+    if found < bytes {
+        return Err(refused(Refusal::TooShort { found, least: bytes }));
+    }
+    file.set_len(bytes).map_err(Error::io(path))?;
+    Ok(file)
+}
+
 /// Whether anything is there, be it a link to nowhere.
 pub(super) fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
@@ -149,8 +183,20 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(path))
 }
 
+/// Put a file in its place in one rename, after it was brought to disk under another name; the directory is left to the caller.
+pub(crate) fn replace_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut new = path.as_os_str().to_os_string();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    if is_there(&new) {
+        fs::remove_file(&new).map_err(Error::io(&new))?;
+    }
+    write_durably(&new, bytes)?;
+    fs::rename(&new, path).map_err(Error::io(path))
+}
+
 /// Bring the names in a directory to disk.
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
 }
 
@@ -185,7 +231,10 @@ mod tests {
         let file = root.join("inner/file");
         assert_eq!(read(root, &file, 5).unwrap(), b"12345");
         assert!(matches!(read(root, &file, 4), Err(Refusal::TooLong { found: 5, most: 4 })));
-        assert!(matches!(open_exactly(root, &file, 6), Err(Refusal::Length { expected: 6, found: 5 })));
+        assert!(matches!(open_of_length(root, &file, 6, false), Err(Refusal::Length { expected: 6, found: 5 })));
+        assert!(matches!(open_of_length(root, &file, 4, false), Err(Refusal::Length { expected: 4, found: 5 })));
+        assert!(matches!(open_of_length(root, &file, 6, true), Err(Refusal::TooShort { least: 6, found: 5 })));
+        assert!(open_of_length(root, &file, 4, true).is_ok());
         assert!(matches!(open(root, &root.join("link")), Err(Refusal::Link(_))));
         assert!(matches!(open(root, &root.join("dangling")), Err(Refusal::Link(_))));
         let Err(Refusal::Link(link)) = open(root, &root.join("elsewhere/file")) else { panic!("followed") };
@@ -206,6 +255,7 @@ mod tests {
         symlink(&target, &link).unwrap();
         assert!(write_durably(&link, b"x").is_err());
         assert!(matches!(open_lock(&link), Err(Error::Corrupt(_))));
+        assert!(matches!(open_to_resume(&link, 0, "a column"), Err(Error::Corrupt(_))));
         assert!(!target.exists());
     }
 }

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::META;
 use super::column::{ColumnSpec, DType, Key, Kind, show};
-use super::files::{Refusal, open_exactly, read};
+use super::files::{Refusal, open_of_length, read};
 use super::map::Backend;
 use super::reader::Store;
 use crate::segment::SegmentTable;
@@ -236,7 +236,7 @@ fn segments(
     let bytes =
         (count as u64).checked_mul(size as u64).ok_or_else(|| Error::Corrupt(format!("{what}: {count} rows")))?;
     let about = |refusal: Refusal| refusal.about(&leaf.file, &what);
-    let file = open_exactly(root, &leaf.file, bytes).map_err(about)?;
+    let file = open_of_length(root, &leaf.file, bytes, false).map_err(about)?;
     let mut table = Growing::default();
     let mut piece = vec![0; PIECE_ROWS.min(count) * size];
     // The value of the row before; empty in front of the first.

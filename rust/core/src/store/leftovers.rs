@@ -7,7 +7,7 @@ use super::column::Kind;
 use super::files::{is_there, read};
 use super::lock::BuildLock;
 use super::manifest::Manifest;
-use super::{DATA_PREFIX, LOCK, MANIFEST, META, NAMES, SEGMENTS, UNPUBLISHED};
+use super::{DATA_PREFIX, JOURNAL, LOCK, MANIFEST, META, NAMES, NAMES_LOG, SEGMENTS, UNPUBLISHED};
 use crate::{Error, Result};
 
 /// Remove what dead builds left in a store directory, and nothing else; returns what was removed.
@@ -35,9 +35,9 @@ pub fn repair(store: &Path) -> Result<Vec<PathBuf>> {
 /// The same for somebody who holds the lock.
 pub(super) fn remove_leftovers(store: &Path) -> Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
-    let current = match Manifest::read(store) {
-        Ok(manifest) => Some(store.join(format!("{DATA_PREFIX}{}", manifest.uuid))),
-        Err(Error::NotFound(_)) => None,
+    let (current, is_sealed) = match Manifest::read(store) {
+        Ok(manifest) => (Some(store.join(format!("{DATA_PREFIX}{}", manifest.uuid))), manifest.sealed),
+        Err(Error::NotFound(_)) => (None, false),
         Err(unreadable) => return Err(unreadable),
     };
     let unpublished = store.join(UNPUBLISHED);
@@ -46,7 +46,24 @@ pub(super) fn remove_leftovers(store: &Path) -> Result<Vec<PathBuf>> {
         removed.push(unpublished);
     }
     remove_other_generations(store, current.as_deref(), &mut removed)?;
+    if let (Some(data_dir), true) = (current, is_sealed) {
+        remove_scaffold(&data_dir, &mut removed)?;
+    }
     Ok(removed)
+}
+
+/// Remove what only a store that grows needs, and note it in `removed`.
+pub(super) fn remove_scaffold(data_dir: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
+    let (journal, names) = (data_dir.join(JOURNAL), data_dir.join(NAMES_LOG));
+    if is_there(&names) {
+        fs::remove_file(&names).map_err(Error::io(&names))?;
+        removed.push(names);
+    }
+    if is_there(&journal) {
+        fs::remove_dir_all(&journal).map_err(Error::io(&journal))?;
+        removed.push(journal);
+    }
+    Ok(())
 }
 
 /// Remove the data directories of all builds but one, and note them in `removed`.
@@ -115,11 +132,14 @@ fn holds_a_generation(directory: &Path) -> bool {
     // The second line: a spool is a store within the directory of another.
     let of_a_build = [META, SEGMENTS, NAMES, Kind::State.directory(), Kind::Transition.directory()];
     let of_a_spool = [MANIFEST, UNPUBLISHED, LOCK];
+    let of_one_that_grows = [JOURNAL, NAMES_LOG];
     fs::read_dir(directory).is_ok_and(|entries| {
         entries.flatten().all(|entry| {
             let name = entry.file_name();
             let of_the_system = name.to_str().is_some_and(|name| name == ".DS_Store" || name.starts_with(".nfs"));
-            of_a_build.iter().chain(&of_a_spool).any(|known| name == *known) || is_generation(&name) || of_the_system
+            of_a_build.iter().chain(&of_a_spool).chain(&of_one_that_grows).any(|known| name == *known)
+                || is_generation(&name)
+                || of_the_system
         })
     })
 }

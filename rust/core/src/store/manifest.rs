@@ -1,6 +1,5 @@
 //! `manifest.json`: what a store consists of. It is published last, in one rename, and carries its own checksum.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +10,8 @@ use super::files::{self, Refusal};
 use super::{MANIFEST, checksum};
 use crate::{Error, Result};
 
-/// Format version this code writes and reads.
-pub const VERSION: u32 = 1;
+/// Format versions this code writes and reads: the second one where a store grows.
+const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 const FORMAT: &str = "iltools-store";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,7 +22,13 @@ pub struct Manifest {
     pub num_states: u64,
     pub num_transitions: u64,
     pub num_segments: u64,
-    /// Checksums of `segments.i64` and `names.json` in the data directory.
+    /// False while the store grows: files are then at least as long as is said here, and names lie in `names.log`.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub sealed: bool,
+    /// Bytes of `names.log`, while there is one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub names_bytes: u64,
+    /// Checksums of `segments.i64` and of the names in the data directory.
     pub segments_crc32c: u32,
     pub names_crc32c: u32,
     pub block_bytes: u64,
@@ -31,6 +36,20 @@ pub struct Manifest {
     pub views: Vec<View>,
     /// Whatever the builder wanted to keep with the data, as it was written: numbers are not read and written again.
     pub attributes: Box<RawValue>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_yes(sealed: &bool) -> bool {
+    *sealed
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,13 +108,6 @@ pub(super) fn checked_attributes(json: &str) -> Result<Box<RawValue>> {
     Ok(raw)
 }
 
-/// Names, in `names.json`: of tasks by id, and of trajectories in table order.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Names {
-    pub tasks: BTreeMap<i64, String>,
-    pub trajectories: Vec<Option<String>>,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Envelope<'a> {
     crc32c: u32,
@@ -113,11 +125,13 @@ impl Manifest {
     pub fn new(uuid: String, attributes: Box<RawValue>) -> Self {
         Self {
             format: FORMAT.into(),
-            version: VERSION,
+            version: 1,
             uuid,
             num_states: 0,
             num_transitions: 0,
             num_segments: 0,
+            sealed: true,
+            names_bytes: 0,
             segments_crc32c: 0,
             names_crc32c: 0,
             block_bytes: checksum::BLOCK_BYTES as u64,
@@ -125,6 +139,24 @@ impl Manifest {
             views: Vec::new(),
             attributes,
         }
+    }
+
+    /// The version that a manifest like this one is written in: the lowest that readers of it have to know.
+    fn own_version(&self) -> u32 {
+        if self.sealed { 1 } else { 2 }
+    }
+
+    /// Say that the store grows, and how long the names are that it has so far.
+    pub fn grows(mut self, names_bytes: u64) -> Self {
+        (self.sealed, self.names_bytes) = (false, names_bytes);
+        self.version = self.own_version();
+        self
+    }
+
+    /// Whether what a reader found amiss may be due to this one having taken the place of the manifest it went by.
+    pub fn replaces(&self, earlier: &Self) -> bool {
+        let columns = |manifest: &Self| manifest.columns.iter().map(ColumnEntry::spec).collect::<Vec<_>>();
+        (&self.uuid, self.sealed) != (&earlier.uuid, earlier.sealed) || columns(self) != columns(earlier)
     }
 
     /// The file's content: the manifest as JSON beside the checksum of those very bytes.
@@ -162,10 +194,13 @@ impl Manifest {
         // The version first: another version's fields may differ.
         let header: Header =
             serde_json::from_str(inner).map_err(|error| corrupt(format!("not a manifest: {error}")))?;
-        if header.format != FORMAT || header.version != VERSION {
+        if header.format != FORMAT || !VERSIONS.contains(&header.version) {
             return Err(Error::Version(format!(
-                "written as {} version {}; this release reads {FORMAT} version {VERSION}",
-                header.format, header.version
+                "written as {} version {}; this release reads {FORMAT} versions {} to {}",
+                header.format,
+                header.version,
+                VERSIONS.start(),
+                VERSIONS.end()
             )));
         }
         let manifest: Self =
@@ -177,6 +212,13 @@ impl Manifest {
     /// Everything that later code relies on, in checked arithmetic.
     fn check(&self) -> std::result::Result<(), String> {
         uuid::Uuid::parse_str(&self.uuid).map_err(|_| format!("{:?} is not a uuid", self.uuid))?;
+        if self.version != self.own_version() {
+            return Err(format!(
+                "what belongs to version {} is marked as version {}",
+                self.own_version(),
+                self.version
+            ));
+        }
         if self.block_bytes == 0 || i64::try_from(self.num_states).is_err() {
             return Err(format!("block of {} bytes, {} states", self.block_bytes, self.num_states));
         }
@@ -238,7 +280,7 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let mut manifest = Manifest::new(uuid::Uuid::new_v4().to_string(), RawValue::NULL.to_owned());
-        manifest.version = 2;
+        manifest.version = 3;
         assert!(matches!(Manifest::from_bytes(&manifest.to_bytes().unwrap()), Err(Error::Version(_))));
     }
 

@@ -5,14 +5,16 @@ mod checksum;
 mod column;
 mod column_file;
 mod fields;
-mod files;
+pub(crate) mod files;
 mod foreign;
+mod growing;
 mod leftovers;
 mod lent;
 mod lock;
 #[cfg_attr(fuzzing, expect(missing_docs, reason = "public for the fuzzers alone"))]
 mod manifest;
 mod map;
+mod names;
 mod reader;
 mod tensordict;
 mod verify;
@@ -21,9 +23,11 @@ mod writer;
 pub use build::Build;
 pub use column::{ColumnSpec, DType, Key, Kind, show};
 pub use fields::Field;
+pub use growing::{GrowingStore, grows};
 pub use leftovers::repair;
 pub use lent::Lent;
 pub use manifest::View;
+pub(crate) use map::AppendedFile;
 pub use map::Backend;
 pub use reader::{Store, gather_memory};
 pub use verify::{Damage, verify};
@@ -47,6 +51,10 @@ const SEGMENT_FIELDS: usize = 3;
 const META: &str = "meta.json";
 /// Names within the data directory.
 const NAMES: &str = "names.json";
+/// The names of a store that grows, line by line.
+const NAMES_LOG: &str = "names.log";
+/// Within the data directory of a store that grows: what has not become columns yet.
+const JOURNAL: &str = "journal";
 /// Columns of a build, or of a store read with `pread`, whose file stays open: a process may have only so many, often 1,024.
 /// The others' are opened whenever there is something to write or to read.
 const HELD_OPEN: usize = 128;

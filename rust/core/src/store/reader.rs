@@ -8,10 +8,11 @@ use serde_json::value::RawValue;
 
 use super::column::{ColumnSpec, Key, Kind, column_path, show};
 use super::fields::{Field, fields};
-use super::files::{LARGEST_JSON, Refusal, is_there, open_exactly, read};
-use super::manifest::{Manifest, Names};
-use super::map::{Backend, ColumnBytes};
-use super::{DATA_PREFIX, MANIFEST, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
+use super::files::{Refusal, is_there, open_of_length};
+use super::manifest::Manifest;
+use super::map::{Backend, ColumnBytes, RowsInFile};
+use super::names::{Names, read_names};
+use super::{DATA_PREFIX, MANIFEST, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::gather::{gather, least_and_greatest};
 use crate::part::{Column, Part};
 use crate::segment::SegmentTable;
@@ -27,6 +28,7 @@ pub struct Store {
     path: PathBuf,
     data_dir: PathBuf,
     uuid: String,
+    is_growing: bool,
     backend: Backend,
     segments: Arc<SegmentTable>,
     num_states: usize,
@@ -45,13 +47,46 @@ impl Store {
 
     /// Open the current generation of a store; `interrupted` is asked while a backend reads the data.
     pub fn open_unless(path: &Path, backend: Backend, interrupted: &dyn Fn() -> bool) -> Result<Self> {
+        Self::open_some(path, None, backend, interrupted)
+    }
+
+    /// Open the first so many trajectories of the generation `uuid`: what a store that grows was at some time.
+    pub fn open_prefix(
+        path: &Path,
+        uuid: &str,
+        trajectories: u64,
+        backend: Backend,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        Self::open_some(path, Some((uuid, trajectories)), backend, interrupted)
+    }
+
+    fn open_some(
+        path: &Path,
+        prefix: Option<(&str, u64)>,
+        backend: Backend,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let manifest = Manifest::read(path)?;
-            let uuid = manifest.uuid.clone();
-            match Self::open_generation(path, manifest, backend, interrupted) {
+            let trajectories = match prefix {
+                None => manifest.num_segments,
+                Some((uuid, _)) if uuid != manifest.uuid => {
+                    let (path, found) = (path.display(), &manifest.uuid);
+                    let changed =
+                        format!("{path}: expected build {uuid}, found {found}: the store was rebuilt meanwhile");
+                    return Err(Error::Changed(changed));
+                }
+                Some((_, wanted)) if wanted > manifest.num_segments => {
+                    let (path, found) = (path.display(), manifest.num_segments);
+                    return Err(Error::Changed(format!("{path}: expected {wanted} trajectories, found {found}")));
+                }
+                Some((_, wanted)) => wanted,
+            };
+            match Self::open_generation(path, &manifest, trajectories as usize, backend, interrupted) {
                 // A build may have replaced this generation since its manifest was read; if it did, read the new one.
-                Err(error @ Error::Corrupt(_)) if Manifest::read(path).is_ok_and(|now| now.uuid != uuid) => {
+                Err(error @ Error::Corrupt(_)) if Manifest::read(path).is_ok_and(|now| now.replaces(&manifest)) => {
                     last = Some(error);
                 }
                 other => return other,
@@ -62,18 +97,26 @@ impl Store {
 
     fn open_generation(
         path: &Path,
-        manifest: Manifest,
+        manifest: &Manifest,
+        trajectories: usize,
         backend: Backend,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Self> {
         let data_dir = path.join(format!("{DATA_PREFIX}{}", manifest.uuid));
-        let (num_states, num_transitions) = (manifest.num_states as usize, manifest.num_transitions as usize);
-        let segments = read_segments(path, &data_dir, &manifest)?;
-        let names = read_names(path, &data_dir, &manifest)?;
+        let segments = read_segments(path, &data_dir, manifest)?.first(trajectories)?;
+        let mut names = read_names(path, &data_dir, manifest)?;
+        names.trajectories.truncate(trajectories);
+        let is_whole = trajectories as u64 == manifest.num_segments;
+        let num_transitions = segments.num_transitions() as usize;
+        let num_states = if is_whole { manifest.num_states as usize } else { num_transitions + trajectories };
         let mut specs = Vec::with_capacity(manifest.columns.len());
         let mut columns = Vec::with_capacity(manifest.columns.len());
         for entry in &manifest.columns {
-            let rows = if entry.kind == Kind::State { num_states } else { num_transitions };
+            let (wanted, there) = match entry.kind {
+                Kind::State => (num_states, manifest.num_states as usize),
+                Kind::Transition => (num_transitions, manifest.num_transitions as usize),
+            };
+            let rows = RowsInFile { wanted, there, grows: !manifest.sealed };
             let spec = entry.spec();
             let file = column_path(&data_dir, entry.kind, &entry.key);
             let what = format!("column {}", show(&entry.key));
@@ -94,7 +137,8 @@ impl Store {
         Ok(Self {
             path: path.to_path_buf(),
             data_dir,
-            uuid: manifest.uuid,
+            uuid: manifest.uuid.clone(),
+            is_growing: !manifest.sealed,
             backend,
             segments: Arc::new(segments),
             num_states,
@@ -102,7 +146,7 @@ impl Store {
             columns,
             fields,
             names,
-            attributes: manifest.attributes,
+            attributes: manifest.attributes.clone(),
         })
     }
 
@@ -123,6 +167,7 @@ impl Store {
             columns.push(if row_bytes == 0 && !is_there(&file) {
                 ColumnBytes::empty(file, rows)
             } else {
+                let rows = RowsInFile::all(rows);
                 ColumnBytes::open(columns.len(), path, file, &what, row_bytes, rows, backend, interrupted)?
             });
             specs.push(spec);
@@ -132,6 +177,7 @@ impl Store {
             path: path.to_path_buf(),
             data_dir: path.to_path_buf(),
             uuid: String::new(),
+            is_growing: false,
             backend,
             num_states: rows + segments.len(),
             names: Names { trajectories: vec![None; segments.len()], ..Names::default() },
@@ -156,6 +202,11 @@ impl Store {
     /// Identity of this generation; empty for foreign files.
     pub fn uuid(&self) -> &str {
         &self.uuid
+    }
+
+    /// Whether more trajectories may have come, or will come, behind the ones that were there when it was opened.
+    pub fn is_growing(&self) -> bool {
+        self.is_growing
     }
 
     /// Where the data is while it is read.
@@ -255,7 +306,7 @@ impl Store {
 /// Bytes of the segment table that are read at a time: whole rows.
 const TABLE_BYTES: usize = (1 << 16) * 8 * SEGMENT_FIELDS;
 
-fn read_segments(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
+pub(super) fn read_segments(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
     const WHAT: &str = "segment table";
     let path = data_dir.join(SEGMENTS);
     let corrupt = |why: String| Error::Corrupt(format!("{}: {WHAT}: {why}", path.display()));
@@ -263,7 +314,8 @@ fn read_segments(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<S
         .num_segments
         .checked_mul(8 * SEGMENT_FIELDS as u64)
         .ok_or_else(|| corrupt(format!("{} segments", manifest.num_segments)))?;
-    let mut file = open_exactly(store, &path, expected).map_err(|refusal| refusal.about(&path, WHAT))?;
+    let mut file =
+        open_of_length(store, &path, expected, !manifest.sealed).map_err(|refusal| refusal.about(&path, WHAT))?;
     let [mut task, mut trajectory, mut start, mut length] = [const { Vec::<i64>::new() }; 4];
     let mut end = 0_i64;
     let mut crc32c = 0;
@@ -301,27 +353,6 @@ fn read_segments(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<S
         return Err(corrupt(format!("{end} transitions, expected {}", manifest.num_transitions)));
     }
     SegmentTable::new(task, trajectory, start, length).map_err(|error| corrupt(error.to_string()))
-}
-
-fn read_names(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<Names> {
-    let path = data_dir.join(NAMES);
-    let bytes = read(store, &path, LARGEST_JSON).map_err(|refusal| refusal.about(&path, "names"))?;
-    let found = checksum::of(&bytes);
-    if found != manifest.names_crc32c {
-        let why = checksum::differs(found, manifest.names_crc32c);
-        return Err(Error::Corrupt(format!("{}: names: {why}", path.display())));
-    }
-    let names: Names =
-        serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt(format!("{}: {error}", path.display())))?;
-    if names.trajectories.len() as u64 != manifest.num_segments {
-        return Err(Error::Corrupt(format!(
-            "{}: {} names for {} trajectories",
-            path.display(),
-            names.trajectories.len(),
-            manifest.num_segments
-        )));
-    }
-    Ok(names)
 }
 
 /// Gathered rows of a store in memory of their own, one buffer per field.

@@ -9,7 +9,7 @@ use super::files::{self, LARGEST_JSON};
 use super::manifest::{ColumnEntry, Manifest};
 use super::reader::Store;
 use super::tensordict::metadata_files;
-use super::{DATA_PREFIX, NAMES, SEGMENT_FIELDS, SEGMENTS, checksum};
+use super::{DATA_PREFIX, NAMES, NAMES_LOG, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::{Error, Result};
 
 /// How often the check starts again when a build replaced the files under it.
@@ -68,12 +68,19 @@ fn verify_generation(
     let mut damages = Vec::new();
     let table_bytes = manifest.num_segments.saturating_mul(8 * SEGMENT_FIELDS as u64);
     let total = manifest.columns.iter().fold(0_u64, |total, column| total.saturating_add(column.bytes));
-    for (name, length, crc32c) in
-        [(SEGMENTS, Some(table_bytes), manifest.segments_crc32c), (NAMES, None, manifest.names_crc32c)]
-    {
+    let table = (SEGMENTS, Some(table_bytes), manifest.segments_crc32c);
+    let names = if manifest.sealed {
+        (NAMES, None, manifest.names_crc32c)
+    } else {
+        (NAMES_LOG, Some(manifest.names_bytes), manifest.names_crc32c)
+    };
+    for (name, length, crc32c) in [table, names] {
+        let length = length.map(|bytes| (bytes, !manifest.sealed));
         damages.extend(verify_small(store, &data_dir.join(name), length, crc32c, &mut |_| progress(0, total))?);
     }
-    for (file, expected) in metadata_files(&data_dir, manifest) {
+    // TensorDict is told of the columns once they have a length.
+    let metadata = if manifest.sealed { metadata_files(&data_dir, manifest) } else { Vec::new() };
+    for (file, expected) in metadata {
         let found = files::read(store, &file, LARGEST_JSON).map_err(|refusal| refusal.to_string()).and_then(|bytes| {
             serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| format!("not JSON: {error}"))
         });
@@ -86,7 +93,7 @@ fn verify_generation(
     let mut done = 0_u64;
     for column in &manifest.columns {
         let path = column_path(&data_dir, column.kind, &column.key);
-        let stopped = verify_column(store, &path, column, manifest.block_bytes, &mut damages, &mut |bytes| {
+        let stopped = verify_column(store, &path, column, manifest, &mut damages, &mut |bytes| {
             done = done.saturating_add(bytes);
             !progress(done, total)
         });
@@ -94,7 +101,7 @@ fn verify_generation(
             return Err(Error::Interrupted);
         }
     }
-    let was_replaced = !damages.is_empty() && Manifest::read(store).is_ok_and(|now| now.uuid != manifest.uuid);
+    let was_replaced = !damages.is_empty() && Manifest::read(store).is_ok_and(|now| now.replaces(manifest));
     Ok((!was_replaced).then_some(damages))
 }
 
@@ -130,19 +137,20 @@ enum Summed {
     Stopped,
 }
 
-/// What is wrong with a file that has one checksum; an error only if `go_on` says no.
+/// What is wrong with a file that has one checksum, of so many bytes, behind which there may be more; an error only if
+/// `go_on` says no.
 fn verify_small(
     store: &Path,
     path: &Path,
-    expected: Option<u64>,
+    expected: Option<(u64, bool)>,
     crc32c: u32,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Option<Damage>> {
     let opened = match expected {
-        Some(expected) => files::open_exactly(store, path, expected),
-        None => files::open_within(store, path, LARGEST_JSON),
+        Some((expected, grows)) => files::open_of_length(store, path, expected, grows).map(|file| (file, expected)),
+        None => files::open_within(store, path, LARGEST_JSON).and_then(with_length),
     };
-    let (file, length) = match opened.and_then(with_length) {
+    let (file, length) = match opened {
         Ok(opened) => opened,
         Err(refusal) => return Ok(Some(of_file(path, refusal.to_string()))),
     };
@@ -164,7 +172,7 @@ fn verify_column(
     store: &Path,
     path: &Path,
     column: &ColumnEntry,
-    block_bytes: u64,
+    manifest: &Manifest,
     damages: &mut Vec<Damage>,
     stop: &mut impl FnMut(u64) -> bool,
 ) -> bool {
@@ -181,9 +189,10 @@ fn verify_column(
             return stop(column.bytes);
         }
     };
-    if found != column.bytes {
+    if found < column.bytes || (manifest.sealed && found != column.bytes) {
         report(None, format!("expected {} bytes, found {found}", column.bytes));
     }
+    let block_bytes = manifest.block_bytes;
     let mut piece = vec![0; PIECE_BYTES.min(found as usize)];
     for (block, &expected) in (0..).zip(&column.crc32c) {
         let begin = block * block_bytes;

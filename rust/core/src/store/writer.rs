@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -15,11 +15,12 @@ use super::fields::check_fields;
 use super::files::{LARGEST_JSON, sync_directories, write_durably};
 use super::lent::Lent;
 use super::lock::BuildLock;
-use super::manifest::{Manifest, Names, View, checked_attributes};
+use super::manifest::{Manifest, View, checked_attributes};
 use super::map::Backend;
+use super::names::Names;
 use super::reader::Store;
 use super::tensordict::metadata_files;
-use super::{DATA_PREFIX, NAMES, SEGMENTS};
+use super::{DATA_PREFIX, JOURNAL, NAMES, SEGMENTS};
 use crate::{Error, Result};
 
 /// One array of a trajectory: what it is and its bytes in C order.
@@ -51,16 +52,18 @@ pub struct Trajectory<'a> {
 /// Writes one new generation.
 #[derive(Debug)]
 pub struct StoreWriter {
-    build: Arc<Build>,
-    uuid: String,
-    attributes: Box<RawValue>,
-    columns: Vec<ColumnFile>,
-    views: Vec<View>,
-    segments: Vec<[i64; 3]>,
-    seen: HashSet<(i64, i64)>,
-    names: Names,
-    num_states: u64,
-    num_transitions: u64,
+    pub(super) build: Arc<Build>,
+    pub(super) uuid: String,
+    pub(super) attributes: Box<RawValue>,
+    pub(super) columns: Vec<ColumnFile>,
+    pub(super) views: Vec<View>,
+    pub(super) segments: Vec<[i64; 3]>,
+    /// Whether the segments lie on disk already.
+    pub(super) has_table: bool,
+    pub(super) seen: HashSet<(i64, i64)>,
+    pub(super) names: Names,
+    pub(super) num_states: u64,
+    pub(super) num_transitions: u64,
 }
 
 impl StoreWriter {
@@ -70,23 +73,33 @@ impl StoreWriter {
     pub fn begin(store: &Path, overwrite: bool, attributes: &str) -> Result<Self> {
         let attributes = checked_attributes(attributes)?;
         let uuid = uuid::Uuid::new_v4().to_string();
-        Ok(Self {
-            build: Arc::new(Build::begin(store, &uuid, overwrite)?),
+        Ok(Self::of(Build::begin(store, &uuid, overwrite)?, uuid, attributes))
+    }
+
+    pub(super) fn of(build: Build, uuid: String, attributes: Box<RawValue>) -> Self {
+        Self {
+            build: Arc::new(build),
             uuid,
             attributes,
             columns: Vec::new(),
             views: Vec::new(),
             segments: Vec::new(),
+            has_table: false,
             seen: HashSet::new(),
             names: Names::default(),
             num_states: 0,
             num_transitions: 0,
-        })
+        }
     }
 
     /// The build, for whoever may have to end it while it is being written.
     pub fn build(&self) -> &Arc<Build> {
         &self.build
+    }
+
+    /// Directory of a journal beside the columns, which a store needs as long as it grows.
+    pub fn journal(&self) -> Result<PathBuf> {
+        self.build.step(|place| Ok(place.data_dir.join(JOURNAL)))
     }
 
     /// Replace the attributes given to `begin`.
@@ -122,12 +135,7 @@ impl StoreWriter {
 
     fn write(&mut self, arrays: &[Array<'_>], go_on: GoOn<'_>) -> Result<()> {
         if self.columns.is_empty() {
-            let create = |(number, array): (usize, &Array<'_>), data_dir: &Path| {
-                ColumnFile::create(data_dir, array.spec.clone(), number, arrays.len())
-            };
-            self.columns = self
-                .build
-                .step(|place| arrays.iter().enumerate().map(|array| create(array, &place.data_dir)).collect())?;
+            self.create_columns(arrays.iter().map(|array| array.spec.clone()).collect())?;
         }
         let bytes: HashMap<&Key, Lent<'_>> = arrays.iter().map(|array| (&array.spec.key, array.bytes)).collect();
         for column in &mut self.columns {
@@ -135,6 +143,15 @@ impl StoreWriter {
                 column.append(bytes, go_on).map_err(|error| self.build.ended(error))?;
             }
         }
+        Ok(())
+    }
+
+    pub(super) fn create_columns(&mut self, specs: Vec<ColumnSpec>) -> Result<()> {
+        let count = specs.len();
+        let specs = specs.into_iter().enumerate();
+        self.columns = self.build.step(|place| {
+            specs.map(|(number, spec)| ColumnFile::create(&place.data_dir, spec, number, count)).collect()
+        })?;
         Ok(())
     }
 
@@ -149,8 +166,12 @@ impl StoreWriter {
             return Err(Error::Duplicate(format!("{label}: this id was added before")));
         }
         let states = check_lengths(arrays).map_err(|why| Error::Schema(format!("{label}: {why}")))?;
-        let checked =
-            if self.columns.is_empty() { check_first(arrays, views) } else { self.check_like_first(arrays, views) };
+        let checked = if self.columns.is_empty() {
+            let specs: Vec<ColumnSpec> = arrays.iter().map(|array| array.spec.clone()).collect();
+            check_first(&specs, views)
+        } else {
+            self.check_like_first(arrays, views)
+        };
         checked.map(|()| states).map_err(|why| Error::Schema(format!("{label}: {why}")))
     }
 
@@ -242,7 +263,9 @@ impl StoreWriter {
             manifest.columns.push(entry);
         }
         build.step(|place| {
-            write_durably(&place.data_dir.join(SEGMENTS), &table)?;
+            if !self.has_table {
+                write_durably(&place.data_dir.join(SEGMENTS), &table)?;
+            }
             write_durably(&place.data_dir.join(NAMES), &names)?;
             for (file, content) in metadata_files(&place.data_dir, &manifest) {
                 write_durably(&file, content.to_string().as_bytes())?;
@@ -319,10 +342,9 @@ fn check_lengths(arrays: &[Array<'_>]) -> std::result::Result<usize, String> {
 }
 
 /// Whether a store may consist of such arrays and views.
-fn check_first(arrays: &[Array<'_>], views: &[View]) -> std::result::Result<(), String> {
-    let specs: Vec<ColumnSpec> = arrays.iter().map(|array| array.spec.clone()).collect();
+pub(super) fn check_first(specs: &[ColumnSpec], views: &[View]) -> std::result::Result<(), String> {
     let on_disk = [Kind::State, Kind::Transition]
         .into_iter()
         .try_for_each(|kind| check_apart(specs.iter().filter(|spec| spec.kind == kind).map(|spec| &spec.key)));
-    on_disk.and_then(|()| check_fields(&specs, views)).map_err(|error| error.to_string())
+    on_disk.and_then(|()| check_fields(specs, views)).map_err(|error| error.to_string())
 }
