@@ -20,7 +20,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python test-faults kill-loop soak memcheck fuzz fuzz-archive fuzz-quick lint format bench \
+.PHONY: help demo test test-rust test-python test-faults kill-loop kill-collecting soak memcheck fuzz fuzz-archive fuzz-quick lint format bench \
 	bench-gate build wheel clean distclean
 
 help: ## Show the targets.
@@ -42,6 +42,9 @@ test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with t
 
 kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and look at what each left.
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)
+
+kill-collecting: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 collectors (KILLS=...) and look at what each left.
+	PYTHONPATH=tests/support:tests/faults $(BIN)/python tests/faults/kill_collecting.py --kills $(or $(KILLS),1000)
 
 soak: $(VENV)/.dev $(VENV)/.native ## Draw 10^6 batches (BATCHES=...) with bounds on memory, descriptors and threads.
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/soak.py --batches $(or $(BATCHES),1000000)

@@ -220,9 +220,11 @@ def test_a_forked_copy_of_one_that_grows_ends_like_any_program(tmp_path: Path) -
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from pathlib import Path
 import test_collector as t
+# Where tests run in the background of a shell, children are told to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with t.make(Path(sys.argv[1]), max_trajectories=10**6) as c:
     at = 0
     while True:

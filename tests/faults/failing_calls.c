@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum mode { COUNT, KILL_BEFORE, KILL_AFTER, KILL_TORN, FAIL };
@@ -51,7 +52,7 @@ static int is_chosen(const char *call, const char *path)
     if (length == 0 || strncmp(path, directory, length) != 0)
         return 0;
     path += length;
-    if (chosen == COUNT || --countdown != 0)
+    if (chosen == COUNT || __atomic_sub_fetch(&countdown, 1, __ATOMIC_SEQ_CST) != 0)
         return 0;
     tell(call, path);
     if (chosen == KILL_BEFORE)
@@ -201,6 +202,33 @@ ssize_t write(int fd, const void *bytes, size_t count)
     if (is_it && chosen == KILL_TORN)
         count /= 2;
     ssize_t written = REAL(write)(fd, bytes, count);
+    if (is_it)
+        kill(getpid(), SIGKILL);
+    if (written >= 0)
+        tell_done("write", path);
+    return written;
+}
+
+ssize_t writev(int fd, const struct iovec *pieces, int count)
+{
+    char path[PATH_MAX];
+    if (!directory[0])
+        return REAL(writev)(fd, pieces, count);
+    int is_it = is_chosen("write", path_of(fd, path));
+    if (is_it && chosen == FAIL) {
+        errno = failure;
+        return -1;
+    }
+    if (is_it && chosen == KILL_TORN) {
+        /* The first pieces, and half of the last of these. */
+        struct iovec torn[64];
+        int some = count > 64 ? 64 : (count + 1) / 2;
+        memcpy(torn, pieces, (size_t)some * sizeof *pieces);
+        torn[some - 1].iov_len /= 2;
+        (void)!REAL(writev)(fd, torn, some);
+        kill(getpid(), SIGKILL);
+    }
+    ssize_t written = REAL(writev)(fd, pieces, count);
     if (is_it)
         kill(getpid(), SIGKILL);
     if (written >= 0)

@@ -74,6 +74,9 @@ class SavedState:
         if (found := content.get("version")) != version:
             raise StateError(f"state of {kind}: expected version {version}, found {found!r}")
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._content
+
     def refuse(self, name: str, expected: str) -> StateError:
         """Return the error that says what field `name` should have been."""
         found = repr(self._content.get(name, "nothing"))

@@ -192,6 +192,28 @@ class ExpertReplayManager(FollowsEnvs):
         if target.type != "cpu":
             self.set_device_transform(target)
 
+    def refresh(self) -> int:
+        """Take in the trajectories that a store that grows has by now; return how many there are.
+
+        Without replacement the epoch that runs goes on over what it began with, and the next one has everything; draws
+        with replacement have it at once. Envs stay where they are. A sampler of the caller's finds a longer storage.
+
+        Raises:
+            StoreChangedError: another build has taken the store's place. Nothing was changed.
+        """
+        store = self.store.refresh()
+        if store is self.store:
+            return len(self.segments)
+        sampler = self.buffer.sampler
+        with self.buffer._replay_lock:
+            self.buffer.storage.refresh(store)
+            self.store = store
+            if isinstance(sampler, EpochUniformSampler | SequentialPerEnvSampler):
+                sampler.refresh(store.segments)
+            if self._cursors is not None and self._cursors.segments is not store.segments:
+                self._cursors.refresh(store.segments)
+        return len(self.segments)
+
     @property
     def segments(self) -> Segments:
         """The trajectories of the store, as a sequence of `Segment`."""

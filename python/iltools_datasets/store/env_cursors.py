@@ -85,6 +85,10 @@ class EnvCursors:
         self.native.update(np.arange(len(self), dtype=np.int64), segment, step)
         self.revision += 1
 
+    def refresh(self, segments: Segments) -> None:
+        """Follow a data set that has become longer, in which these segments come first; envs stay in place."""
+        self.__setstate__((segments, self.segment, self.step, self.revision + 1))
+
     @classmethod
     def at(cls, segments: Segments, segment: NDArray[np.int64], step: NDArray[np.int64]) -> EnvCursors:
         """Return cursors at segment positions and steps, int64 [num_envs] each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -55,10 +56,11 @@ class Segments(Sequence[Segment]):
     Look-ups go through the native table, so a set of a million segments costs neither a dict nor a million objects.
     """
 
-    __slots__ = ("table",)
+    __slots__ = ("_fingerprints", "table")
 
     def __init__(self, table: _core.SegmentTable) -> None:
         self.table = table
+        self._fingerprints: dict[int, str] = {}
 
     @classmethod
     def from_segments(cls, segments: Iterable[Segment]) -> Segments:
@@ -93,6 +95,16 @@ class Segments(Sequence[Segment]):
     def num_transitions(self) -> int:
         """Sum of the lengths."""
         return self.table.num_transitions
+
+    def fingerprint(self, count: int | None = None) -> str:
+        """Return a digest of the first `count` segments, None = all: ids, places and lengths."""
+        count = len(self) if count is None else count
+        if count not in self._fingerprints:
+            digest = hashlib.blake2b(digest_size=16)
+            for column in (self.task_id, self.traj_id, self.start, self.length):
+                digest.update(column[:count].tobytes())
+            self._fingerprints[count] = digest.hexdigest()
+        return self._fingerprints[count]
 
     def find(self, task_id: int, traj_id: int) -> int:
         """Return the position of the segment with these ids; `UnknownSegmentError` (a KeyError) if there is none."""

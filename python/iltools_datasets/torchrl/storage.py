@@ -77,6 +77,17 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         self._rows_like = [(column.shape[1:], column.dtype) for column in columns]
         self._storage = self._layout.build(columns, torch.Size([self._count]), CPU).lock_()
 
+    def refresh(self, store: TrajectoryStore | None = None) -> None:
+        """Read a longer store in the place of this one, whose elements come first in it; None = as it is by now.
+
+        Raises `StoreChangedError` for any other store.
+        """
+        longer = self.store.refresh() if store is None else store
+        if longer.uuid != self.uuid or len(longer) < self._count:
+            raise StoreChangedError(f"{self.store.path}: expected build {self.uuid}, found {longer.uuid}")
+        self._open(longer)
+        self.max_size = self._count
+
     def _column(self, number: int, row_shape: tuple[int, ...]) -> StoreColumn:
         core, threads, is_bfloat16 = self.store.core, self.store.num_threads, number in self._bfloat16
 

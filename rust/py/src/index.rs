@@ -147,6 +147,13 @@ impl EpochShuffle {
         Ok(IndexStream::of(stream.shared(share).after_places(places), |stream| Self { stream }))
     }
 
+    /// Run over more from the next epoch on; what was made ahead is forgotten.
+    fn grow(&self, py: Python<'_>, items: Items<'_>) -> PyResult<()> {
+        let domain = items.domain(py)?;
+        self.stream.changed(py, |shuffle| shuffle.grow(domain));
+        Ok(())
+    }
+
     #[getter]
     fn total(&self, py: Python<'_>) -> i64 {
         self.stream.with(py, |shuffle| shuffle.domain().total())
@@ -232,6 +239,12 @@ impl UniformDraws {
         let share = Share::new(rank, world_size).into_py_result(py)?;
         let stream = index::UniformDraws::new(items.domain(py)?, seed, position).shared(share);
         Ok(IndexStream::of(stream, |stream| Self { stream }))
+    }
+
+    fn grow(&self, py: Python<'_>, items: Items<'_>) -> PyResult<()> {
+        let domain = items.domain(py)?;
+        self.stream.changed(py, |draws| draws.grow(domain));
+        Ok(())
     }
 
     #[getter]

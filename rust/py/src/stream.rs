@@ -60,6 +60,15 @@ impl<S: IndexStream> Stream<S> {
         self.locked(py, |state| act(&mut state.stream))
     }
 
+    /// Change the stream in a way that its position does not tell; whoever runs ahead of it is ended.
+    pub fn changed<T: Send>(&self, py: Python<'_>, act: impl FnOnce(&mut S) -> T + Send) -> T {
+        let (done, _ahead) = self.locked(py, |state| {
+            state.unfetched.clear();
+            (act(&mut state.stream), state.ahead.take())
+        });
+        done
+    }
+
     /// Do something short to the state.
     ///
     /// Whoever holds the lock may wait for a batch, so it is never waited for with the interpreter: two threads would wait

@@ -6,7 +6,6 @@ Their batches are exact: one that reaches the end of an epoch takes its rest fro
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,7 +52,6 @@ class EpochUniformSampler(SeededSampler):
         self.segments = Segments.from_segments(segments)
         self.without_replacement = without_replacement
         self._stream: Stream | None = None
-        self._fingerprint: str | None = None
         self._ran_out = False
 
     def sample(
@@ -106,15 +104,26 @@ class EpochUniformSampler(SeededSampler):
         if isinstance(self._stream, _core.EpochShuffle):
             self._stream.restore(self._stream.seed, self._stream.epoch + 1, 0)
 
-    def _segments_fingerprint(self) -> str:
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.segments)
-        return self._fingerprint
+    def refresh(self, segments: Segments) -> None:
+        """Draw from a data set that has become longer, in which the segments of this one come first.
+
+        Without replacement the epoch that runs goes on over what it began with, and the next one has everything.
+        """
+        self.segments = segments
+        if self._stream is not None:
+            self._stream.grow((segments.table, self._chosen()))
+
+    def _num_running(self, stream: Stream) -> int:
+        """Return how many of the segments, from the first one on, the epoch that runs began with."""
+        ends = self.segments.start + self.segments.length
+        return int(np.searchsorted(ends, stream.total)) + 1
 
     def _state(self) -> dict[str, Any]:
         stream = self._current()
+        count = self._num_running(stream)
         return {
-            "segments": self._segments_fingerprint(),
+            "segments": self.segments.fingerprint(count),
+            "num_segments": count,
             "without_replacement": self.without_replacement,
             "seed": stream.seed,
             "epoch": stream.epoch if isinstance(stream, _core.EpochShuffle) else 0,
@@ -133,14 +142,18 @@ class EpochUniformSampler(SeededSampler):
 
     def _saved_stream(self, saved: SavedState, chosen: NDArray[np.int64]) -> Stream:
         """Return the stream of a state, after checking it; nothing is changed."""
-        check_segments(saved, self._segments_fingerprint())
+        count = check_segments(saved, self.segments)
         if saved.flag("without_replacement") != self.without_replacement:
             raise saved.refuse("without_replacement", str(self.without_replacement))
         seed, epoch, position = saved.integer("seed"), saved.integer("epoch"), saved.integer("position")
+        running = chosen[chosen < count]
         if self.without_replacement:
-            total = int(self.segments.length[chosen].sum())
+            total = int(self.segments.length[running].sum())
             saved.integer("position", high=total - 1)
-        return self._make(chosen, seed, epoch, position)
+        stream = self._make(running, seed, epoch, position)
+        if isinstance(stream, _core.EpochShuffle) and len(running) < len(chosen):
+            stream.grow((self.segments.table, chosen))
+        return stream
 
 
 class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
@@ -176,6 +189,16 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
         self._revision = self.cursors.revision
         self._assigned = self._chosen()
 
+    def refresh(self, segments: Segments) -> None:
+        """Draw from a data set that has become longer; envs stay where they are, and may be put on what is new."""
+        self.cursors.refresh(segments)
+        super().refresh(segments)
+        self._revision, self._assigned = self.cursors.revision, self._chosen()
+
+    def _num_running(self, stream: Stream) -> int:
+        # Of assigned trajectories, whatever the data set has besides makes no difference.
+        return len(self.segments) if len(self.cursors) else super()._num_running(stream)
+
     def _chosen(self) -> NDArray[np.int64]:
         return np.unique(self.cursors.segment) if len(self.cursors) else super()._chosen()
 
@@ -200,7 +223,7 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
         }
 
     def _prepare(self, saved: SavedState) -> TakeOver:
-        check_segments(saved, self._segments_fingerprint())
+        check_segments(saved, self.segments)
         segment, step = _own_places(saved, self.cursors)
         chosen = np.unique(segment) if len(segment) else super()._chosen()
         ran_out = saved.flag("ran_out", default=False)
@@ -233,7 +256,6 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
         self.cursors = shared_cursors(Segments.from_segments(segments), assignment)
         if not len(self.cursors):
             raise ValueError("an assignment of at least one env is needed")
-        self._fingerprint: str | None = None
 
     def sample(
         self, storage: Storage | None = None, batch_size: int | None = None
@@ -264,18 +286,22 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
     def _empty(self) -> None:
         """The assignment stays."""
 
+    def refresh(self, segments: Segments) -> None:
+        """Follow a data set that has become longer; envs stay where they are, and may be put on what is new."""
+        self.cursors.refresh(segments)
+
     def _state(self) -> dict[str, Any]:
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.cursors.segments)
+        count = len(self.cursors.segments)
         return {
-            "segments": self._fingerprint,
+            "segments": self.cursors.segments.fingerprint(),
+            "num_segments": count,
             "num_envs": len(self.cursors),
             "segment": self.cursors.segment.tolist(),
             "step": self.cursors.step.tolist(),
         }
 
     def _prepare(self, saved: SavedState) -> TakeOver:
-        check_segments(saved, self._state()["segments"])
+        check_segments(saved, self.cursors.segments)
         segment, step = _own_places(saved, self.cursors)
         return lambda: self.cursors.place(segment, step)
 
@@ -284,23 +310,20 @@ def shared_cursors(segments: Segments, assignment: Assignments | EnvCursors) -> 
     """Return cursors over `segments`: those given, or new ones."""
     if not isinstance(assignment, EnvCursors):
         return EnvCursors(segments, assignment)
-    if assignment.segments is not segments and fingerprint(assignment.segments) != fingerprint(segments):
+    if assignment.segments is not segments and assignment.segments.fingerprint() != segments.fingerprint():
         raise ValueError("the cursors are over other segments than the sampler")
     return assignment
 
 
-def fingerprint(segments: Segments) -> str:
-    """Return a digest of a segment table: ids, places and lengths."""
-    digest = hashlib.blake2b(digest_size=16)
-    for column in (segments.task_id, segments.traj_id, segments.start, segments.length):
-        digest.update(column.tobytes())
-    return digest.hexdigest()
-
-
-def check_segments(saved: SavedState, expected: str) -> None:
-    """Raise `StateError` if a state is of another data set."""
+def check_segments(saved: SavedState, segments: Segments) -> int:
+    """Return how many segments, from the first one on, a state is of; `StateError` if they are others, or more."""
+    # States of before are of all there were.
+    has_count = "num_segments" in saved
+    count = saved.integer("num_segments", low=1, high=len(segments)) if has_count else len(segments)
+    expected = segments.fingerprint(count)
     if saved.text("segments") != expected:
         raise saved.refuse("segments", f"the segments with fingerprint {expected}")
+    return count
 
 
 def _own_places(saved: SavedState, cursors: EnvCursors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -16,6 +16,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct EpochShuffle {
     domain: Domain,
+    /// What the epochs after this one run over, where that is more.
+    longer: Option<Domain>,
     share: Share,
     seed: u64,
     epoch: u64,
@@ -30,7 +32,8 @@ impl EpochShuffle {
     /// Start at `position` (0..=total) of `epoch`; without `shuffle` items come in their natural order.
     pub fn new(domain: Domain, seed: u64, epoch: u64, position: i64, shuffle: bool) -> Result<Self> {
         let permutation = shuffle.then(|| Permutation::new(domain.total() as u64, seed, epoch));
-        let mut this = Self { domain, share: Share::WHOLE, seed, epoch, position: 0, places: 0, permutation };
+        let mut this =
+            Self { domain, longer: None, share: Share::WHOLE, seed, epoch, position: 0, places: 0, permutation };
         this.restore(seed, epoch, position)?;
         Ok(this)
     }
@@ -45,6 +48,15 @@ impl EpochShuffle {
     #[must_use]
     pub fn after_places(self, places: u64) -> Self {
         Self { places, ..self }
+    }
+
+    /// Run over a data set that has become longer, in which what there was comes first: from the next epoch on, if this one was
+    /// begun.
+    pub fn grow(&mut self, domain: Domain) {
+        self.longer = Some(domain);
+        if self.position == 0 {
+            self.start_epoch(self.epoch);
+        }
     }
 
     /// What is shuffled.
@@ -78,10 +90,14 @@ impl EpochShuffle {
         if !(0..=total).contains(&position) {
             return Err(Error::State(format!("position {position} is outside an epoch of {total} items")));
         }
-        (self.seed, self.epoch, self.position) = (seed, epoch, position);
-        self.rekey();
-        if position == total {
-            self.start_epoch(epoch.wrapping_add(1));
+        self.seed = seed;
+        match position {
+            0 => self.start_epoch(epoch),
+            _ if position == total => self.start_epoch(epoch.wrapping_add(1)),
+            _ => {
+                (self.epoch, self.position) = (epoch, position);
+                self.rekey();
+            }
         }
         Ok(())
     }
@@ -98,13 +114,20 @@ impl EpochShuffle {
     }
 
     fn start_epoch(&mut self, epoch: u64) {
+        if let Some(longer) = self.longer.take() {
+            self.domain = longer;
+        }
         (self.epoch, self.position) = (epoch, 0);
         self.rekey();
     }
 
     fn skip(&mut self, count: u128) {
-        let total = self.domain.total() as u128;
-        let position = self.position as u128 + count;
+        let (mut total, mut position) = (self.domain.total() as u128, self.position as u128 + count);
+        if position >= total && self.longer.is_some() {
+            self.start_epoch(self.epoch.wrapping_add(1));
+            position -= total;
+            total = self.domain.total() as u128;
+        }
         self.position = (position % total) as i64;
         if position >= total {
             // Epochs are counted modulo 2^64.
@@ -130,6 +153,7 @@ impl EpochShuffle {
             return Err(Error::Invalid(format!("a shuffle of {total} items is none of {}", cut.total())));
         }
         let (_, epoch, position, places) = IndexStream::position(self);
+        let domains = (self.domain.clone(), self.longer.clone());
         // Places are numbers of the same seed, of the epoch that was begun with it.
         let fractions = Numbers::new(self.seed, places).fractions();
         let made = self.items(draw).and_then(|items| {
@@ -142,7 +166,9 @@ impl EpochShuffle {
         });
         if let Err(Error::OutOfMemory(_)) = made {
             self.places = places;
-            self.restore(self.seed, epoch, position)?;
+            (self.domain, self.longer) = domains;
+            (self.epoch, self.position) = (epoch, position);
+            self.rekey();
         }
         made
     }
@@ -262,6 +288,36 @@ mod tests {
             prop_assert_eq!((saved.epoch(), saved.position()), (5, 0));
             seen.sort_unstable();
             prop_assert!(seen.into_iter().eq(0..total));
+        }
+    }
+
+    proptest! {
+        /// The epoch that runs has what it began with, each once; those that follow have everything.
+        #[test]
+        fn an_epoch_that_grows_is_finished_first(
+            total in 1_i64..60, more in 1_i64..60, before in 0_usize..200, batch in 1_usize..90, seed: u64, shuffled: bool,
+        ) {
+            let domain = |total| Domain::all(total).unwrap();
+            let mut shuffle = EpochShuffle::new(domain(total), seed, 0, 0, shuffled).unwrap();
+            let mut stream = shuffle.items(Draw::Batch(before)).unwrap();
+            shuffle.grow(domain(total + more));
+            while stream.len() < before + 3 * (total + more) as usize {
+                stream.extend(shuffle.items(Draw::Batch(batch)).unwrap());
+            }
+            // One that was not begun has everything, too.
+            let epochs = before.div_ceil(total as usize);
+            let (old, new) = stream.split_at(epochs * total as usize);
+            for (epochs, total) in [(old, total), (new, total + more)] {
+                for epoch in epochs.chunks_exact(total as usize) {
+                    let mut items = epoch.to_vec();
+                    items.sort_unstable();
+                    prop_assert!(items.into_iter().eq(0..total));
+                }
+            }
+            let (epoch, position) = (shuffle.epoch(), shuffle.position());
+            let mut again = EpochShuffle::new(shuffle.domain().clone(), seed, epoch, position, shuffled).unwrap();
+            prop_assert_eq!(shuffle.domain().total(), total + more);
+            prop_assert_eq!(shuffle.items(Draw::Batch(50)).unwrap(), again.items(Draw::Batch(50)).unwrap());
         }
     }
 

@@ -54,6 +54,11 @@ impl UniformDraws {
         Self { share, ..self }
     }
 
+    /// Draw from a data set that has become longer.
+    pub fn grow(&mut self, domain: Domain) {
+        self.domain = domain;
+    }
+
     /// What is drawn from.
     pub fn domain(&self) -> &Domain {
         &self.domain
