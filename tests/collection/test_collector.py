@@ -193,6 +193,32 @@ def test_means_and_deviations_are_kept_as_given(tmp_path: Path) -> None:
     assert (rows["action"].dtype, rows["action_mean"].max(), rows["action_sigma"].min()) == (np.float32, 0.0, 0.5)
 
 
+@pytest.mark.faults
+def test_deviations_are_positive_where_rows_are_data(tmp_path: Path) -> None:
+    with ExpertTrajectoryCollector(2, 1, directory=tmp_path / "store") as collector:
+        sigma = np.array([[0.5], [0.0]])
+        with pytest.raises(SchemaError, match="action_sigma: env 1: expected positive deviations, found 0"):
+            collector.add_step(np.ones((2, 2)), np.ones((2, 1)), action_sigma=sigma)
+        collector.add_step(np.ones((2, 2)), np.ones((2, 1)), action_sigma=sigma, valid_mask=[True, False])
+        with pytest.raises(ArgumentError, match="count"):
+            collector.mark_trajectory_end(count=-1)
+    assert len(TrajectoryStore.open(tmp_path / "store")) == 1
+
+
+@pytest.mark.faults
+def test_a_recording_of_other_envs_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    collector = make(path)
+    collector.add_step(**step_of(0))
+    del collector
+    before = sorted((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())
+    for options in ({"num_envs": N + 1}, {"student_obs_dim": None}, {"action_dim": ACT + 1}):
+        given = {"obs_dim": OBS, "action_dim": ACT, "student_obs_dim": STUDENT, **options}
+        with pytest.raises(SchemaError, match="expected to go on with"):
+            ExpertTrajectoryCollector(**given, directory=path, resume=True)
+    assert before == sorted((file, file.stat().st_size) for file in path.rglob("*") if file.is_file())
+
+
 def test_an_env_may_use_its_buffers_again(tmp_path: Path) -> None:
     collector = ExpertTrajectoryCollector(1, 1)
     seen, done = torch.zeros(2, 1), torch.zeros(2, 1, requires_grad=True)
@@ -267,6 +293,7 @@ def test_a_wrong_step_records_nothing_and_collecting_goes_on(tmp_path: Path) -> 
         ({"action_mean": good["actions"]}, "with every step, as with the first"),
         ({"actions": nan}, r"actions: env 2, column 1: nan; on_nan='drop'"),
         ({"actions": huge}, r"actions: env 1, column 0: float32 cannot hold 1e\+300"),
+        ({"action_sigma": good["actions"]}, "with every step, as with the first"),
         ({"valid_mask": [True] * 3}, r"valid_mask: expected \[4\], found \[3\]"),
         ({"valid_mask": [0, 1, 2, 1]}, "valid_mask: expected bools, or 0 and 1"),
     ]

@@ -22,7 +22,7 @@ from iltools_datasets.cli.curves import Curve, draw_curves, draw_with_scale
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, facts, human_bytes, human_count, out, print_json
 
 if TYPE_CHECKING:
-    from iltools_datasets.demo.events import Built, Event, Recorded, Sampled, Tracked, Trained
+    from iltools_datasets.demo.events import Built, Collected, Event, Recorded, Sampled, Tracked, Trained
 
 _CHART_WIDTH, _CHART_HEIGHT = 64, 7
 
@@ -37,6 +37,9 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(help="Leave the archive and the store in this new or empty directory.")
     ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Collect an expert into a store while another process trains on it.")
+    ] = False,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the starts, the pushes, the data order and the network.")
     ] = 0,
@@ -44,7 +47,7 @@ def demo(
 ) -> None:
     """Simulate an expert, archive it, build a store, sample it, clone it, compare.
 
-    Exits with 1 if the cloned policy does not stay close to its expert.
+    Exits with 1 if the cloned policy does not stay close to its expert, or something that was collected is lost.
     """
     try:
         from iltools_datasets.demo import run
@@ -52,10 +55,17 @@ def demo(
         raise missing_extra("torch", "iltools demo") from error
     if obs_keys and zarr is None:
         raise typer.BadParameter("--obs-keys goes with --zarr: the simulated expert has its own")
+    if collect and zarr is not None:
+        raise typer.BadParameter("--collect simulates its own expert: leave --zarr out")
     with _workplace(keep) as workdir:
-        events = (
-            run.demo_on_cartpole(workdir, seed) if zarr is None else run.demo_on_archive(zarr, workdir, obs_keys, seed)
-        )
+        if collect:
+            from iltools_datasets.demo.collecting import demo_collecting
+
+            events = demo_collecting(workdir, seed)
+        elif zarr is None:
+            events = run.demo_on_cartpole(workdir, seed)
+        else:
+            events = run.demo_on_archive(zarr, workdir, obs_keys, seed)
         passed = _collect(events) if as_json else _present(events, out(), zarr, keep)
     if not passed:
         raise typer.Exit(EXIT_FOUND)
@@ -74,7 +84,7 @@ def _workplace(keep: Path | None) -> Iterator[Path]:
 
 
 def _collect(events: Iterator[Event]) -> bool:
-    from iltools_datasets.demo.events import Begun, Tracked, TrainingStep
+    from iltools_datasets.demo.events import Begun, Collected, Tracked, TrainingStep
 
     document: dict[str, Any] = {}
     passed = True
@@ -82,8 +92,8 @@ def _collect(events: Iterator[Event]) -> bool:
         if isinstance(event, Begun | TrainingStep):
             continue
         document[type(event).__name__.lower()] = _plain(asdict(event))
-        if isinstance(event, Tracked):
-            passed = document["passed"] = event.passed
+        if isinstance(event, Collected | Tracked):
+            passed = document["passed"] = passed and event.passed
     print_json(document)
     return passed
 
@@ -95,7 +105,7 @@ def _plain(value: Any) -> Any:
 
 
 def _present(events: Iterator[Event], console: Console, zarr: Path | None, keep: Path | None) -> bool:
-    from iltools_datasets.demo.events import Begun, Built, Recorded, Sampled, Tracked, Trained, TrainingStep
+    from iltools_datasets.demo.events import Begun, Built, Collected, Recorded, Sampled, Tracked, Trained, TrainingStep
 
     started = time.perf_counter()
     subject = "a cart-pole expert" if zarr is None else str(zarr)
@@ -117,9 +127,12 @@ def _present(events: Iterator[Event], console: Console, zarr: Path | None, keep:
                     _stage(console, "sampled", None, _rates(event))
                 case Trained():
                     _stage(console, "cloned", event.seconds, _trained(event, _chart_width(console)))
-                case Tracked():
+                case Collected():
                     passed = event.passed
-                    _stage(console, "compared", None, _tracked(event, _chart_width(console)), passed)
+                    _stage(console, "collected", None, _collected(event), passed)
+                case Tracked():
+                    passed = passed and event.passed
+                    _stage(console, "compared", None, _tracked(event, _chart_width(console)), event.passed)
     if keep is not None:
         console.print(Text.assemble(("kept in ", "dim"), str(keep)), soft_wrap=True)
     console.print(Text(f"{time.perf_counter() - started:.0f} s altogether", style="dim"))
@@ -132,6 +145,21 @@ def _stage(console: Console, title: str, seconds: float | None, content: Rendera
         heading.append(f"  {seconds:.1f} s", style="dim")
     console.print(heading)
     console.print(Padding(content, (0, 0, 1, 2), expand=False))
+
+
+def _collected(event: Collected) -> Table:
+    kept = f"of {event.rows_said:,} rows that were recorded, {min(event.rows_found, event.rows_said):,} are there"
+    growth = ", ".join(f"{count:,}" for count in event.growth[:8])
+    more = f", ... {event.growth[-1]:,}" if len(event.growth) > 8 else ""
+    return facts(
+        ("killed", f"{kept}; another collector went on with {event.rows_found:,}"),
+        ("trained on", f"{growth}{more} trajectories, as they came"),
+        (
+            "store",
+            f"{event.num_transitions:,} transitions, {event.row_bytes:.0f} bytes each, "
+            f"{'finished' if event.is_finished else 'not finished'}, {event.damages or 'nothing'} damaged",
+        ),
+    )
 
 
 def _recorded(event: Recorded) -> Table:

@@ -67,6 +67,34 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
+class Collected:
+    """Two collectors recorded one store, the first of which was killed, while somebody trained on it.
+
+    Attributes:
+        rows_said: rows that the first one had recorded when it was killed, by its own word.
+        rows_found: rows that the second one went on with.
+        growth: trajectories that the trainer had, each time there were more.
+        num_transitions: of the finished store.
+        is_finished: whether it was sealed.
+        damages: what is wrong with its bytes.
+        row_bytes: bytes on disk of a row.
+    """
+
+    rows_said: int
+    rows_found: int
+    growth: tuple[int, ...]
+    num_transitions: int
+    is_finished: bool
+    damages: int
+    row_bytes: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was lost and the store is sound."""
+        return self.is_finished and not self.damages and 0 < self.rows_said <= self.rows_found
+
+
+@dataclass(frozen=True, slots=True)
 class Tracked:
     """The policy ran against the expert; `limit_degrees` and `limit_upright_share` are the bounds it has to keep."""
 
@@ -82,4 +110,4 @@ class Tracked:
         )
 
 
-Event = Begun | Recorded | Built | Sampled | TrainingStep | Trained | Tracked
+Event = Begun | Recorded | Collected | Built | Sampled | TrainingStep | Trained | Tracked
