@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from iltools_datasets import TrajectoryStore, repair_store, verify_store
+from iltools_datasets.cli import main
 from iltools_datasets.errors import (
     ReadOnlyError,
     SchemaError,
@@ -26,8 +27,14 @@ from iltools_datasets.errors import (
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 from iltools_datasets.collection import place  # noqa: E402
-from test_cli_collect import run  # noqa: E402
 from test_collector import N, Oracle, assert_store, last_of, make, step_of  # noqa: E402
+
+
+def run(*arguments: str) -> int:
+    """Run the command line and return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_a_killed_collector_loses_nothing_while_somebody_trains(tmp_path: Path) 
     assert list(collected.growth) == sorted(collected.growth)
     assert collected.growth[0] < collected.growth[-1]
     store = TrajectoryStore.open(tmp_path / collecting.STORE_NAME)
-    assert store.num_trajectories == collected.growth[-1] >= 640
+    assert store.num_trajectories == collected.growth[-1] > 128
     assert trained.last_loss < trained.first_loss
     assert Tracked in events
 

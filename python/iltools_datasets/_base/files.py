@@ -8,7 +8,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +42,15 @@ class Maker:
         """Remove a directory with all below it, as far as that is possible; in a copy, nothing."""
         if self.is_here:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def bytes_below(directory: Path) -> int:
+    """Return the bytes of all files below a directory; those that go meanwhile have none."""
+    found = 0
+    for file in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            found += file.stat().st_size if file.is_file() else 0
+    return found
 
 
 def make_directory(path: Path) -> None:

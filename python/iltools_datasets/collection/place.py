@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from iltools_datasets import _core
-from iltools_datasets.errors import ArgumentError, StoreExistsError, StoreNotFoundError
+from iltools_datasets._base.files import bytes_below
+from iltools_datasets.errors import ArgumentError, IltoolsError, StoreExistsError, StoreNotFoundError
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 PUBLISH_SECONDS = 5.0
@@ -44,7 +45,7 @@ class Place:
         try:
             self._writer = _core.StoreWriter(str(self.directory), overwrite, self._attributes)
         except StoreExistsError as error:
-            if (self.directory / "manifest.json").exists() and TrajectoryStore.open(self.directory).is_growing:
+            if self._grows_already():
                 raise StoreExistsError(
                     f"{self.directory}: an unfinished recording is here; resume=True goes on with it, overwrite=True "
                     "replaces it"
@@ -52,12 +53,20 @@ class Place:
             raise
         self._release = weakref.finalize(self, _core.StoreWriter.abort, self._writer)
 
+    def _grows_already(self) -> bool:
+        try:
+            return TrajectoryStore.open(self.directory).is_growing
+        except IltoolsError:  # a damaged store is there, too
+            return False
+
     def begin(self, layout: str) -> _core.Recorder:
         """Begin a recording here."""
         if self._writer is None:
             return _core.Recorder.begin(str(self.directory / "journal"), layout)
         recorder = _core.Recorder.grow(self._writer, layout, PUBLISH_SECONDS, PUBLISH_BYTES)
-        # What is published stays, whoever forgets the collector; the thread lets go of it then.
+        # What is published stays, whoever forgets the collector; the recorder's thread has the lock, and lets go of it.
+        if isinstance(self._release, weakref.finalize):
+            self._release.detach()
         self._writer, self._release = None, lambda: None
         return recorder
 
@@ -85,13 +94,7 @@ class Place:
     @property
     def bytes_on_disk(self) -> int:
         """Bytes of all files: the journal's, and those of the store."""
-        found = 0
-        for file in self.directory.rglob("*"):
-            try:
-                found += file.stat().st_size if file.is_file() else 0
-            except FileNotFoundError:  # the journal's files go when they are done with
-                continue
-        return found
+        return bytes_below(self.directory)
 
     def clear(self, recorder: _core.Recorder | None) -> None:
         """Remove what was recorded; the place stays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,3 +115,14 @@ def train(policy: ClonedPolicy, buffer: Any, target: Target, num_steps: int) -> 
         optimizer.step()
         schedule.step()
         yield loss.item()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A network this small gains nothing from a second thread, and waits for it where the cores have other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -15,7 +15,7 @@ import numpy as np
 
 from iltools_datasets.collection import ExpertTrajectoryCollector, place
 from iltools_datasets.demo.cartpole import CartPole
-from iltools_datasets.demo.cloning import ACTION, cartpole_features, train, untrained_policy
+from iltools_datasets.demo.cloning import ACTION, cartpole_features, one_thread, train, untrained_policy
 from iltools_datasets.demo.events import Begun, Collected, Event, Tracked, Trained, TrainingStep
 from iltools_datasets.demo.expert import SwingUpExpert
 from iltools_datasets.demo.recording import random_starts
@@ -29,7 +29,9 @@ STORE_NAME = "collected"
 _NUM_ENVS = 64
 _SHORTEST, _LONGEST = 150, 350  # steps of an episode
 _PUSH_STD, _PUSH_MEMORY = 1.0, 0.9
-_FEW, _KILLED_AT, _EPISODES = 32, 128, 640
+_FEW, _KILLED_AT, _MORE = 32, 128, 384  # episodes
+_SECONDS_PER_STEP = 0.002  # a simulator takes its time, too
+_UNTIL_KILLED = 2**40
 _PUBLISH_SECONDS = 0.5
 _TRAINING_STEPS, _TRAINING_BATCH = 2000, 1024
 _NUM_STARTS, _TRACKED_SECONDS = 128, 6.0
@@ -71,6 +73,7 @@ def collect(path: Path, episodes: int, seed: int) -> None:
             state[ended] = random_starts(rng, int(ended.sum()), np.pi)
             age[ended] = 0
             print(collector.num_steps, flush=True)
+            time.sleep(_SECONDS_PER_STEP)
 
 
 class _Collector:
@@ -115,26 +118,27 @@ def demo_collecting(workdir: Path, seed: int = 0, training_steps: int = _TRAININ
     """
     path, plant = workdir / STORE_NAME, CartPole()
     yield Begun("an expert begins to collect, in a process of its own")
-    collectors = [_Collector(path, _EPISODES, seed, workdir / "collector-0.log")]
+    collectors = [_Collector(path, _UNTIL_KILLED, seed, workdir / "collector-0.log")]
     try:
         collectors[0].wait_for(lambda: _num_trajectories(path) >= _FEW)
         manager = ExpertReplayManager.load(path, sample_batch_size=_TRAINING_BATCH, seed=seed)
         policy = untrained_policy(manager.buffer.sample(), ACTION, cartpole_features, seed)
         growth, losses, rows_said = [len(manager.segments)], [], 0
         started = time.perf_counter()
-        for step, loss in enumerate(train(policy, manager.buffer, ACTION, training_steps), start=1):
-            losses.append(loss)
-            if step % 25 and step < training_steps:
-                continue
-            if step == training_steps and len(collectors) == 1:
-                collectors[0].wait_for(lambda: _num_trajectories(path) >= _KILLED_AT)
-            if (count := manager.refresh()) > growth[-1]:
-                growth.append(count)
-            if len(collectors) == 1 and count >= _KILLED_AT:
-                rows_said = collectors[0].kill()
-                collectors.append(_Collector(path, _EPISODES, seed, workdir / "collector-1.log"))
-            collectors[-1].check()
-            yield TrainingStep(step, training_steps, loss)
+        with one_thread():
+            for step, loss in enumerate(train(policy, manager.buffer, ACTION, training_steps), start=1):
+                losses.append(loss)
+                if step % 25 and step < training_steps:
+                    continue
+                if step == training_steps and len(collectors) == 1:
+                    collectors[0].wait_for(lambda: _num_trajectories(path) >= _KILLED_AT)
+                if (count := manager.refresh()) > growth[-1]:
+                    growth.append(count)
+                if len(collectors) == 1 and count >= _KILLED_AT:
+                    rows_said = collectors[0].kill()
+                    collectors.append(_Collector(path, count + _MORE, seed, workdir / "collector-1.log"))
+                collectors[-1].check()
+                yield TrainingStep(step, training_steps, loss)
         seconds = time.perf_counter() - started
         yield Begun("waiting for the last episodes")
         again = collectors[-1]

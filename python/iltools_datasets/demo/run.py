@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from iltools_datasets.demo.cloning import (
     ClonedPolicy,
     Features,
     cartpole_features,
+    one_thread,
     train,
     untrained_policy,
 )
@@ -102,7 +102,7 @@ def _build_sample_clone(
     target = MOTION if report.zero_action else ACTION
     policy = untrained_policy(manager.buffer.sample(), target, features, seed)
     started, losses = time.perf_counter(), []
-    with _one_thread():
+    with one_thread():
         for step, loss in enumerate(train(policy, manager.buffer, target, num_steps), start=1):
             losses.append(loss)
             if step % 50 == 0:
@@ -121,17 +121,6 @@ def _build_sample_clone(
 
 def _directory_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A network this small gains nothing from a second thread, and waits for it where the cores have other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _array_bytes(archive: Path, dropped: BuildReport) -> int:

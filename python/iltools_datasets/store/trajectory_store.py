@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iltools_datasets import _core
+from iltools_datasets._base.files import bytes_below
 from iltools_datasets._base.local_path import local_path
 from iltools_datasets.errors import MissingKeyError, StoreChangedError
 from iltools_datasets.store.keys import Backend, Boundary, Key, parts_of, public
@@ -177,9 +178,8 @@ class TrajectoryStore:
     @property
     def bytes_on_disk(self) -> int:
         """Bytes of all files of this build, manifest included."""
-        files = [file for file in self.data_dir.rglob("*") if file.is_file()]
         manifest = self.path / "manifest.json"
-        return sum(file.stat().st_size for file in files) + (manifest.stat().st_size if manifest.exists() else 0)
+        return bytes_below(self.data_dir) + (manifest.stat().st_size if manifest.exists() else 0)
 
     @cached_property
     def trajectory_names(self) -> tuple[str | None, ...]:
