@@ -45,14 +45,34 @@ impl Cumulative {
     /// The item at a fraction, in [0, 1), of the whole width: never one of no width.
     #[inline]
     pub fn find(&self, fraction: f64) -> usize {
+        self.search(self.narrow(fraction))
+    }
+
+    /// Where the item at a fraction is looked for. Of many fractions all are narrowed first: each waits for memory, all at once then.
+    #[inline]
+    pub fn narrow(&self, fraction: f64) -> Narrowed {
         let len = self.ends.len();
         let point = fraction * self.ends[len - 1];
         // As when the table was made, so that rounding puts no item and no point on different sides.
         let bucket = ((point * self.scale) as usize).min(len);
-        let (low, high) = (self.guide[bucket] as usize, self.guide[bucket + 1] as usize);
+        Narrowed { point, low: self.guide[bucket], high: self.guide[bucket + 1] }
+    }
+
+    /// The item that was narrowed down to.
+    #[inline]
+    pub fn search(&self, Narrowed { point, low, high }: Narrowed) -> usize {
+        let (low, high) = (low as usize, high as usize);
         let item = low + self.ends[low..=high].partition_point(|&end| end <= point);
         item.min(self.last)
     }
+}
+
+/// A point, and the first and the last item that it can lie in.
+#[derive(Debug, Clone, Copy)]
+pub struct Narrowed {
+    point: f64,
+    low: u32,
+    high: u32,
 }
 
 #[cfg(test)]

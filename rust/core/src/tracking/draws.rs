@@ -3,7 +3,9 @@
 use super::base::Base;
 use super::bins::Bins;
 use super::table::Table;
+use crate::Result;
 use crate::index::{Numbers, mix};
+use crate::memory::with_room;
 
 /// A place to start from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,17 +43,30 @@ impl Draws {
         (self.uniform * n as f64).floor() as u64
     }
 
-    /// Start number n.
-    pub fn start(&self, n: u64, bins: &Bins, base: &mut Base, table: &Table) -> Start {
-        let mut fractions = Numbers::new(self.seed ^ mix(u64::from(self.rank)), n.wrapping_mul(2)).fractions();
-        let (which, place) = (fractions.next().unwrap_or(0.0), fractions.next().unwrap_or(0.0));
-        let turn = self.turns(n);
-        let drawn = if self.turns(n + 1) > turn { None } else { table.at(which) };
-        let bin = drawn.unwrap_or_else(|| {
-            // The ranks go through one order together, each by steps of their number.
-            base.turn(self.seed, u64::from(self.rank) + turn.wrapping_mul(u64::from(self.world_size)))
-        });
-        let seconds = if self.any_time { bins.start_time(bin, place) } else { bins.start_frame(bin, place) };
-        Start { bin, seconds }
+    /// Starts number `first` and those that follow.
+    ///
+    /// Over a million bins each of them waits for memory a few times, so all go one part of the way, then the next.
+    pub fn starts(&self, first: u64, count: usize, bins: &Bins, base: &mut Base, table: &Table) -> Result<Vec<Start>> {
+        let mut ways = with_room(count)?;
+        for n in (first..).take(count) {
+            let mut fractions = Numbers::new(self.seed ^ mix(u64::from(self.rank)), n.wrapping_mul(2)).fractions();
+            let (which, place) = (fractions.next().unwrap_or(0.0), fractions.next().unwrap_or(0.0));
+            let turn = self.turns(n);
+            let drawn = if self.turns(n + 1) > turn { None } else { table.drawn() };
+            ways.push((drawn.map(|drawn| (drawn, drawn.narrow(which))), turn, place));
+        }
+        let mut starts = with_room(count)?;
+        for (drawn, turn, place) in ways {
+            let bin = match drawn {
+                Some((drawn, narrowed)) => drawn.search(narrowed),
+                // The ranks go through one order together, each by steps of their number.
+                None => base.turn(self.seed, u64::from(self.rank) + turn.wrapping_mul(u64::from(self.world_size))),
+            };
+            starts.push(Start { bin, seconds: place });
+        }
+        for Start { bin, seconds } in &mut starts {
+            *seconds = if self.any_time { bins.start_time(*bin, *seconds) } else { bins.start_frame(*bin, *seconds) };
+        }
+        Ok(starts)
     }
 }

@@ -40,9 +40,9 @@ impl Table {
         collected(self.adaptive.iter().zip(base).map(mixed))
     }
 
-    /// The bin at a fraction of the adaptive share; `None` where all starts go in turn.
-    pub fn at(&self, fraction: f64) -> Option<usize> {
-        self.drawn.as_ref().map(|drawn| drawn.find(fraction))
+    /// The adaptive share, to draw from; `None` where all starts go in turn.
+    pub fn drawn(&self) -> Option<&Cumulative> {
+        self.drawn.as_ref()
     }
 }
 

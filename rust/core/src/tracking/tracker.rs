@@ -10,7 +10,7 @@ use super::ledger::{Counts, Ledger, counts_of, numbers_of};
 use super::scheme::Scheme;
 use super::statistics::Statistics;
 use super::table::Table;
-use crate::memory::{collected, copied, filled, with_room};
+use crate::memory::{collected, copied, filled};
 use crate::{Error, Result};
 
 /// What a tracker is made of, besides its bins.
@@ -183,13 +183,13 @@ impl Tracker {
     pub fn reset(&mut self, ids: &[i64], failed: Option<&[bool]>, counting: bool) -> Result<()> {
         self.check_report(ids, failed)?;
         let draws = if counting { self.draws } else { self.draws.apart() };
+        let drawn = &mut self.drawn[usize::from(!counting)];
+        let starts = draws.starts(*drawn, ids.len(), &self.bins, &mut self.base, &self.table)?;
+        *drawn += ids.len() as u64;
         if let (Some(failed), true) = (failed, counting) {
             self.book(ids, failed);
         }
-        for &id in ids {
-            let drawn = &mut self.drawn[usize::from(!counting)];
-            let start = draws.start(*drawn, &self.bins, &mut self.base, &self.table);
-            *drawn += 1;
+        for (&id, start) in ids.iter().zip(starts) {
             self.put(id as usize, self.bins.clip_of(start.bin), start.seconds, counting);
         }
         Ok(())
@@ -238,12 +238,9 @@ impl Tracker {
     /// The clip and the seconds of some starts that come, from number `first` on, as the table is now. Nothing is drawn by that.
     pub fn starts(&mut self, first: u64, count: usize, counting: bool) -> Result<(Vec<i64>, Vec<f64>)> {
         let draws = if counting { self.draws } else { self.draws.apart() };
-        let (mut clips, mut times) = (with_room(count)?, with_room(count)?);
-        for n in (first..).take(count) {
-            let start = draws.start(n, &self.bins, &mut self.base, &self.table);
-            clips.push(self.bins.clip_of(start.bin) as i64);
-            times.push(start.seconds);
-        }
+        let starts = draws.starts(first, count, &self.bins, &mut self.base, &self.table)?;
+        let clips = collected(starts.iter().map(|start| self.bins.clip_of(start.bin) as i64))?;
+        let times = collected(starts.iter().map(|start| start.seconds))?;
         Ok((clips, times))
     }
 
