@@ -57,15 +57,16 @@ def archive(path: Path, fork: Fork, bucket: bool = False) -> None:
 
 
 def checkpoint(path: Path, fork: Fork) -> None:
-    from iltools_datasets.torchrl.buffer_checkpoint import checked_settings, current_save, new_save
+    from iltools_datasets.torchrl.buffer_checkpoint import current_save, new_save
+    from iltools_datasets.torchrl.saved_buffer import checked_settings
 
     with new_save(path, checked_settings(7, None, None)) as save:
         (save / "first").write_text("1")
         fork()
         (save / "second").write_text("2")
-    save, settings = current_save(path)
-    assert settings.batch_size == 7
-    assert sorted(file.name for file in save.iterdir()) == ["first", "second"]
+    with current_save(path) as saved:
+        assert saved.settings.batch_size == 7
+        assert sorted(file.name for file in saved.directory.iterdir()) == ["first", "second"]
 
 
 def metadata(path: Path, fork: Fork) -> None:

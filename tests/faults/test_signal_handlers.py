@@ -10,7 +10,7 @@ import pytest
 from fault_tools import run_python
 from iltools_datasets import StoreBuilder, TrajectoryStore
 
-OVER = "ValueError this build is over"
+OVER = "ArgumentError this build is over"
 BUSY = "ValueError this build is in the middle of another call; from within it, only abort() is possible"
 
 
