@@ -20,8 +20,8 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python test-faults kill-loop kill-collecting soak memcheck fuzz fuzz-archive fuzz-quick lint format bench \
-	bench-gate build wheel clean distclean
+.PHONY: help demo test test-rust test-python test-oldest test-faults kill-loop kill-collecting soak memcheck fuzz fuzz-archive \
+	fuzz-quick lint format bench bench-gate build wheel clean distclean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,13 @@ test-rust: ## Run the tests of the Rust core.
 
 test-python: $(VENV)/.dev $(VENV)/.native ## Run the Python tests; those that need an extra or data that is absent say so.
 	$(BIN)/python -m pytest
+
+test-oldest: | $(BIN)/maturin ## Run every test with the oldest versions that are allowed (.ci/oldest.txt), in .venv-oldest.
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/oldest.txt 'maturin>=1.9.4,<2'
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/oldest.txt --no-build-isolation \
+		--editable '.[torch,cli,view,data,hdf5]' fsspec gymnasium hypothesis joblib omegaconf pytest pytest-timeout scipy
+	.venv-oldest/bin/python -m pytest $(TESTS)
 
 test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with the outcome.
 	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests -p fault_table -m faults -q
@@ -95,7 +102,7 @@ clean: ## Remove what was built; .venv stays.
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv, too.
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

@@ -18,7 +18,7 @@ pytest.importorskip("torchrl", reason="needs the torch extra")
 from iltools_datasets import StoreBuilder, TrajectoryStore  # noqa: E402
 from iltools_datasets.errors import ReadOnlyError  # noqa: E402
 from iltools_datasets.torchrl import TensorDictReplayBuffer, TrajectoryStorage  # noqa: E402
-from iltools_datasets.torchrl.store_column import StoreColumn  # noqa: E402
+from iltools_datasets.torchrl.store_column import ADDRESSES_ARE_GUARDED, StoreColumn  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -104,6 +104,17 @@ def test_addresses_and_writes_are_refused(storage: TrajectoryStorage, column: St
     np.testing.assert_array_equal(storage["q"].numpy(), VALUES[:-1])
 
 
+def test_what_leaves_has_been_read_where_torch_gives_addresses_away(
+    storage: TrajectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iltools_datasets.torchrl.storage.ADDRESSES_ARE_GUARDED", False)
+    for found in (storage["q"], storage[:]["q"], storage.get(slice(None))["q"]):
+        assert type(found) is torch.Tensor
+        np.testing.assert_array_equal(found.numpy(), VALUES[:-1])
+        assert found.data_ptr()
+
+
+@pytest.mark.skipif(not ADDRESSES_ARE_GUARDED, reason="this torch heeds no error where C asks for an address")
 @pytest.mark.faults("column without memory")
 def test_ways_in_c_meet_an_error_and_not_null(column: StoreColumn) -> None:
     with pytest.raises(RuntimeError, match="no memory of its own"):

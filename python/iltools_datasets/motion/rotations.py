@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from array_api_compat import array_namespace
+
 __all__ = [
     "as_wxyz",
     "euler_angles",
@@ -27,13 +29,13 @@ def as_wxyz(quaternion: Array, order: str) -> Array:
     """Return quaternions `[..., 4]` of an order, "wxyz" or "xyzw", as wxyz."""
     if order not in ("wxyz", "xyzw"):
         raise ValueError(f"order of a quaternion: expected 'wxyz' or 'xyzw', found {order!r}")
-    xp = quaternion.__array_namespace__()
+    xp = array_namespace(quaternion)
     return quaternion if order == "wxyz" else xp.concat([quaternion[..., 3:], quaternion[..., :3]], axis=-1)
 
 
 def quaternion_product(left: Array, right: Array) -> Array:
     """Return the Hamilton product of quaternions `[..., 4]`: first `right`, then `left`."""
-    xp = left.__array_namespace__()
+    xp = array_namespace(left)
     w1, x1, y1, z1 = (left[..., i] for i in range(4))
     w2, x2, y2, z2 = (right[..., i] for i in range(4))
     return xp.stack(
@@ -49,13 +51,13 @@ def quaternion_product(left: Array, right: Array) -> Array:
 
 def quaternion_inverse(quaternion: Array) -> Array:
     """Return the inverse of unit quaternions `[..., 4]`."""
-    xp = quaternion.__array_namespace__()
+    xp = array_namespace(quaternion)
     return quaternion * xp.asarray([1, -1, -1, -1], dtype=quaternion.dtype)
 
 
 def rotation_vector(quaternion: Array) -> Array:
     """Return the rotation vectors `[..., 3]` in radians, of length at most pi, of quaternions `[..., 4]`."""
-    xp = quaternion.__array_namespace__()
+    xp = array_namespace(quaternion)
     shortest = xp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
     axis = shortest[..., 1:]
     sine = xp.linalg.vector_norm(axis, axis=-1, keepdims=True)
@@ -75,7 +77,7 @@ def into_body_frame(vector: Array, quaternion: Array) -> Array:
         `[..., 3]`: `v - 2 w (u x v) + 2 u x (u x v)` for the unit quaternion `(w, u)`, which is Rodrigues' formula for
         the inverse rotation.
     """
-    xp = quaternion.__array_namespace__()
+    xp = array_namespace(quaternion)
     w, axis = quaternion[..., :1], quaternion[..., 1:]
     length = xp.sqrt(axis[..., :1] ** 2 + axis[..., 1:2] ** 2 + axis[..., 2:] ** 2 + w**2)
     axis, w = axis / length, w / length
@@ -93,7 +95,7 @@ def euler_angles(quaternion: Array) -> Array:
     From E. Bernardes and S. Viollet, "Quaternion to Euler angles conversion: a direct, general and computationally
     efficient method", PLoS ONE 17(11), 2022, for the axes x, y, z.
     """
-    xp = quaternion.__array_namespace__()
+    xp = array_namespace(quaternion)
     w, x, y, z = (quaternion[..., i] for i in range(4))
     pitch = 2 * xp.atan2(xp.hypot(y + w, z - x), xp.hypot(w - y, x + z)) - math.pi / 2
     half_sum, half_difference = xp.atan2(x + z, w - y), xp.atan2(z - x, y + w)
@@ -102,6 +104,6 @@ def euler_angles(quaternion: Array) -> Array:
 
 
 def _wrapped(angle: Array) -> Array:
-    xp = angle.__array_namespace__()
+    xp = array_namespace(angle)
     # Not by a remainder: an angle that is within the range already stays as exact as it is.
     return xp.where(angle > math.pi, angle - math.tau, xp.where(angle < -math.pi, angle + math.tau, angle))

@@ -18,7 +18,7 @@ from iltools_datasets._base.saved_state import SavedState, TakeOver
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError
 from iltools_datasets.store.keys import parts_of, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
-from iltools_datasets.torchrl.store_column import StoreColumn, non_negative
+from iltools_datasets.torchrl.store_column import ADDRESSES_ARE_GUARDED, StoreColumn, loaded, non_negative
 from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
 
 CPU = torch.device("cpu")
@@ -123,6 +123,8 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         rows = self._as_rows(index)
         if rows is None:
             picked = self._storage[index]
+            if not ADDRESSES_ARE_GUARDED:
+                picked = loaded(picked)
             # TensorDict returns itself for `[:]`, and a buffer's transforms write into what they are given.
             return picked.copy() if picked is self._storage else picked
         flat = self._rows(rows.reshape(-1))

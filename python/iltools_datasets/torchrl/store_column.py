@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tensordict import TensorDictBase
 from torch.utils._pytree import tree_map_only
 
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError
@@ -194,3 +195,25 @@ _PICKS: dict[Any, Callable[..., torch.Tensor | None]] = {
     aten.select.int: _select,
     aten.index.Tensor: _index,
 }
+
+
+def _addresses_are_guarded() -> bool:
+    """Tell whether what asks for an address in C meets the error, which torch 2.7 does not heed everywhere."""
+    try:
+        torch._C._to_dlpack(StoreColumn(lambda _: torch.zeros(0), (1,), torch.float32))
+    except RuntimeError:
+        return True
+    return False
+
+
+ADDRESSES_ARE_GUARDED = _addresses_are_guarded()
+"""Whether a column may leave the storage. Where not, what leaves has been read."""
+
+
+def loaded(columns: Any) -> Any:
+    """Return a column, or all of a TensorDict, read into memory; anything else as it is."""
+    if isinstance(columns, StoreColumn):
+        return columns.load()
+    if isinstance(columns, TensorDictBase):
+        return columns.apply(loaded, call_on_nested=False)
+    return columns

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from iltools_datasets._base.integers import checked_integers
@@ -100,7 +101,7 @@ def build_refs_from_window(qpos: Array, qvel: Array, spec: DigitRefSpec, ee_pos:
     """
     _check_arrays(qpos, qvel, ee_pos)
     _check_columns(spec, qpos.shape[-1], qvel.shape[-1])
-    xp = qpos.__array_namespace__()
+    xp = array_namespace(qpos)
     qpos, qvel = qpos[..., :: spec.subsample, :], qvel[..., :: spec.subsample, :]
     position, quaternion = qpos[..., _ROOT_POS], qpos[..., _ROOT_QUAT]
     if isinstance(quaternion, np.ndarray):
@@ -166,7 +167,7 @@ class DigitTrajoptRefBuilder:
 
 
 def _in_heading_frame(vector: Array, yaw: Array) -> Array:
-    xp = vector.__array_namespace__()
+    xp = array_namespace(vector)
     x, y, z = (vector[..., i] for i in range(3))
     return xp.stack([xp.cos(yaw) * x + xp.sin(yaw) * y, xp.cos(yaw) * y - xp.sin(yaw) * x, z], axis=-1)
 
@@ -191,13 +192,19 @@ def _check_columns(spec: DigitRefSpec, nq: int, nv: int, where: str = "") -> Non
             raise OutOfRangeError(f"{where}{key}: {name} expects {last + 1} columns or more, found {width}")
 
 
+def _name(namespace: Any) -> str:
+    return str(namespace.__name__.removeprefix("array_api_compat."))
+
+
 def _check_arrays(qpos: Array, qvel: Array, ee_pos: Array) -> None:
     arrays = {"qpos": qpos, "qvel": qvel} | ({} if ee_pos is None else {"ee_pos": ee_pos})
     for key, array in arrays.items():
-        if not hasattr(array, "__array_namespace__"):
-            raise SchemaError(f"{key}: expected a numpy or JAX array, found {type(array).__name__}")
-        if (xp := array.__array_namespace__()) is not qpos.__array_namespace__():
-            raise SchemaError(f"{key}: expected an array of {qpos.__array_namespace__().__name__}, found {xp.__name__}")
+        try:
+            xp, first = array_namespace(array), array_namespace(qpos)
+        except TypeError as error:
+            raise SchemaError(f"{key}: expected a numpy or JAX array, found {type(array).__name__}") from error
+        if xp is not first:
+            raise SchemaError(f"{key}: expected an array of {_name(first)}, found {_name(xp)}")
         if not xp.isdtype(array.dtype, "real floating"):
             raise SchemaError(f"{key}: expected floating point numbers, found {array.dtype}")
     if qpos.ndim < 2 or qpos.shape[-2] < 1:
