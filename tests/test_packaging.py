@@ -51,7 +51,12 @@ def test_one_version() -> None:
     assert iltools_datasets.__version__ == _core.__version__ == version("iltools-datasets") == workspace
 
 
-DISTRIBUTIONS = {"PIL": "pillow", "google_crc32c": "google-crc32c", "ml_dtypes": "ml_dtypes"}
+DISTRIBUTIONS = {
+    "array_api_compat": "array-api-compat",
+    "PIL": "pillow",
+    "google_crc32c": "google-crc32c",
+    "ml_dtypes": "ml_dtypes",
+}
 
 
 def imported() -> dict[str, set[str]]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore
 
 from iltools_datasets.archive.place import Location, as_path_or_url
 
@@ -55,9 +57,7 @@ def _local(root: Path) -> Iterator[str]:
 
 
 def _remote(url: str) -> Iterator[str]:
-    from fsspec.core import url_to_fs
-
-    files, root = url_to_fs(url)
-    for name, about in files.find(root, detail=True).items():
+    store = FsspecStore.from_url(url, read_only=True)
+    for name, about in sync(store.fs._find(store.path, detail=True)).items():
         time = next((about[key] for key in _TIMES if about.get(key)), None)
         yield f"{name} {about['size']} {time}" if time is not None else _CANNOT_TELL
