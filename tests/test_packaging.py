@@ -51,6 +51,7 @@ def test_one_version() -> None:
     assert iltools_datasets.__version__ == _core.__version__ == version("iltools-datasets") == workspace
 
 
+BASE = {"numpy", "zarr", "numcodecs", "google-crc32c", "array-api-compat"}
 DISTRIBUTIONS = {
     "array_api_compat": "array-api-compat",
     "PIL": "pillow",
@@ -83,16 +84,14 @@ def test_whatever_is_imported_is_declared() -> None:
     for name, files in imported().items():
         distribution = DISTRIBUTIONS.get(name, name).lower()
         assert distribution in anywhere, (name, files)
-        # What is behind a URL is reached through fsspec, which zarr asks for there, too.
-        light = {"store", "doctor", "motion", "ingest"} | (set() if name == "fsspec" else {"archive"})
-        assert distribution in base or not files & light, (name, files)
-    assert base == {"numpy", "zarr", "numcodecs", "google-crc32c"}
+        assert distribution in base or not files & {"archive", "store", "doctor", "motion", "ingest"}, (name, files)
+    assert base == BASE
     assert "numcodecs>=0.16.6" in project["dependencies"]  # older ones unpickle
 
 
 def test_base_dependencies_are_few() -> None:
     base = [line for line in requires("iltools-datasets") or () if "extra ==" not in line]
-    assert declared(base) == {"numpy", "zarr", "numcodecs", "google-crc32c"}
+    assert declared(base) == BASE
 
 
 def test_the_package_is_typed() -> None:
