@@ -342,6 +342,10 @@ def test_wrong_options_and_places(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
     with make(tmp_path / "store") as collector:
         collector.add_step(**step_of(0))
+        with pytest.raises(ArgumentError, match=r"second: .* grows at .*store: flush and open that one"):
+            collector.save(tmp_path / "second")
+        assert not (tmp_path / "second").exists()
+        assert len(collector.running) == N
     with pytest.raises(StoreExistsError):
         make(tmp_path / "store")
     other = make()

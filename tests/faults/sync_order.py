@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterable
@@ -153,6 +154,17 @@ def frames(path: Path) -> None:
     DiskFrames(path / "frames", 4, (2, 2, 3), uuid.uuid4().hex).close()
 
 
+def images(path: Path) -> None:
+    from iltools_datasets.lerobot import LeRobotReader
+    from sets import make_set
+
+    camera = "observation.images.top"
+    root = path.with_name("set")
+    shutil.rmtree(root, ignore_errors=True)
+    make_set(root, lengths=(2, 3), cameras={camera: "image"}, seed=uuid.uuid4().int % 1000)
+    LeRobotReader(root, cache=path / "cache").pictures(np.array([0]), camera)
+
+
 WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "store": (store, r".*/manifest\.json"),
     "adopted spool": (adopted, r"/deep/store/manifest\.json"),
@@ -163,6 +175,7 @@ WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "JSON file": (json_file, r".*/state\.json"),
     "description of an archive": (description, r"/(meta\.json|trajectories\.zarr)"),
     "pictures of a camera": (frames, r"/frames/frames\.json"),
+    "images of a camera": (images, r"/cache/.*/images\.json"),
     "checkpoint of a buffer": (checkpoint, r"/checkpoint/checkpoint\.json"),
 }
 

@@ -18,6 +18,9 @@ from sync_order import WRITERS, Disk
 def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, writer: str) -> None:
     if "replay" in writer or "checkpoint" in writer:
         pytest.importorskip("torchrl", reason="needs the torch extra")
+    if "images" in writer:
+        for name in ("pyarrow", "av", "PIL"):
+            pytest.importorskip(name, reason="needs the extra data")
     process = subprocess.run(
         [sys.executable, Path(__file__).with_name("sync_order.py"), writer, tmp_path],
         capture_output=True,
@@ -27,7 +30,7 @@ def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, writ
         env={
             **os.environ,
             "LD_PRELOAD": str(compile_failing_calls(tmp_path)),
-            "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'support'}",
+            "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "support", TESTS / "lerobot"))),
         },
     )
     assert process.returncode == 0, process.stderr

@@ -257,11 +257,11 @@ class ExpertTrajectoryCollector:
 
         Args:
             path: ends in `.npy` (read by numpy) or `.pt`, or has no suffix: the directory of a new store, for which
-                episodes that run are cut. A collector with a directory has its store there.
+                episodes that run are cut. A collector with a directory has its store there, and writes no second one.
             only_valid: write valid rows alone, `[rows, 1, width]`; consumers that ignore the mask need it.
 
         Raises:
-            ArgumentError: another suffix. SchemaError: nothing was recorded. StoreExistsError: a store is there.
+            ArgumentError: another suffix, a second store. SchemaError: nothing is there. StoreExistsError: one is.
         """
         target = Path(path)
         if target.suffix:

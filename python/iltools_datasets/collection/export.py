@@ -18,7 +18,7 @@ from iltools_datasets.collection.expert_file import StreamedArray, check_suffix,
 from iltools_datasets.collection.grown_steps import GrownSteps
 from iltools_datasets.collection.recording import Recording
 from iltools_datasets.collection.rows import KEYS
-from iltools_datasets.errors import SchemaError
+from iltools_datasets.errors import ArgumentError, SchemaError
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 __all__ = ["check_suffix", "load", "write_file", "write_store"]
@@ -63,7 +63,15 @@ def write_file(recording: Recording, path: Path, metadata: dict[str, Any], only_
 
 
 def write_store(recording: Recording, path: Path, attributes: str) -> None:
-    """Write a store of all episodes, in the order of their ends; those that run are cut."""
+    """Write a store of all episodes, in the order of their ends; those that run are cut.
+
+    Raises ArgumentError for one whose store grows already: what that has taken out of the journal is gone from there.
+    """
+    if recording.place.grows:
+        raise ArgumentError(
+            f"{path}: the store of this recording grows at {recording.place.directory}: flush and open that one, or "
+            "copy it once it is closed"
+        )
     recording.core.end_running()
     if not recording.core.num_episodes:
         raise SchemaError(f"{path}: no episode is over")

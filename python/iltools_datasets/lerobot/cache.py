@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iltools_datasets._base.files import make_directory
 from iltools_datasets.errors import SourceError, StoreBusyError, StoreError
 from iltools_datasets.lerobot.build import ALIAS, build_store
 from iltools_datasets.lerobot.episodes import TASKS_V2, TASKS_V3, episode_files, read_episodes
@@ -96,7 +97,7 @@ def open_store(root: Path, info: LeRobotInfo, cache: Path | None, wanted: str) -
     if found is not None:
         return CachedStore(found, directory, _notes(found))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         store = _build_or_wait(root, info, path, wanted)
         return CachedStore(store, directory, _notes(store))
     except OSError as error:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets._base.extras import missing_extra
-from iltools_datasets._base.files import sync_directory, write_json
+from iltools_datasets._base.files import make_directory, sync_directory, write_json
 from iltools_datasets.errors import SourceError
 from iltools_datasets.lerobot.frame_cache import Shape
 from iltools_datasets.lerobot.info import LeRobotInfo
@@ -94,7 +94,7 @@ class EncodedImages:
         place = directory / f"images-{list(self._info.features).index(self._key)}"
         about = {"identity": identity, "key": self._key, "num_frames": self._num_frames}
         description, data, spans = place / "images.json", place / "images.bin", place / "spans.npy"
-        place.mkdir(parents=True, exist_ok=True)
+        make_directory(place)
         with locked(place / ".lock"):
             try:
                 same = json.loads(description.read_text()) == about
