@@ -184,14 +184,14 @@ def test_stored_frames(
     ours, peer = looked.ours(), looked.peer(TorchMotion(tensors).stored, parts=False)
     check(looked.ours(), looked.peer(TorchMotion(tensors).stored, parts=False), 0)
     name = f"stored frames, {len(offsets)} offsets"
-    record(lambda: race(f"{name}, against torch", situation, ours, peer, target))
+    record(lambda: race(f"{name}, against torch", situation, ours, peer, target), gated=False)
     kept = {key: np.empty((NUM_ENVS, len(offsets), *shape), np.float32) for key, shape in SHAPES.items()}
 
     def take(row: torch.Tensor) -> None:
         for key, tensor in tensors.items():
             np.take(tensor.numpy(), row.numpy(), axis=0, out=kept[key], mode="clip")
 
-    record(lambda: race(f"{name}, against np.take", situation, ours, looked.peer(take, parts=False), 1.5))
+    record(lambda: race(f"{name}, against np.take", situation, ours, looked.peer(take, parts=False), 1.5), gated=False)
     if situation == "tight loop":
         # Each row read once and written once: a row of a state is a row of a transition here, shifted by its clip.
         field, out = motion_store.field_ids(["frame"]), [np.empty((NUM_ENVS * len(offsets), 448), np.float32)]
@@ -209,7 +209,7 @@ def test_interpolated(
     check(looked.ours(), looked.peer(TorchMotion(tensors).between), 1e-5)
     name = f"interpolated, {len(offsets)} offsets, against torch"
     peer = looked.peer(TorchMotion(tensors).between)
-    record(lambda: race(name, situation, looked.ours(), peer, target, rounds=5))
+    record(lambda: race(name, situation, looked.ours(), peer, target, rounds=5), gated=False)
 
 
 @pytest.mark.parametrize(("offsets", "target"), [(FEW, 15), (MANY, 20)], ids=["5 offsets", "11 offsets"])
@@ -279,11 +279,11 @@ def test_starts(record: Any) -> None:
         spent[bins] = [1e6 * timed(call, 40) for _ in range(9)]
         if bins > 6500:
             values = [1e3 * timed(lambda made=made: made.sync(None, None), 3) for _ in range(5)]
-            record(lambda values=values: figure("a sync, 10⁶ bins", "tight loop", values, 10, "ms"))
+            record(lambda values=values: figure("a sync, 10⁶ bins", "tight loop", values, 10, "ms"), gated=False)
     million, few = spent[1_000_000], spent[6500]
     record(lambda: figure("reset of 80 envs, 10⁶ bins", "tight loop", million, 60, "µs"))
     ratios = [a / b for a, b in zip(million, few, strict=True)]
-    record(lambda: figure("reset, 10⁶ bins ÷ 6,500", "tight loop", ratios, 1.5, "x"))
+    record(lambda: figure("reset, 10⁶ bins ÷ 6,500", "tight loop", ratios, 1.5, "x"), gated=False)
 
 
 def test_a_state(record: Any, tmp_path: Path) -> None:
@@ -308,4 +308,4 @@ def test_a_state(record: Any, tmp_path: Path) -> None:
         start = time.perf_counter()
         sampler.load_state_dict(state)
         values.append(1e3 * (time.perf_counter() - start))
-    record(lambda: figure("load and check of a state, 10⁶ bins", "tight loop", values, 100, "ms"))
+    record(lambda: figure("load and check of a state, 10⁶ bins", "tight loop", values, 100, "ms"), gated=False)

@@ -53,7 +53,8 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Put a row, or what measures one, into the table, and with --gate fail if it is too far from its target.
 
     A gated measurement that fails is repeated, twice at most: a slow kernel fails each time, a busy machine does not.
-    What measures the machine's scheduler more than our code is recorded with `gated=False`.
+    What measures the machine's scheduler more than our code is recorded with `gated=False`, and so is what does not
+    reach its target yet and stands in docs/performance.md with what bounds it.
     """
 
     def record_row(measured: Row | Callable[[], Row], gated: bool = True) -> None:
