@@ -78,6 +78,8 @@ def main() -> None:
         "open in memory": open_in_memory,
         "build": build,
     }
+    # A shell has its background jobs ignore it, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     call = calls[sys.argv[1]](Path(sys.argv[2]))
     caller = os.getpid()
     read_end, write_end = os.pipe()

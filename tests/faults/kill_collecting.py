@@ -186,6 +186,19 @@ def run(kills: int, seed: int, directory: Path, kills_per_store: int = 50) -> Co
     return found
 
 
+def fail_each(path: Path, error: int, wanted: tuple[str, ...]) -> set[str]:
+    """Collect again and again, each time with another call failing, and return which calls failed.
+
+    Which call is the n-th depends on two threads: one pass over all, and more until each kind that is wanted failed.
+    """
+    points: set[str] = set()
+    for first in range(1, 62, 6):
+        points |= {name for at in range(first, 700, 61) if (name := fail_one(path, at, error))}
+        if all(any(point.startswith(kind) for point in points) for kind in wanted):
+            break
+    return points
+
+
 def fail_one(path: Path, at: int, error: int) -> str | None:
     """Collect in a child in which the `at`-th call fails; return which, or None if there were not so many.
 

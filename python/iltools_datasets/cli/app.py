@@ -27,19 +27,21 @@ _TRACEBACK = "ILTOOLS_TRACEBACK"
 
 VERBS = {
     "demo": "Simulate an expert, archive it, build a store, sample it, clone it, compare.",
-    "collect": "Let an expert act in a simulator and record what it saw and did as a store.",
+    "collect": (
+        "Let an expert act in a simulator and record what it saw and did: a store, or the file that others train from."
+    ),
     "export": "Write raw motion files of any known format to one Zarr archive.",
     "doctor": (
         "Look for what ruins training: NaN, bad quaternions, wrong velocities and rates, teleports, names that do "
         "not fit."
     ),
     "build": "Build a store from an archive: what training samples from.",
-    "info": "Say what is at a path: clips, keys, rates and sizes.",
+    "info": "Say what is at a path: clips, keys, rates and sizes; or what a motion sampler saw of a store.",
     "view": "Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are.",
     "verify": (
         "Read every byte and compare it with its checksum, where there is one; exit with 1 if something is damaged."
     ),
-    "repair": "Remove what killed builds left in a store, and nothing else.",
+    "repair": "Remove what killed builds left in a store, and finish one whose collector was killed.",
     "bench": (
         "Measure every way of sampling a store, on this machine, now: medians, 99th percentiles, samples per second."
     ),
