@@ -8,29 +8,10 @@ from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 __all__ = [
-    "DEBUG_BUILD",
-    "EpochShuffle",
-    "Field",
-    "IndexStream",
-    "Motion",
-    "MotionBins",
-    "Recorder",
-    "SegmentTable",
-    "SequentialCursors",
-    "SliceCut",
-    "Store",
-    "StoreWriter",
-    "Tracker",
-    "UniformDraws",
-    "__version__",
-    "gather",
-    "num_threads",
-    "release_memory",
-    "repair",
-    "set_num_threads",
-    "verify",
-    "window_rows",
-]
+    "DEBUG_BUILD", "EpochShuffle", "Field", "IndexStream", "Motion", "MotionBins", "Recorder", "SegmentTable",
+    "SequentialCursors", "SliceCut", "Store", "StoreWriter", "Tracker", "UniformDraws", "__version__", "gather",
+    "num_threads", "release_memory", "repair", "set_num_threads", "verify", "window_rows",
+]  # fmt: skip
 
 __version__: str
 DEBUG_BUILD: bool

@@ -237,9 +237,8 @@ def test_words(library: str, typed: str) -> None:
 
 def test_what_is_shown_of_other_files(iltools: Any, tmp_path: Path) -> None:
     (tmp_path / "gmr.pkl").write_bytes(b"\x80\x04}\x94.")
-    np.savez(tmp_path / "amass.npz", poses=np.zeros((9, 156)), betas=np.zeros(16))
     (tmp_path / "notes.txt").write_text("hello")
-    for name, words in (("gmr.pkl", "is a pickle"), ("amass.npz", "AMASS"), ("notes.txt", "no known format")):
+    for name, words in (("gmr.pkl", "is a pickle"), ("notes.txt", "no known format")):
         for verb in ("info", "doctor", "view", "verify"):
             outcome = iltools(verb, tmp_path / name)
             refused(outcome, name, words)
