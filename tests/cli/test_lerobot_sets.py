@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from iltools_datasets import TrajectoryStore
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.cli import main
+from iltools_datasets.lerobot.parquet import numpy_name
 from sets import TASKS, VERSIONS, LeRobotSet, arrow_column, make_set
 
 LENGTHS = {0: 6, 1: 4, 4: 9}
@@ -134,7 +135,7 @@ def findings(iltools: Any, made: LeRobotSet) -> list[dict[str, Any]]:
 def of_episode(table: pa.Table, episode: int, key: str, change: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
     """A table with the values of one episode changed."""
     inside = np.array(table.column("episode_index")) == episode
-    values = np.array(table.column(key).to_pylist(), dtype=table.schema.field(key).type.to_pandas_dtype()
+    values = np.array(table.column(key).to_pylist(), dtype=numpy_name(table.schema.field(key).type)
                       if not pa.types.is_nested(table.schema.field(key).type) else np.float32)  # fmt: skip
     values[inside] = change(values[inside])
     return table.set_column(table.column_names.index(key), key, arrow_column(values))

@@ -112,13 +112,14 @@ def value_type(type_: Any) -> tuple[Any, int]:
             return type_, depth
 
 
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
+
 def numpy_name(type_: Any) -> str:
     """Return numpy's name of an Arrow type of plain numbers, or Arrow's own where there is none."""
-    from pyarrow import types
-
-    if types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_):
-        return str(np.dtype(type_.to_pandas_dtype()))
-    return str(type_)
+    # pyarrow's own way, `to_pandas_dtype`, asks for pandas in some releases.
+    name = str(type_)
+    return _FLOATS.get(name, name)
 
 
 def as_array(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -133,7 +134,7 @@ def as_array(column: pa.ChunkedArray, shape: tuple[int, ...]) -> NDArray[Any]:
         parts.append(_chunk_as_array(chunk, shape, first))
         first += len(chunk)
     if not parts:
-        return np.empty((0, *shape), dtype=value_type(column.type)[0].to_pandas_dtype())
+        return np.empty((0, *shape), dtype=numpy_name(value_type(column.type)[0]))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -91,7 +91,7 @@ def write_state(path: str | Path, state: State) -> None:
     """Write a state so that a kill leaves the old file or the new one; a plain `.npz`."""
     about = np.frombuffer(state[ABOUT].encode(), dtype=np.uint8)
     with replaced_file(Path(path)) as file:
-        np.savez(file, allow_pickle=False, **{**state, ABOUT: about})
+        np.savez(file, **{**state, ABOUT: about})  # numpy before 2.1 takes allow_pickle= for an array
 
 
 def read_state(path: str | Path) -> State:
