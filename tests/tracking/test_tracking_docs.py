@@ -33,6 +33,7 @@ class Robot:
 
 
 @pytest.mark.filterwarnings("ignore::iltools_datasets.tracking.coverage.CoverageWarning")
+@pytest.mark.jax
 def test_every_block_runs_in_order(tmp_path: Path) -> None:
     names = [body.replace("torso", "torso_link") for body in BODIES]
     told = {"fps": 30.0, "kinds": {"yaw": "angle", "speed": "local"}, "joint_names": JOINTS, "body_names": names}
