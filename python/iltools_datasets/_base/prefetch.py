@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,17 @@ class _Failure:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+_ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Threads that were told to stop, whoever forgot them meanwhile."""
+
+
+def join_ending(timeout: float) -> None:
+    """Wait, up to `timeout` seconds each, for the threads that were told to stop and are at their last job."""
+    for thread in list(_ending):
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(timeout)
 
 
 class Prefetcher(Generic[Item]):
@@ -123,6 +135,7 @@ class Prefetcher(Generic[Item]):
         with self._changed:
             self._ready.clear()
             self._changed.notify_all()
+        _ending.add(self._thread)
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread's end after `request_stop`; return whether it came. A source may block for ever."""

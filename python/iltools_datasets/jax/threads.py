@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-_JOIN_AT_EXIT_SECONDS = 0.5
+from iltools_datasets._base.prefetch import join_ending
+
+_JOIN_AT_EXIT_SECONDS = 1.0
 
 
 class ThreadSettings(NamedTuple):
@@ -56,3 +58,5 @@ def _stop_all() -> None:
         stoppable.request_stop()
     for stoppable in stoppables:
         stoppable.join(_JOIN_AT_EXIT_SECONDS)
+    # Nobody is left who would wait for forgotten ones; a thread that is in JAX when the interpreter goes aborts it.
+    join_ending(_JOIN_AT_EXIT_SECONDS)
