@@ -29,6 +29,11 @@ def signal_once_it_writes(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGALRM)
 
 
+def say(*words: str) -> None:
+    """Print a line whole: two threads have something to say, and `print` writes word by word."""
+    os.write(1, (" ".join(words) + "\n").encode())
+
+
 def main() -> None:
     """Call `add` for half a gibibyte, and the method from a handler in the middle of it."""
     method, thread, path = sys.argv[1], sys.argv[2], Path(sys.argv[3]) / "store"
@@ -45,14 +50,14 @@ def main() -> None:
         try:
             (builder.add(0, 0, {"x": ROWS}) if call == "long" else calls[call]())
         except Exception as error:
-            print(call, type(error).__name__, str(error).removeprefix(f"{path}: "), flush=True)
+            say(call, type(error).__name__, str(error).removeprefix(f"{path}: "))
         else:
-            print(call, "returned", flush=True)
+            say(call, "returned")
 
     def handler(*_: object) -> None:
         outcome(method)
         if method in ("abort", "leave"):
-            print("there" if path.exists() else "gone", flush=True)
+            say("there" if path.exists() else "gone")
 
     signal.signal(signal.SIGALRM, handler)
     threading.Thread(target=signal_once_it_writes, args=(path,), daemon=True).start()

@@ -11,7 +11,14 @@ import pytest
 from archives import Clip, write_archive
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iltools_datasets.errors import ArgumentError, DuplicateTrajectoryError, SchemaError, StoreExistsError
+from iltools_datasets.errors import (
+    ArgumentError,
+    DuplicateTrajectoryError,
+    SchemaError,
+    SourceError,
+    SourceNotFoundError,
+    StoreExistsError,
+)
 from iltools_datasets.ingest.archives import Archives
 from iltools_datasets.ingest.choice import Choice
 from iltools_datasets.ingest.from_archive import build_store
@@ -140,6 +147,20 @@ def test_only_what_the_doctor_finds_nothing_in(tmp_path: Path) -> None:
     assert list(named(TrajectoryStore.open(path))) == ["lab/walk/well"]
 
 
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("nowhere.zarr", SourceNotFoundError),
+        ("ftpx://bucket/a.zarr", SourceError),
+        ("s3:/bucket/a.zarr", ArgumentError),
+    ],
+)
+def test_places_where_there_is_no_archive(tmp_path: Path, place: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=place):
+        build_store(place, tmp_path / "store", OBS_KEYS)
+    assert not (tmp_path / "store").exists()
+
+
 def test_the_observation_is_what_an_archive_has_where_nobody_says(tmp_path: Path) -> None:
     _, report = build_store(write_archive(tmp_path / "a.zarr", walks(["lab/walk/a"])), tmp_path / "store")
     assert report.obs_keys == ("qpos", "qvel")
@@ -192,6 +213,28 @@ class TestReuse:
         self.build(archive, tmp_path / "store")
         with pytest.raises(StoreExistsError, match="nobody can tell"):
             self.build(archive, tmp_path / "store")
+
+    @pytest.mark.parametrize(
+        "answer", [PermissionError("403"), NotImplementedError(), {}], ids=["403", "no", "nothing"]
+    )
+    def test_where_nothing_can_be_listed_it_is_built_and_never_up_to_date(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
+    ) -> None:
+        """Reading asks for files by name; a bucket may allow that and no listing."""
+        fsspec = pytest.importorskip("fsspec")
+        local = write_archive(tmp_path / "a.zarr", walks(["lab/walk/a"]))
+        files = fsspec.filesystem("memory")
+        files.put(str(local), "/unlisted.zarr", recursive=True)
+
+        def find(*_: Any, **__: Any) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(type(files), "find", find)
+        self.build("memory://unlisted.zarr", tmp_path / "store")
+        with pytest.raises(StoreExistsError, match="nobody can tell"):
+            self.build("memory://unlisted.zarr", tmp_path / "store")
 
     def test_an_archive_on_object_storage(self, tmp_path: Path) -> None:
         fsspec = pytest.importorskip("fsspec")

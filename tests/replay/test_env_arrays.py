@@ -101,6 +101,8 @@ WRONG_ROWS: list[tuple[Any, type[Exception], str]] = [
     ([7], TypeError, "expected an EnvAssignment"),
     (["ab"], NotAnIntegerError, "'ab'|'a'"),
     ([np.zeros((1, 3), int)], TypeError, "expected an EnvAssignment"),
+    ([np.zeros((3, 3), int)], TypeError, "expected an EnvAssignment"),
+    ([torch.zeros(3, 3, dtype=torch.int64)], TypeError, "expected an EnvAssignment"),
 ]
 
 

@@ -464,3 +464,14 @@ def test_mutations_are_read_or_refused(tmp_path):
         except SourceError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 10
+
+
+def test_an_attribute_without_a_value_is_none(tmp_path):
+    import h5py
+
+    path = robomimic(tmp_path / "a.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0"].attrs["empty"] = h5py.Empty("f4")
+    (first, *_), _ = read(path)
+    assert "empty" not in first.attributes
+    json.dumps(dict(first.attributes))

@@ -182,6 +182,18 @@ def test_the_order_is_what_is_told_and_what_stands(tmp_path):
         assert one.attributes["quaternion_order_in_file"] == "wxyz"
 
 
+def test_rotations_of_another_kind_are_not_taken_for_quaternions(tmp_path):
+    clip = {
+        "pose_quat": np.zeros((40, 24, 3)),
+        "pose_aa": np.zeros((40, 72)),
+        "trans_orig": np.zeros((40, 3)),
+        "fps": 30.0,
+    }
+    (tmp_path / "amass.pkl").write_bytes(joblibed({"x": {**clip, "fps": 30.0, "root_trans_offset": np.zeros((40, 3))}}))
+    ((one,), _) = read(tmp_path / "amass.pkl")
+    assert one.quaternions == {}
+
+
 def test_a_motion_library_of_a_body_is_kept_as_it_is(tmp_path):
     rotation = as_xyzw(walk(40)["rotation"])
     pose = np.repeat(rotation[:, None], 24, axis=1)

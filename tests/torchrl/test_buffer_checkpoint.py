@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import TrajectoryStore  # noqa: E402
 from iltools_datasets import torchrl as ours  # noqa: E402
+from iltools_datasets._base.saved_state import Changes  # noqa: E402
 from iltools_datasets.errors import StateError, StoreChangedError  # noqa: E402
 from iltools_datasets.replay_manager import ExpertReplayManager  # noqa: E402
+from iltools_datasets.torchrl.parts import prepare_directory  # noqa: E402
+from iltools_datasets.torchrl.tensor_files import load_memmap  # noqa: E402
 from stores import build_store, make_clips  # noqa: E402
-from tensordict import TensorDict  # noqa: E402
+from tensordict import NonTensorData, TensorDict  # noqa: E402
 from test_sampler_resume import ENVS, SAMPLERS, rows  # noqa: E402
 from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter  # noqa: E402
 
@@ -150,6 +154,20 @@ def test_no_pickle_is_written_or_read(store: TrajectoryStore, tmp_path: Path) ->
         (tmp_path / place / "prefetch.pkl").write_bytes(pickle.dumps(Boom()))
     with pytest.raises(StateError, match="not part of the checkpoint"):
         rb.loads(tmp_path / "ours")
+    # TensorDict keeps what is no tensor and no JSON in a pickle, whose class its meta.json names.
+    kept = tmp_path / "kept"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        TensorDict({"a": torch.zeros(3), "x": NonTensorData(b"x", batch_size=[3])}, [3]).memmap(kept)
+    (pickled,) = kept.rglob("*.pickle")
+    pickled.write_bytes(pickle.dumps(Boom()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorDict warns before it runs one
+        with pytest.raises(StateError):
+            load_memmap(kept)
+    for part in (peer.RandomSampler(), peer.LazyTensorStorage(3)):
+        with pytest.raises(StateError, match=r"other\.pickle: a pickle, which is not run here"):
+            prepare_directory(Changes(), part, kept, of_torchrl=True)
     assert not Path("/tmp/iltools-was-unpickled").exists()
 
 

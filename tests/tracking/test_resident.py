@@ -212,3 +212,12 @@ def test_wrong_calls_change_nothing(store):
         MotionSampler(store, 4, CONTROL_DT, as_="torch", device="cpu", boundary="error")
     with pytest.raises(ArgumentError, match="pin_memory and device are for"):
         MotionSampler(store, 4, CONTROL_DT, device="cpu")
+
+
+def test_a_state_is_of_the_moment_it_was_asked_for(store, device):
+    _, motion = both(store, device)
+    motion.reset([1, 2])
+    state = motion.state_dict()
+    motion.reset([1], clip=[0], time=[0.5])
+    motion.load_state_dict(state)
+    assert motion.state_dict().keys() == state.keys()

@@ -269,9 +269,19 @@ def test_outside_is_an_error_where_that_was_asked_for(small_store):
         ([0, 1], [0.0, 1.0, 2.0], ArgumentError),
     ],
 )
-def test_wrong_places_to_look_at(small_store, clip, time, error):
+@pytest.mark.parametrize("where", [{}, {"as_": "torch", "device": "cpu"}], ids=["host", "device"])
+def test_wrong_places_to_look_at(small_store, clip, time, error, where):
+    if where:
+        pytest.importorskip("torch", reason="needs the torch extra")
     with pytest.raises(error):
-        MotionSampler(small_store, 4, CONTROL_DT).lookup_at(clip, time)
+        MotionSampler(small_store, 4, CONTROL_DT, **where).lookup_at(clip, time)
+
+
+def test_the_env_that_stands_nowhere_is_named_by_its_id(small_store):
+    motion = MotionSampler(small_store, 5, CONTROL_DT)
+    motion.reset([0, 1, 3])
+    with pytest.raises(ArgumentError, match="env 4 stands nowhere"):
+        motion.lookup(env_ids=[3, 4])
 
 
 def test_bins_shorter_than_frames_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from iltools_datasets.archive.place import Location, as_path_or_url
+from iltools_datasets.archive.place import Location, open_place
 
 _TIMES = ("ETag", "etag", "LastModified", "mtime", "updated", "created")
 """What file systems of fsspec call that by which a file that was written again is known."""
@@ -20,17 +20,23 @@ _TIMES = ("ETag", "etag", "LastModified", "mtime", "updated", "created")
 def fingerprint(location: Location) -> str | None:
     """Return a digest of the name, size and time (or ETag) of every file of an archive.
 
-    None where that would not tell: a zarr store, which says none of these, links inside a directory, and object stores
-    that give no time. An archive that was copied has another one; a file written again with the same bytes, too.
+    None where that would not tell: a zarr store, which says none of these, links inside a directory, object stores that
+    give no time, and what cannot be listed. An archive that was copied has another one; a file written again with the
+    same bytes, too.
+
+    Raises MissingExtraError and SourceError for a URL that nothing here opens.
     """
     if isinstance(location, Store):
         return None
-    place = as_path_or_url(location)
-    files = _local(place) if isinstance(place, Path) else _remote(place)
+    place = open_place(location, read_only=True)
+    try:
+        files = sorted(_local(place) if isinstance(place, Path) else _remote(place))
+    except (OSError, NotImplementedError):
+        return None
+    if not files or _CANNOT_TELL in files:
+        return None
     digest = hashlib.sha256()
-    for line in sorted(files):
-        if line == _CANNOT_TELL:
-            return None
+    for line in files:
         digest.update(line.encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()
 
@@ -56,8 +62,11 @@ def _local(root: Path) -> Iterator[str]:
                     yield f"{os.path.relpath(entry.path, root)} {status.st_size} {status.st_mtime_ns}"
 
 
-def _remote(url: str) -> Iterator[str]:
-    store = FsspecStore.from_url(url, read_only=True)
+def _remote(store: Store) -> Iterator[str]:
+    # A web server has no list of its files, and what fsspec reads out of its pages may be anything.
+    if not isinstance(store, FsspecStore) or "http" in store.fs.protocol:
+        yield _CANNOT_TELL
+        return
     for name, about in sync(store.fs._find(store.path, detail=True)).items():
         time = next((about[key] for key in _TIMES if about.get(key)), None)
         yield f"{name} {about['size']} {time}" if time is not None else _CANNOT_TELL

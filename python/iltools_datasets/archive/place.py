@@ -12,20 +12,17 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from iltools_datasets._base.extras import missing_extra
+from iltools_datasets._base.local_path import local_path
 from iltools_datasets.errors import SourceError
 
 Location: TypeAlias = str | os.PathLike[str] | Store
 """A path, a URL such as `s3://bucket/archive.zarr`, or a zarr store."""
 
-_FILE_SCHEME = "file://"
-
 
 def as_path_or_url(location: str | os.PathLike[str]) -> Path | str:
     """Return a local location as a path, any other as the URL it is."""
     text = os.fspath(location)
-    if text.startswith(_FILE_SCHEME):
-        return Path(text.removeprefix(_FILE_SCHEME))
-    return text if "://" in text else Path(text)
+    return text if "://" in text and not text.startswith("file://") else local_path(text)
 
 
 def open_place(location: Location, read_only: bool) -> Path | Store:

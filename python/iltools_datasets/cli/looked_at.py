@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from iltools_datasets._base.files import bytes_below
+
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
@@ -74,5 +76,4 @@ def size_on_disk(path: str) -> int | None:
     if "://" in path:
         return None
     place = Path(path)
-    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return place.stat().st_size if place.is_file() else bytes_below(place)

@@ -188,8 +188,11 @@ class OpenedStore:
         key = next((key for key in self._store.keys if key in ("reward", ("next", "reward"))), None)
         if key is None or not len(self._store):
             return None
-        rewards = self._store.gather(np.arange(len(self._store)), [key])[key].reshape(len(self._store), -1).sum(axis=1)
-        return np.add.reduceat(rewards.astype(np.float64), self._store.segments.start)
+        sums = []
+        for segment in self._store.segments:
+            rows = np.arange(segment.start, segment.start + segment.length)
+            sums.append(self._store.gather(rows, [key])[key].sum(dtype=np.float64))
+        return np.array(sums)
 
     def attributes(self, position: int) -> Mapping[str, Any]:
         """Return nothing: a store keeps the attributes of its archive, not those of each clip."""

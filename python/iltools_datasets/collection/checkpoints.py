@@ -94,7 +94,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
         raise SourceNotFoundError(f"{path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise SourceError(f"{path}: not a checkpoint of tensors: {str(error).splitlines()[0]}") from error
     if not isinstance(state, dict):
         raise SourceError(f"{path}: expected a dictionary of weights, found {type(state).__name__}")

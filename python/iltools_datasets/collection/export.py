@@ -17,8 +17,8 @@ from iltools_datasets.collection.columns import SIGMA
 from iltools_datasets.collection.expert_file import StreamedArray, check_suffix, load_rollouts, write_npy
 from iltools_datasets.collection.grown_steps import GrownSteps
 from iltools_datasets.collection.recording import Recording
-from iltools_datasets.collection.rows import KEYS
 from iltools_datasets.errors import ArgumentError, SchemaError
+from iltools_datasets.sources.formats.expert_file import ROLLOUT_KEYS
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 __all__ = ["check_suffix", "load", "write_file", "write_store"]
@@ -39,7 +39,7 @@ def write_file(recording: Recording, path: Path, metadata: dict[str, Any], only_
     if 0 in shape:
         raise SchemaError(f"{path}: no valid row was recorded")
     arrays = {}
-    for argument in KEYS:
+    for argument in ROLLOUT_KEYS:
         number = recording.number_of("actions" if argument == "action_mean" else argument)
         given = recording.number_of(argument)
         if (number := number if given is None else given) is not None:
@@ -82,7 +82,7 @@ def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Return a file's or a store's arrays as tensors `[T, N, width]`, of a store `[rows, 1, width]`, and `metadata`."""
     if path.is_dir() or not path.suffix:
         store = TrajectoryStore.open(path)
-        keys = {argument: key for argument, key in KEYS.items() if key in store.keys}
+        keys = {argument: key for argument, key in ROLLOUT_KEYS.items() if key in store.keys}
         rows = store.gather(np.arange(len(store)), list(keys.values()))
         held: dict[str, Any] = {
             argument: torch.from_numpy(rows[key]).unsqueeze(1).to(device) for argument, key in keys.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iltools_datasets import _core
-from iltools_datasets._base.files import bytes_below
+from iltools_datasets._base.files import Maker, bytes_below
 from iltools_datasets.errors import ArgumentError, IltoolsError, StoreExistsError, StoreNotFoundError
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
@@ -35,7 +35,7 @@ class Place:
             if resume:
                 raise ArgumentError("resume=True needs the directory of the recording")
             self.directory = Path(tempfile.mkdtemp(prefix="iltools-recording-"))
-            self._release = weakref.finalize(self, _remove_own, self.directory, os.getpid())
+            self._release = weakref.finalize(self, Maker().remove_tree, self.directory)
             return
         self.directory = Path(directory)
         if not resume:
@@ -107,8 +107,3 @@ class Place:
     def remove(self) -> None:
         """Let go of the place, and remove what is no store in it."""
         self._release()
-
-
-def _remove_own(directory: Path, pid: int) -> None:
-    if os.getpid() == pid:
-        shutil.rmtree(directory, ignore_errors=True)

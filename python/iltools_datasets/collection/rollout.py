@@ -95,12 +95,12 @@ def collect(
         begun = ended if live is None else ended | ~live.to(ended.device)
         if bool(ended.any()):
             _mark(collector, step, ended, group, watcher)
+            tally.terminated += int((step.terminated & ended).sum())
+            tally.truncated += int((step.truncated & ended).sum())
         if bool(begun.any()):
             expert.reset(begun)
             watcher.forget(begun)
         tally.steps += 1
-        tally.terminated += int((step.terminated & ended).sum())
-        tally.truncated += int((step.truncated & ended).sum())
         if on_step is not None:
             on_step(collector, tally)
     return tally

@@ -10,18 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import SchemaError
+from iltools_datasets.sources.formats.expert_file import ROLLOUT_KEYS
 
 OnNan = Literal["error", "drop", "keep"]
 
-KEYS = {
-    "observations": "observation",
-    "student_observations": "student_observation",
-    "actions": "action",
-    "action_mean": "action_mean",
-    "action_sigma": "action_sigma",
-}
-"""Argument of `add_step`, and name in a file -> key in a store. The first two are states."""
 _STATES = ("observations", "student_observations")
+"""Which arguments of `add_step`, the keys of `ROLLOUT_KEYS`, say what was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ def checked_rows(
     """Return a step's arguments as rows by column; those that are None are left out.
 
     Args:
-        given: argument -> `[N, width]`, in the order of `KEYS`.
+        given: argument -> `[N, width]`, in the order of `ROLLOUT_KEYS`.
         widths: argument -> width.
         columns: those of the first step; None for the first step itself, which makes them.
         num_envs: N; None = as many as the observations have.
@@ -90,7 +84,7 @@ def checked_rows(
     }
     if columns is None:
         columns = [
-            RecordedColumn(KEYS[argument], argument, rows.shape[1], str(rows.dtype), argument in _STATES)
+            RecordedColumn(ROLLOUT_KEYS[argument], argument, rows.shape[1], str(rows.dtype), argument in _STATES)
             for argument, rows in arrays.items()
         ]
     known = [column.argument for column in columns]

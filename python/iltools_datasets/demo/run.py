@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from iltools_datasets._base.files import bytes_below
 from iltools_datasets.archive import ArchiveReader
 from iltools_datasets.demo.cartpole import CartPole
 from iltools_datasets.demo.cloning import (
@@ -59,7 +60,7 @@ def demo_on_cartpole(workdir: Path, seed: int = 0, training_steps: int = _TRAINI
         motion_seconds=sum(lengths) * plant.dt,
         array_bytes=sum(array.nbytes for clip in clips for array in (clip.qpos, clip.qvel, clip.action)),
         archive=str(archive),
-        archive_bytes=_directory_bytes(archive),
+        archive_bytes=bytes_below(archive),
         seconds=time.perf_counter() - started,
     )
     policy = yield from _build_sample_clone(
@@ -117,10 +118,6 @@ def _build_sample_clone(
         seconds=time.perf_counter() - started,
     )
     return policy
-
-
-def _directory_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _array_bytes(archive: Path, dropped: BuildReport) -> int:

@@ -117,11 +117,6 @@ class MotionLookup:
         arrays, _ = self.core.lookup([self._numbers[key]], clip, time, np.zeros(1))
         return arrays[0].reshape(len(clip), *self.shape(key))
 
-    @property
-    def has_anchor(self) -> bool:
-        """Whether there is a body that motion is, or could be, seen from."""
-        return self._pose is not None
-
     def anchor_at(
         self, clip: NDArray[np.int64], time: NDArray[np.float64]
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:

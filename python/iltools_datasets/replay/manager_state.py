@@ -59,7 +59,7 @@ def load_manager_state(
         raise StoreChangedError(f"{store.path}: the state is of another build: expected {store.uuid}, found {uuid}")
     # Of a store that grows the state may be of fewer: its sampler says of which.
     ends = store.segments.start + store.segments.length
-    if saved.integer("num_transitions") not in (len(store), *ends.tolist()):
+    if (count := saved.integer("num_transitions")) != len(store) and count not in ends:
         raise saved.refuse("num_transitions", str(len(store)))
     batch_size = saved.integer("batch_size", low=1, high=2**63 - 1)
     cursors = _saved_cursors(saved, store)

@@ -148,6 +148,14 @@ def checked_rate(name: str, value: Any) -> float:
     return float(value)
 
 
+def rate_in_file(where: str, name: str, value: Any) -> float:
+    """Return a rate or period that a file states; SourceError, beginning with `where`, as `checked_rate`."""
+    try:
+        return checked_rate(name, value)
+    except SourceError as error:
+        raise SourceError(f"{where}{str(error).removeprefix('option ')}") from error
+
+
 def checked_names(name: str, value: Any) -> list[str]:
     """Return a list of names, of which each is there once; a text is split at its commas."""
     entries = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else value

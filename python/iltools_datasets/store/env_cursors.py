@@ -167,7 +167,7 @@ def _columns(
 def _row(entry: Assignment) -> list[int]:
     if isinstance(entry, EnvAssignment):
         entry = (entry.task_id, entry.traj_id, entry.step)
-    if not (isinstance(entry, Sequence) or np.ndim(getattr(entry, "shape", 0)) == 1) or len(entry) not in (2, 3):
+    if not (isinstance(entry, Sequence) or getattr(entry, "ndim", 0) == 1) or len(entry) not in (2, 3):
         raise TypeError(f"expected an EnvAssignment, (task_id, traj_id) or (task_id, traj_id, step), found {entry!r}")
     numbers = checked_integers("assignment", entry, outside=OutOfRangeError)
     return [*numbers.tolist(), 0][:3]

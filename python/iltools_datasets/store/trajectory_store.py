@@ -123,8 +123,8 @@ class TrajectoryStore:
     def refresh(self) -> TrajectoryStore:
         """Return the store as it is now: the same trajectories, and behind them those that have come.
 
-        The same rows keep the same index, and readers of this one are not disturbed. A store that does not grow, or no
-        longer does and has nothing new, is returned as it is.
+        The same rows keep the same index, and readers of this one are not disturbed. A store that does not grow is
+        returned as it is, and one that has nothing new and still grows, too.
 
         Raises:
             StoreChangedError: another build has taken its place.
@@ -137,7 +137,8 @@ class TrajectoryStore:
             raise StoreChangedError(
                 f"{self.path}: expected build {self.uuid}, found {now.uuid}: the store was rebuilt meanwhile"
             )
-        return now
+        # Before the first trajectory the columns may still become others.
+        return self if now.is_growing and 0 < len(now) == len(self) else now
 
     @property
     def path(self) -> Path:

@@ -103,7 +103,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
     def _kept(self) -> str | None:
         """An entry of samplers that is a column of the store, and not the number of the row."""
         storage = self._storage
-        return "index" if isinstance(storage, TrajectoryStorage) and "index" in storage.store.keys else None
+        return "index" if isinstance(storage, TrajectoryStorage) and storage.has_index else None
 
     def _warn_of_another(self, size: int) -> None:
         if self._batch_size not in (None, size) and not getattr(self, "_warned_batch_size_conflict", False):

@@ -42,6 +42,10 @@ def prepare_state(changes: Changes, part: Any, state: Any) -> None:
 
 def prepare_directory(changes: Changes, part: Any, path: Path, of_torchrl: bool) -> None:
     """Have `changes` load what `part.dumps(path)` wrote, or TorchRL's part in its place; raises likewise."""
+    # What TensorDict keeps of other objects: its loader, which TorchRL's parts call, would run it.
+    pickled = next((file for name in ("other.pickle", "pickle.pkl") for file in path.rglob(name)), None)
+    if pickled is not None:
+        raise StateError(f"{pickled}: a pickle, which is not run here")
     if isinstance(part, SeededSampler):
         is_ours = not of_torchrl or (path / STATE_FILE).exists()
         changes.add(part.prepare_load(part.saved_at(path)) if is_ours else part.prepare_torchrl(torchrl_state_at(path)))

@@ -69,6 +69,8 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         self.uuid = store.uuid
         """Identity of the store's build; empty for a directory that this package did not write."""
         self.fields = store.field_ids()
+        self.has_index = "index" in store.keys
+        """Whether a column is called as samplers call the number of a row."""
         self._known: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
         self._count = len(store)
         self._bfloat16 = [number for number, field in enumerate(store.layout) if field.dtype == "bfloat16"]

@@ -35,7 +35,7 @@ def load_memmap(directory: Path) -> TensorDictBase:
     """
     try:
         _check_lengths(directory)
-        return TensorDict.load_memmap(directory)
+        return TensorDict.load_memmap(directory, allow_pickle=False)
     except StateError:
         raise
     except Exception as error:  # load_memmap raises whatever it stumbles over

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import pi
 from typing import Any
 
-from iltools_datasets.motion.kinds import Kind, Pieces
+from iltools_datasets.motion.kinds import Kind, Piece, Pieces
 
 TOLERANCE = 1e-6
 """In frames: so close to a frame is that frame, and so far beyond an end is still within."""
@@ -24,6 +24,9 @@ _TURN = 6.2831854820251465
 _REST = 2 * pi - _TURN
 
 Array = Any
+
+
+_POSE: tuple[Pieces, Pieces] = ((Piece("position", 3),), (Piece("quaternion", 4),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,3 +235,34 @@ def seen_from(lib: Library, position: Array, rotation: Array) -> Turn:
     )
     matrix = xp.stack([xp.stack(row, -1) for row in rows], -2)
     return Turn(matrix, inverse, position, xp.zeros_like(position))
+
+
+def poses(lib: Library, anchor: tuple[Array, ...], row: Array, after: Array, fraction: Array) -> tuple[Array, Array]:
+    """Return positions and rotations wxyz of an anchor between its rows, which are [S, 3] and [S, 4]."""
+    position, rotation = (
+        between(lib, pieces, rows[row], rows[after], fraction) for pieces, rows in zip(_POSE, anchor, strict=True)
+    )
+    return position, rotation
+
+
+def heading_turn(
+    lib: Library, position: Array, rotation: Array, robot: tuple[Array, Array] | None, heading: str
+) -> Turn:
+    """Return the turn [E, 1] of references, posed [E, 3] and wxyz [E, 4]: to their own heading, or to a robot's."""
+    xp = lib.xp
+    cosine, sine, there = heading_of(lib, rotation)
+    origin = position[..., :2]
+    if robot is None:
+        turn = about_the_vertical(lib, cosine, -sine, origin, xp.zeros_like(origin))
+    else:
+        place, facing = robot
+        if heading == "relative":
+            along, across, _ = heading_of(lib, product(lib, facing, conjugate(lib, rotation)))
+        else:
+            a, b, seen = heading_of(lib, facing)
+            both = there & seen
+            along = xp.where(both, a * cosine + b * sine, xp.ones_like(cosine))
+            across = xp.where(both, b * cosine - a * sine, xp.zeros_like(cosine))
+        # The robot's height is the simulation's business, unless it is not a number: then nothing is.
+        turn = about_the_vertical(lib, along, across, origin, place[..., :2] + 0.0 * place[..., 2:])
+    return Turn(*(part[:, None] for part in (turn.matrix, turn.quaternion, turn.origin, turn.place)))

@@ -79,7 +79,7 @@ def _packed(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind in "iu" and array.size and array.min() >= 0:
         most = int(array.max())
         return array.astype(next((kind for kind in _SMALL if most <= np.iinfo(kind).max), np.int64))
-    return np.ascontiguousarray(array)
+    return array.copy()
 
 
 def _digest(array: NDArray[Any]) -> int:

@@ -87,11 +87,12 @@ class Coverage:
         first, end, _ = clips.indices(len(self.clip_names))
         own = (self.bin_clip >= first) & (self.bin_clip < end)
         names = self.clip_names[clips]
+        known = set(names)
         return replace(
             self,
             clip_names=names,
             bin_clip=self.bin_clip[own] - first,
-            left_out={name: why for name, why in self.left_out.items() if name in set(names)},
+            left_out={name: why for name, why in self.left_out.items() if name in known},
             **{name: getattr(self, name)[own] for name in _PER_BIN},
         )
 
@@ -126,12 +127,13 @@ class Coverage:
     def metrics(self) -> dict[str, float]:
         """Return numbers for a logger: no arrays, no names."""
         positive = self.probabilities[self.probabilities > 0]
+        clips, bins = self.never("visited")
         return {
             "entropy": float(-(positive * np.log(positive)).sum() / np.log(max(2, len(self.probabilities)))),
             "largest_share": float(self.probabilities.max()),
             "busiest_share": self.busiest,
-            "unseen_clips": float(len(self.never("visited")[0])),
-            "unseen_bins": float(len(self.never("visited")[1])),
+            "unseen_clips": float(len(clips)),
+            "unseen_bins": float(len(bins)),
             "failure_rate": self.failure_rate,
             "seconds": self.seconds,
             "epochs": self.epochs,

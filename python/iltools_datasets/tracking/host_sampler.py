@@ -253,8 +253,11 @@ class HostSampler:
         Returns:
             `{key: [..., O, *row]}` and "valid" `[..., O]`.
         """
-        clips = checked_integers("clip", np.asarray(as_numpy(clip)), outside=OutOfRangeError)
+        last = len(self.clip_names) - 1
+        clips = checked_integers("clip", np.asarray(as_numpy(clip)), 0, last, outside=OutOfRangeError)
         seconds = as_floats("time", as_numpy(time))
+        if not np.isfinite(seconds).all():
+            raise ArgumentError("time: expected finite numbers")
         try:
             clips, seconds = np.broadcast_arrays(clips, seconds)
         except ValueError:
@@ -355,11 +358,13 @@ class HostSampler:
     def _standing(self, env_ids: Any) -> tuple[Any, Any, Any]:
         """Return clip, time and origin of all envs, or of some; ArgumentError where one was never reset."""
         clip, time, origins = self._tracker.clip, self._tracker.time, self._origins
+        ids = None
         if env_ids is not None:
             ids, _ = self._which(env_ids, None)
             clip, time, origins = clip[ids], time[ids], None if origins is None else origins[ids]
         if len(clip) and clip.min() < 0:
-            raise ArgumentError(f"env {int(np.argmin(clip))} stands nowhere yet: reset it first")
+            at = int(np.argmin(clip))
+            raise ArgumentError(f"env {at if ids is None else ids[at]} stands nowhere yet: reset it first")
         return clip, time, origins
 
     def _since(self) -> NDArray[np.int64]:
@@ -389,11 +394,12 @@ class HostSampler:
         steps = self.offsets if offsets is None else checked_offsets(offsets)
         names = self.keys if keys is None else [keys] if isinstance(keys, str) else list(keys)
         batch = (*clip.shape, len(steps))
-        if out is None:
+        written = None
+        if out is not None:
+            written = {key: as_output(key, array) for key, array in out.items()}
+        elif self._outputs.pin_memory:
             rows = {key: self._mixture.row(key) for key in names}
             written = self._outputs.pinned({key: ((*batch, *shape), dtype) for key, (shape, dtype) in rows.items()})
-        else:
-            written = {key: as_output(key, array) for key, array in out.items()}
         given = {name: as_numpy(pose) for name, pose in poses.items()}
         found = self._mixture.at(clip, time, steps * self.control_dt, names, given, written)
         return self._outputs.rows(found, out, batch)

@@ -14,12 +14,11 @@ from iltools_datasets import _core
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.errors import ArgumentError
 from iltools_datasets.motion.kinds import Pieces
-from iltools_datasets.motion.lookup import MotionLookup
 from iltools_datasets.store.keys import Key
 from iltools_datasets.tracking import jax_fixed_point as fixed
 from iltools_datasets.tracking.adaptive import Adaptive
 from iltools_datasets.tracking.array_motion import TOLERANCE
-from iltools_datasets.tracking.mixture import Mixture
+from iltools_datasets.tracking.mixture import Mixture, pose_of, rows_of
 
 try:
     import jax
@@ -27,7 +26,6 @@ try:
 except ImportError as error:
     raise missing_extra("jax", "motion in JAX") from error
 
-_ROWS_AT_ONCE = 1 << 16
 _MOST_STATES = 2**31
 _LONGEST = 2**29
 """States of a clip: places before, in and behind it are counted in int32."""
@@ -136,8 +134,10 @@ def motion_data(
     latest = np.minimum((last / fps)[clip] - control_dt, bins.end)
     first, number = _start_frames(bins, last, fps, control_dt)
     return MotionData(
-        rows=tuple(_upload(mixture, partial(_rows, key), key) for key in names),
-        anchor=tuple(_upload(mixture, partial(_pose, at), "anchor") for at in range(2)) if lookup.has_anchor else (),
+        rows=tuple(_upload(mixture, partial(rows_of, key), key) for key in names),
+        anchor=tuple(_upload(mixture, partial(pose_of, at), "anchor") for at in range(2))
+        if lookup.frame != "world"
+        else (),
         origins=None if origins is None else jnp.asarray(origins),
         first_row=_int32(np.cumsum(states) - states),
         last=_int32(last),
@@ -198,26 +198,12 @@ def _start_frames(
 def _upload(mixture: Mixture, rows_at: Any, name: Key) -> jax.Array:
     """Return the rows of all states: what a look-up at each frame copies bit for bit."""
     parts = []
-    for lookup in mixture.lookups:
-        states = lookup.store.core.segments.length + 1
-        clip = np.repeat(np.arange(len(states)), states)
-        frame = np.arange(len(clip)) - np.repeat(np.cumsum(states) - states, states)
-        time = frame / lookup.fps[clip]
-        for begin in range(0, len(clip), _ROWS_AT_ONCE):
-            some = slice(begin, begin + _ROWS_AT_ONCE)
-            rows = rows_at(lookup, clip[some], time[some])
-            rows = rows.reshape(len(rows), -1)
-            dtype = np.dtype(jax.dtypes.canonicalize_dtype(rows.dtype))
-            narrowed = rows.astype(dtype)
-            if rows.dtype.kind in "iu" and (narrowed != rows).any():
-                raise ArgumentError(f"{name!r}: numbers do not fit {dtype}, and JAX has no {rows.dtype} unless told to")
-            parts.append(narrowed)
+    for lookup, clip, time in mixture.every_state():
+        rows = rows_at(lookup, clip, time)
+        rows = rows.reshape(len(rows), -1)
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(rows.dtype))
+        narrowed = rows.astype(dtype)
+        if rows.dtype.kind in "iu" and (narrowed != rows).any():
+            raise ArgumentError(f"{name!r}: numbers do not fit {dtype}, and JAX has no {rows.dtype} unless told to")
+        parts.append(narrowed)
     return jnp.asarray(np.concatenate(parts))
-
-
-def _rows(key: Key, lookup: MotionLookup, clip: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[Any]:
-    return lookup.rows_at(key, clip, time)
-
-
-def _pose(at: int, lookup: MotionLookup, clip: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[Any]:
-    return lookup.anchor_at(clip, time)[at]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +18,7 @@ from iltools_datasets.tracking.adaptive import BaseMeasure
 
 Stores = TrajectoryStore | Mapping[str, TrajectoryStore]
 Arrays = dict[Key, NDArray[Any]]
+_ROWS_AT_ONCE = 1 << 16
 _POSES = ("anchor_pos", "anchor_quat", "env_origins")
 
 
@@ -139,6 +140,17 @@ class Mixture:
                 found[key][here] = array
         return found
 
+    def every_state(self) -> Iterator[tuple[MotionLookup, NDArray[np.int64], NDArray[np.float64]]]:
+        """Yield clips and times of all states in order, some at once: a look-up there copies rows bit for bit."""
+        for lookup in self.lookups:
+            states = lookup.store.core.segments.length + 1
+            clip = np.repeat(np.arange(len(states)), states)
+            frame = np.arange(len(clip)) - np.repeat(np.cumsum(states) - states, states)
+            time = frame / lookup.fps[clip]
+            for begin in range(0, len(clip), _ROWS_AT_ONCE):
+                some = slice(begin, begin + _ROWS_AT_ONCE)
+                yield lookup, clip[some], time[some]
+
     def masses(
         self,
         startable: NDArray[np.bool_],
@@ -256,3 +268,13 @@ def _output(
     if not array.flags.c_contiguous:
         raise ArgumentError(f"out: key {key!r}: expected a C-contiguous array")
     return array
+
+
+def rows_of(key: Key, lookup: MotionLookup, clip: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[Any]:
+    """Return a key's rows at some times, `[n, *row]`; see `Mixture.every_state`."""
+    return lookup.rows_at(key, clip, time)
+
+
+def pose_of(part: int, lookup: MotionLookup, clip: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[Any]:
+    """Return the anchor's positions `[n, 3]` (0) or rotations wxyz `[n, 4]` (1) at some times."""
+    return lookup.anchor_at(clip, time)[part]

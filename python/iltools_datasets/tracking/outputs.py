@@ -47,10 +47,8 @@ class Outputs:
             except ImportError as error:
                 raise missing_extra("torch", "as_='tensordict'") from error
 
-    def pinned(self, rows: Mapping[Key, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[Key, NDArray[Any]] | None:
-        """Return new arrays in pinned memory, by shape and dtype; None where it was not asked for."""
-        if not self.pin_memory:
-            return None
+    def pinned(self, rows: Mapping[Key, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[Key, NDArray[Any]]:
+        """Return new arrays in pinned memory, by shape and dtype."""
         torch = _torch()
         return {
             key: torch.empty(int(np.prod(shape)) * dtype.itemsize, dtype=torch.uint8, pin_memory=True)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.errors import ArgumentError, BudgetError
-from iltools_datasets.motion.kinds import Piece, Pieces
+from iltools_datasets.motion.kinds import Pieces
 from iltools_datasets.motion.lookup import VALID, MotionLookup
 from iltools_datasets.store.keys import Key
 from iltools_datasets.tracking import array_motion as rules
-from iltools_datasets.tracking.mixture import Mixture
+from iltools_datasets.tracking.mixture import Mixture, pose_of, rows_of
 
 try:
     import torch
@@ -25,10 +25,8 @@ except ImportError as error:
     raise missing_extra("torch", "motion on a device") from error
 
 LIBRARY = rules.Library(torch, lambda array, of: array.to(of.dtype))
-_ROWS_AT_ONCE = 1 << 16
 Frames = NDArray[np.int64]
 Times = NDArray[np.float64]
-_POSE: tuple[Pieces, Pieces] = ((Piece("position", 3),), (Piece("quaternion", 4),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class ResidentMotion:
         layout = {key: mixture.row(key) for key in mixture.keys}
         states = int((mixture.last + 1).sum())
         needed = states * sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.values())
-        needed += states * 7 * 4 * lookup.has_anchor
+        needed += states * 7 * 4 * (lookup.frame != "world")
         if budget is None and device.type == "cuda":
             budget = torch.cuda.mem_get_info(device)[0]
         if budget is not None and needed > budget:
@@ -73,29 +71,30 @@ class ResidentMotion:
         self.last = self._tensor(mixture.last.astype(np.float64))
         self.fps = self._tensor(mixture.fps)
         self.columns = {
-            key: Column(self._upload(mixture, partial(_rows, key)), lookup.pieces(key), shape)
+            key: Column(self._upload(mixture, states, partial(rows_of, key)), lookup.pieces(key), shape)
             for key, (shape, _) in layout.items()
         }
         self.anchor = None
-        if lookup.has_anchor:
-            self.anchor = tuple(self._upload(mixture, partial(_pose, part)) for part in range(2))
+        if lookup.frame != "world":
+            self.anchor = tuple(self._upload(mixture, states, partial(pose_of, part)) for part in range(2))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def _upload(self, mixture: Mixture, rows_at: Callable[[MotionLookup, Frames, Times], NDArray[Any]]) -> Tensor:
+    def _upload(
+        self, mixture: Mixture, states: int, rows_at: Callable[[MotionLookup, Frames, Times], NDArray[Any]]
+    ) -> Tensor:
         """Return the rows of all states: what a look-up at each frame copies bit for bit."""
-        parts = []
-        for lookup in mixture.lookups:
-            states = lookup.store.core.segments.length + 1
-            clip = np.repeat(np.arange(len(states)), states)
-            frame = np.arange(len(clip)) - np.repeat(np.cumsum(states) - states, states)
-            time = frame / lookup.fps[clip]
-            for begin in range(0, len(clip), _ROWS_AT_ONCE):
-                some = slice(begin, begin + _ROWS_AT_ONCE)
-                rows = rows_at(lookup, clip[some], time[some])
-                parts.append(self._tensor(rows.reshape(len(rows), -1)))
-        return torch.cat(parts)
+        rows, begin = None, 0
+        for lookup, clip, time in mixture.every_state():
+            found = rows_at(lookup, clip, time)
+            part = self._tensor(found.reshape(len(found), -1))
+            # One piece of memory from the beginning: what was found to fit has no room twice.
+            rows = part.new_empty(states, part.shape[1]) if rows is None else rows
+            rows[begin : begin + len(part)] = part
+            begin += len(part)
+        assert rows is not None
+        return rows
 
     def at(
         self,
@@ -145,42 +144,16 @@ class ResidentMotion:
             return rules.seen_from(LIBRARY, *self._poses(row, after, fraction))
         frame, now, _ = rules.moments(LIBRARY, time, self.fps[clip], self.last[clip])
         here = self.first[clip] + frame.to(torch.int64)
-        position, rotation = self._poses(here, here + (now > 0), now)
-        cosine, sine, there = rules.heading_of(LIBRARY, rotation)
-        origin = position[..., :2]
-        if self.frame == "heading":
-            turn = rules.about_the_vertical(LIBRARY, cosine, -sine, origin, torch.zeros_like(origin))
-        else:
+        robot = None
+        if self.frame == "robot":
             assert anchor_pos is not None
             assert anchor_quat is not None
-            robot = rules.ordered(LIBRARY, anchor_quat.to(torch.float64), self.xyzw, False)
-            if self.heading == "relative":
-                between = rules.product(LIBRARY, robot, rules.conjugate(LIBRARY, rotation))
-                along, across, _ = rules.heading_of(LIBRARY, between)
-            else:
-                a, b, seen = rules.heading_of(LIBRARY, robot)
-                both = there & seen
-                along = torch.where(both, a * cosine + b * sine, 1.0)
-                across = torch.where(both, b * cosine - a * sine, 0.0)
-            # The robot's height is the simulation's business, unless it is not a number: then nothing is.
-            place = anchor_pos.to(torch.float64)
-            turn = rules.about_the_vertical(LIBRARY, along, across, origin, place[..., :2] + 0.0 * place[..., 2:])
-        parts = (turn.matrix, turn.quaternion, turn.origin, turn.place)
-        return rules.Turn(*(part[:, None] for part in parts))
+            facing = rules.ordered(LIBRARY, anchor_quat.to(torch.float64), self.xyzw, False)
+            robot = anchor_pos.to(torch.float64), facing
+        return rules.heading_turn(LIBRARY, *self._poses(here, here + (now > 0), now), robot, self.heading)
 
     def _poses(self, row: Tensor, after: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
         """Return the anchor's positions and rotations wxyz, float64."""
         assert self.anchor is not None
-        position, rotation = (
-            rules.between(LIBRARY, pieces, rows[row], rows[after], fraction).to(torch.float64)
-            for pieces, rows in zip(_POSE, self.anchor, strict=True)
-        )
-        return position, rotation
-
-
-def _rows(key: Key, lookup: MotionLookup, clip: Frames, time: Times) -> NDArray[Any]:
-    return lookup.rows_at(key, clip, time)
-
-
-def _pose(part: int, lookup: MotionLookup, clip: Frames, time: Times) -> NDArray[Any]:
-    return lookup.anchor_at(clip, time)[part]
+        position, rotation = rules.poses(LIBRARY, self.anchor, row, after, fraction)
+        return position.to(torch.float64), rotation.to(torch.float64)

@@ -1,4 +1,4 @@
-"""A sampler whose motion, envs and counts are on a device: between two syncs nothing waits for the host."""
+"""A sampler whose motion, envs and counts are on a device: little waits for the host."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets.errors import ArgumentError
 from iltools_datasets.store.keys import Key
+from iltools_datasets.tracking.array_motion import TOLERANCE
 from iltools_datasets.tracking.counts import KINDS, AllReduce, summed
 from iltools_datasets.tracking.host_sampler import HostSampler
 from iltools_datasets.tracking.inputs import checked_offsets, checked_places
@@ -24,7 +25,6 @@ except ImportError as error:
 
 _VISITS, _FAILURES, _STARTS, _COMPLETIONS = range(len(KINDS))
 _QUEUED_PER_ENV = 8
-_TOLERANCE = 1e-6
 
 
 class ResidentSampler(HostSampler):
@@ -38,7 +38,8 @@ class ResidentSampler(HostSampler):
     def __init__(self, *arguments: Any, budget: int | None = None, device: Any, **options: Any) -> None:
         super().__init__(*arguments, device=device, **options)
         assert self._outputs.device is not None
-        self._device = self._outputs.device
+        # With its number: "cuda" is not equal to the "cuda:0" that tensors say.
+        self._device = torch.empty(0, device=self._outputs.device).device
         self.motion = ResidentMotion(self._mixture, self._device, budget)
         clips = len(self.clip_names)
         counts = np.bincount(self._bin_clip, minlength=clips)
@@ -81,10 +82,10 @@ class ResidentSampler(HostSampler):
         """Return the bin of each env, -1 where there is none, and whether it is behind its clip's end."""
         clip = self._clip.clamp(min=0)
         frame = self.time * self.motion.fps[clip]
-        floor = ((frame + _TOLERANCE) * self._bins_per_frame[clip]).to(torch.int64)
+        floor = ((frame + TOLERANCE) * self._bins_per_frame[clip]).to(torch.int64)
         within = torch.minimum(floor, self._bin_count[clip] - 1)
         none = (self._bin_count[clip] == 0) | (self._clip < 0)
-        return torch.where(none, -1, self._first_bin[clip] + within), frame > self.motion.last[clip] + _TOLERANCE
+        return torch.where(none, -1, self._first_bin[clip] + within), frame > self.motion.last[clip] + TOLERANCE
 
     def _count(self, what: int, where: Tensor) -> None:
         """Add one to the bin of each env that is meant."""

@@ -290,6 +290,29 @@ fn journal_files_go_when_nothing_in_them_is_open_and_what_is_left_is_enough() {
 }
 
 #[test]
+fn a_file_that_cannot_be_begun_leaves_the_one_that_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let mut recorder = grow(&path, layout(1000, "state"), NEVER);
+    let mut model = Model { longest: 1000, ..Model::default() };
+    let some: Script = vec![(vec![1; 3], vec![false, true, false]); 4];
+    record(&mut recorder, &mut model, &some);
+    let next = recorder.directory().join("0000000001.log");
+    assert!(!next.exists() && next.with_file_name("0000000000.log").exists());
+    fs::create_dir(&next).unwrap();
+    assert!(matches!(recorder.next_file(), Err(Error::Io { .. })));
+    record(&mut recorder, &mut model, &some);
+    fs::remove_dir(&next).unwrap();
+    recorder.next_file().unwrap();
+    record(&mut recorder, &mut model, &some);
+    drop(recorder);
+    let resumed = Recorder::resume(&path, None, NEVER).unwrap();
+    model.end_running();
+    seal(resumed).unwrap();
+    assert_holds(&open(&path), &model.over);
+}
+
+#[test]
 fn columns_may_change_until_there_are_rows() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");

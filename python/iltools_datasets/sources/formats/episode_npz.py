@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import SourceError
-from iltools_datasets.sources.formats.episodes import Arrays, episode_ranges, renamed, with_last_observation
+from iltools_datasets.sources.formats.episodes import (
+    Arrays,
+    episode_ranges,
+    following_in,
+    renamed,
+    with_last_observation,
+)
 from iltools_datasets.sources.formats.held import Held
 from iltools_datasets.sources.formats.npz import Npz, member_names
 from iltools_datasets.sources.protocol import Recording, SourceFile
@@ -84,7 +90,7 @@ class EpisodeNpzSource(ToldSource):
             ranges = _ranges_from_starts(path, held.arrays[_STARTS], steps)
         for first, end in ranges:
             arrays = renamed({key: array[first:end].copy() for key, array in whole.items()})
-            following = {key: key.removeprefix("next_") for key in arrays if key.startswith("next_obs")}
+            following = following_in(arrays)
             yield with_last_observation(self, path, arrays, following)
 
     def _of_imitation(

@@ -53,6 +53,11 @@ def episode_ranges(path: Path, arrays: Mapping[str, NDArray[Any]], steps: int) -
         first = end
 
 
+def following_in(arrays: Arrays) -> dict[str, str]:
+    """Return which key is the next of which, by their names (`next_obs`, `next_observations`)."""
+    return {key: key.removeprefix("next_") for key in arrays if key.startswith("next_obs")}
+
+
 def with_last_observation(source: ToldSource, path: Path, arrays: Arrays, following: Mapping[str, str]) -> Arrays:
     """Return an episode's arrays with what was observed after the last action, where the file has it.
 

@@ -16,11 +16,17 @@ from iltools_datasets.archive.schema import TRANSITION_KEYS
 from iltools_datasets.errors import SourceError
 from iltools_datasets.motion.description import QuaternionOrder
 from iltools_datasets.motion.orders import ORDERS, Evidence, find_evidence
-from iltools_datasets.sources.formats.episodes import Arrays, episode_ranges, renamed, with_last_observation
+from iltools_datasets.sources.formats.episodes import (
+    Arrays,
+    episode_ranges,
+    following_in,
+    renamed,
+    with_last_observation,
+)
 from iltools_datasets.sources.formats.further import quaternion_keys
 from iltools_datasets.sources.formats.hdf5_file import Hdf5, can_read_hdf5, is_hdf5, top_of
 from iltools_datasets.sources.protocol import Recording, SourceFile
-from iltools_datasets.sources.told import ToldSource, checked_rate, turned
+from iltools_datasets.sources.told import ToldSource, rate_in_file, turned
 from iltools_datasets.sources.walk import has_ending
 
 _DEMO, _EPISODE = re.compile(r"demo_[0-9]+"), re.compile(r"episode_[0-9]+")
@@ -153,10 +159,8 @@ def _stated_rate(path: Path, said: Sequence[Mapping[str, Any]]) -> float | None:
     for name, value in told:
         if value is None:
             continue
-        try:
-            rate = checked_rate(name, value[0] if isinstance(value, list) and len(value) == 1 else value)
-        except SourceError as error:
-            raise SourceError(f"{path}: attribute {str(error).removeprefix('option ')}") from error
+        one = value[0] if isinstance(value, list) and len(value) == 1 else value
+        rate = rate_in_file(f"{path}: attribute ", name, one)
         return 1 / rate if name in _PERIODS else rate
     return None
 
@@ -190,7 +194,7 @@ def _demos(file: Hdf5) -> Iterator[_Episode]:
         environment = next((_json(text).get("env_name") for text in (around[0].get("env_args"),) if text), None)
         if environment:
             attributes["env_name"] = environment
-        following = {key: key.removeprefix("next_") for key in arrays if key.startswith("next_obs")}
+        following = following_in(arrays)
         _check_steps(file, place, arrays, "actions")
         yield _Episode(arrays, [said, *around], attributes, following)
 
@@ -215,7 +219,7 @@ def _d4rl(file: Hdf5) -> Iterator[_Episode]:
     rows = {key: file.read(path) for key, path in paths.items() if key not in others}
     for number, (first, end) in enumerate(episode_ranges(file.path, rows, steps)):
         arrays = renamed({key: array[first:end].copy() for key, array in rows.items()})
-        following = {key: key.removeprefix("next_") for key in arrays if key.startswith("next_obs")}
+        following = following_in(arrays)
         yield _Episode(arrays, said, {"episode": number}, following, others)
 
 

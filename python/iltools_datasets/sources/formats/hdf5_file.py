@@ -130,7 +130,7 @@ class Hdf5:
             for name in holder.attrs:
                 kind = holder.attrs.get_id(name)
                 text = self._h5py.check_string_dtype(kind.dtype) is not None
-                if prod(kind.shape or ()) > _MOST_ATTRIBUTE or not (text or kind.dtype.kind in "biuf"):
+                if kind.shape is None or prod(kind.shape) > _MOST_ATTRIBUTE or not (text or kind.dtype.kind in "biuf"):
                     continue
                 value = holder.attrs[name]
                 found[name] = [_plain(item) for item in value.reshape(-1)] if np.ndim(value) else _plain(value)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.errors import SourceError
 from iltools_datasets.sources.formats.npz import RATE_KEYS
-from iltools_datasets.sources.told import ToldSource, checked_rate
+from iltools_datasets.sources.told import ToldSource, rate_in_file
 
 _PERIODS = ("dt", "timestep", "motion_dt")
 _MOST_KEPT = 256
@@ -72,10 +72,7 @@ class Held:
                 continue
             if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
                 value = value.flat[0]
-            try:
-                rate = checked_rate(key, value)
-            except SourceError as error:
-                raise SourceError(f"{self.where}: {str(error).removeprefix('option ')}") from error
+            rate = rate_in_file(f"{self.where}: ", key, value)
             return 1 / rate if key in _PERIODS else rate
         return None
 

@@ -15,7 +15,7 @@ from iltools_datasets.motion.description import QuaternionOrder
 from iltools_datasets.motion.kinematics import FREE_JOINT_DIFFERENCES, free_joint_velocity
 from iltools_datasets.motion.orders import ORDERS, find_evidence
 from iltools_datasets.sources.protocol import Recording, SourceFile
-from iltools_datasets.sources.told import ToldSource, checked_rate, refuse_no_rotations, turned
+from iltools_datasets.sources.told import ToldSource, rate_in_file, refuse_no_rotations, turned
 from iltools_datasets.sources.walk import below
 
 _FIRST, _HEAD = 1 << 8, 1 << 16
@@ -140,10 +140,7 @@ class MotionJsonSource(ToldSource):
 
 
 def _rate(path: Path, duration: Any) -> float:
-    try:
-        return 1 / checked_rate(_DURATION, duration)
-    except SourceError as error:
-        raise SourceError(f"{path}: {str(error).removeprefix('option ')}") from error
+    return 1 / rate_in_file(f"{path}: ", _DURATION, duration)
 
 
 def _rate_of_all(path: Path, durations: NDArray[np.float64]) -> float:

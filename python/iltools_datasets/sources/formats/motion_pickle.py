@@ -65,6 +65,13 @@ class MotionPickleSource(ToldSource):
     def _below(self) -> list[Path]:
         return [path for path in below(self.path, note=self.note) if self.recognises(path)]
 
+    def count(self, file: SourceFile) -> int:
+        held = read_pickled_file(file.path)
+        reader = _reader_of(held)
+        if reader is _many_clips:
+            return len(held)
+        return super().count(file) if reader in (None, read_proto_library) else 1
+
     def read(self, file: SourceFile) -> Iterator[Recording]:
         held = read_pickled_file(file.path)
         reader = _reader_of(held)

@@ -99,7 +99,9 @@ def _root_rotation(clip: Held) -> NDArray[Any] | None:
         return rotation
     key = clip.first(("pose_quat_global", "pose_quat"))
     array = None if key is None else clip.arrays[key]
-    return array[:, 0] if array is not None and array.ndim == 3 and array.shape[1:] >= (1, 4) else None
+    if array is None or array.ndim != 3 or not array.shape[1] or array.shape[2] != 4 or array.dtype.kind != "f":
+        return None
+    return array[:, 0]
 
 
 def _check_names(clip: Held, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:

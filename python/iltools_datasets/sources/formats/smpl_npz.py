@@ -39,6 +39,9 @@ class SmplSource(ToldSource):
         names = member_names(path)
         return any(kind <= names for kind in _KINDS)
 
+    def count(self, file: SourceFile) -> int:
+        return 1
+
     def read(self, file: SourceFile) -> Iterator[Recording]:
         path = file.path
         with Npz(path, self.skip) as npz:

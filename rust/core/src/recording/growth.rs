@@ -152,9 +152,8 @@ impl Growth {
     fn publish(&mut self, progress: &Progress) -> Result<()> {
         if self.store.unpublished().is_some() {
             // The journal first: it always knows of what is in the store.
-            let latest = progress.lock().steps.latest();
-            if let Some(place) = latest {
-                let path = path_of(&self.journal, place.file);
+            for number in files(&self.journal)? {
+                let path = path_of(&self.journal, number);
                 File::open(&path).and_then(|file| file.sync_data()).map_err(Error::io(&path))?;
             }
             self.store.name_tasks(self.layout.tasks().clone())?;

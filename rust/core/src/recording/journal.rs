@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::episodes::Episodes;
 use super::records::{END_BYTES, End, HEADER_BYTES, Header, Kind, Place, Record, Shape, read_record};
+use crate::store::sync_directory;
 use crate::{Error, Result};
 
 /// Bytes after which a new file is begun.
@@ -38,7 +39,10 @@ impl Journal {
         let file = create(directory, number)?;
         let mut this =
             Self { directory: directory.to_path_buf(), shape, file, number, written: 0, unsynced: 0, broken: false };
-        this.write_begin(episodes)?;
+        // A file that does not begin so is thrown away by whoever reads it, with all that comes to lie in it.
+        this.write_begin(episodes).inspect_err(|_| {
+            let _ = fs::remove_file(path_of(directory, number));
+        })?;
         Ok(this)
     }
 
@@ -96,17 +100,16 @@ impl Journal {
         if self.unsynced < SYNC_BYTES {
             return Ok(None);
         }
+        let file = self.file.try_clone().map_err(Error::io(self.path(self.number)))?;
         self.unsynced = 0;
-        self.file.try_clone().map(Some).map_err(Error::io(self.path(self.number)))
+        Ok(Some(file))
     }
 
-    /// Begin the next file.
+    /// Begin the next file; this one goes on where that fails.
     pub fn next_file(&mut self, episodes: &Episodes) -> Result<()> {
         self.sync()?;
-        self.file = create(&self.directory, self.number + 1)?;
-        self.number += 1;
-        self.written = 0;
-        self.write_begin(episodes)
+        *self = Self::begin(&self.directory, self.number + 1, self.shape.clone(), episodes)?;
+        Ok(())
     }
 
     fn write_begin(&mut self, episodes: &Episodes) -> Result<()> {
@@ -145,7 +148,9 @@ pub(super) fn path_of(directory: &Path, number: u64) -> PathBuf {
 
 fn create(directory: &Path, number: u64) -> Result<File> {
     let path = path_of(directory, number);
-    File::options().append(true).read(true).create_new(true).open(&path).map_err(Error::io(&path))
+    let file = File::options().append(true).read(true).create_new(true).open(&path).map_err(Error::io(&path))?;
+    sync_directory(directory)?;
+    Ok(file)
 }
 
 fn write_all(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {

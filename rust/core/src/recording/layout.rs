@@ -163,10 +163,9 @@ impl Layout {
             let bytes = row_bytes.checked_mul(count).ok_or_else(|| too_long(rows))?;
             buffer.clear();
             buffer.try_reserve_exact(bytes).map_err(|_| too_long(rows))?;
-            let last_row = |flag: bool, before: u8| {
-                let mut flags = vec![before; rows];
-                flags[rows - 1] = u8::from(flag);
-                flags
+            let flags = |buffer: &mut Vec<u8>, last: bool, before: u8| {
+                buffer.resize(rows, before);
+                buffer[rows - 1] = u8::from(last);
             };
             match &column.source {
                 Source::Journal(number) => {
@@ -178,10 +177,10 @@ impl Layout {
                     let env = i64::from(episode.env).to_le_bytes();
                     (0..rows).for_each(|_| buffer.extend_from_slice(&env));
                 }
-                Source::NextKnown => *buffer = last_row(episode.end != Last::Unknown, 1),
-                Source::Terminated => *buffer = last_row(episode.terminated, 0),
-                Source::Truncated => *buffer = last_row(episode.truncated, 0),
-                Source::Done => *buffer = last_row(episode.terminated || episode.truncated, 0),
+                Source::NextKnown => flags(buffer, episode.end != Last::Unknown, 1),
+                Source::Terminated => flags(buffer, episode.terminated, 0),
+                Source::Truncated => flags(buffer, episode.truncated, 0),
+                Source::Done => flags(buffer, episode.terminated || episode.truncated, 0),
             }
         }
         let arrays = self.columns.iter().zip(buffers.iter()).map(|(column, buffer)| Array {

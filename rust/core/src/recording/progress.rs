@@ -159,17 +159,16 @@ impl Progress {
     /// Wait until the thread has done something, or has failed, or `interrupted` says yes.
     pub fn wait_until(&self, done: impl Fn(&State) -> bool, interrupted: &dyn Fn() -> bool) -> Result<()> {
         let mut state = self.lock();
-        loop {
-            if done(&state) {
-                return Ok(());
-            }
+        while !done(&state) {
             check(&state)?;
+            state = self.wait(state, Some(LOOK_EVERY));
             drop(state);
             if interrupted() {
                 return Err(Error::Interrupted);
             }
-            state = self.wait(self.lock(), Some(LOOK_EVERY));
+            state = self.lock();
         }
+        Ok(())
     }
 }
 

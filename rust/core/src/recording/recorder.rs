@@ -223,7 +223,8 @@ impl Recorder {
 
     fn note(&mut self, step: Option<Place>, over: Vec<Finished>) -> Result<()> {
         let oldest_running = self.episodes.oldest_running();
-        let due = if self.thread.is_some() { self.journal.due_for_sync()? } else { None };
+        // The step is recorded: where there is no handle for it now, it is brought to disk with a later one.
+        let due = if self.thread.is_some() { self.journal.due_for_sync().unwrap_or(None) } else { None };
         let change = |state: &mut State| {
             state.oldest_running = oldest_running;
             state.waiting.extend(over);

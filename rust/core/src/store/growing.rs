@@ -102,11 +102,6 @@ impl GrowingStore {
         self.writer.journal()
     }
 
-    /// The build, for whoever may have to end it.
-    pub fn build(&self) -> &Arc<Build> {
-        &self.writer.build
-    }
-
     /// Number of trajectories.
     pub fn num_trajectories(&self) -> usize {
         self.writer.segments.len()

@@ -23,6 +23,7 @@ mod writer;
 pub use build::Build;
 pub use column::{ColumnSpec, DType, Key, Kind, show};
 pub use fields::Field;
+pub(crate) use files::sync_directory;
 pub use growing::{GrowingStore, grows};
 pub use leftovers::repair;
 pub use lent::Lent;
