@@ -207,6 +207,126 @@ def history(motion_file: str, steps: str) -> None:
     print(json.dumps({"rows": rows, "equal": equal, "ends": ends, "width": builder.total_dim}))
 
 
+def _tracking(command: Any, num_envs: int, sampling_mode: str) -> Any:
+    """Make mjlab's tracking env; `command` makes the settings of its motion out of those that it has."""
+    import mjlab.tasks  # noqa: F401
+    from mjlab.envs import ManagerBasedRlEnv
+    from mjlab.tasks import registry
+
+    settings = registry.load_env_cfg("Mjlab-Tracking-Flat-Unitree-G1")
+    settings.scene.num_envs, settings.seed = num_envs, 0
+    settings.commands["motion"].sampling_mode = sampling_mode
+    settings.commands["motion"] = command(settings.commands["motion"])
+    return ManagerBasedRlEnv(settings, device="cpu")
+
+
+def _off(one: Any, other: Any) -> float:
+    return float((one.double() - other.double()).abs().max())
+
+
+def beside_its_own(store: str, motion_file: str, steps: str) -> None:
+    """Run the env with a sampler's motion, and ask each of its terms of mjlab's own command at the same frames, too."""
+    from dataclasses import fields
+
+    import torch
+    from mjlab.tasks.tracking.mdp import MotionCommandCfg
+    from mjlab_motion_command import SampledMotionCommandCfg
+
+    env = _tracking(lambda kept: SampledMotionCommandCfg.over(store, kept), 16, "adaptive")
+    command = env.command_manager.get_term("motion")
+    kept = {each.name: getattr(command.cfg, each.name) for each in fields(MotionCommandCfg)}
+    own = MotionCommandCfg(**{**kept, "motion_file": motion_file}).build(env)
+    observed = env.observation_manager
+    managers = [
+        *(("observation", observed._group_obs_term_names[group], observed._group_obs_term_cfgs[group])
+          for group in observed._group_obs_term_names),
+        *((kind, manager._term_names, manager._term_cfgs)
+          for kind, manager in (("reward", env.reward_manager), ("termination", env.termination_manager))),
+    ]  # fmt: skip
+    terms = [
+        (f"{kind} {name}", term)
+        for kind, names, settings in managers
+        for name, term in zip(names, settings, strict=True)
+        if "command_name" in term.params
+    ]
+    off: dict[str, float] = {}
+    starts, ends, wraps, rows = set(), 0, 0, 0
+    torch.manual_seed(1)
+    env.reset()
+    for _ in range(int(steps)):
+        before = command.sampler.time
+        _, _, terminated, timed_out, _ = env.step(2 * torch.rand(16, 29) - 1)
+        new = (command.sampler.time - before - env.step_dt).abs() > 1e-6
+        starts |= set((command.sampler.time[new] * 50).round().long().tolist())
+        ends, wraps = ends + int(terminated.sum()), wraps + int((new & ~terminated & ~timed_out).sum())
+        own.time_steps = (command.sampler.time * 50).round().long()
+        own.update_relative_body_poses()
+        seen = {}
+        for each in (command, own):
+            each._update_metrics()
+            env.command_manager._terms["motion"] = each
+            seen[each] = {name: term.func(env, **term.params) for name, term in terms}
+            errors = {name: error for name, error in each.metrics.items() if name.startswith("error")}
+            seen[each] |= {f"metric {name}": error.clone() for name, error in errors.items()}
+        env.command_manager._terms["motion"] = command
+        for name, mine in seen[command].items():
+            off[name] = max(off.get(name, 0.0), _off(mine, seen[own][name]))
+        rows += 16
+    coverage = command.sampler.coverage()
+    print(
+        json.dumps(
+            {
+                "off": off, "rows": rows, "starts": len(starts), "ends": ends, "wraps": wraps,
+                "failures": int(coverage.failures.sum()), "visits": int(coverage.visits.sum()),
+                "syncs": command.age // command.cfg.steps_per_sync,
+            }
+        )
+    )  # fmt: skip
+
+
+def instead_of_its_own(store: str, motion_file: str, steps: str) -> None:
+    """Run two envs of one seed and the same actions, one with mjlab's own command and one with a sampler's."""
+    from dataclasses import replace
+
+    import torch
+    from mjlab_motion_command import SampledMotionCommandCfg
+
+    seen: list[list[Any]] = []
+    for command in (
+        lambda kept: replace(kept, motion_file=motion_file),
+        lambda kept: SampledMotionCommandCfg.over(store, kept),
+    ):
+        env = _tracking(command, 16, "start")
+        drawn = torch.Generator().manual_seed(1)
+        torch.manual_seed(2)
+        env.reset()
+        steps_seen = []
+        for _ in range(int(steps)):
+            observations, rewards, terminated, timed_out, _ = env.step(2 * torch.rand(16, 29, generator=drawn) - 1)
+            groups = [observations[group].clone() for group in sorted(observations)]
+            steps_seen.append(
+                (groups, rewards.clone(), terminated.clone(), timed_out.clone(), env.sim.data.qpos.clone())
+            )
+        seen.append(steps_seen)
+        env.close()
+    pairs = list(zip(*seen, strict=True))
+    print(
+        json.dumps(
+            {
+                "observations": max(_off(a, b) for one, other in pairs for a, b in zip(one[0], other[0], strict=True)),
+                "rewards": max(_off(one[1], other[1]) for one, other in pairs),
+                "largest_reward": max(float(one[1].abs().max()) for one, _ in pairs),
+                "states": max(_off(one[4], other[4]) for one, other in pairs),
+                "ends": [sum(int(step[2].sum()) for step in each) for each in seen],
+                "same_ends": all(
+                    bool((one[2] == other[2]).all() and (one[3] == other[3]).all()) for one, other in pairs
+                ),
+                "rows": 16 * len(pairs),
+            }
+        )
+    )
+
+
 def shaky(observations: Any) -> Any:
     """An expert that falls: actions at random."""
     import torch
@@ -216,7 +336,7 @@ def shaky(observations: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parent))
+    sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[2] / "examples")]
     os.environ.setdefault("MUJOCO_GL", "disable")
     os.environ.setdefault("MJLAB_WARP_QUIET", "1")
     sys.meta_path.insert(0, _Finder(_missing()))
