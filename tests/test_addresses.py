@@ -96,7 +96,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
 ELSEWHERE = {"vibe_rl.data": "data", "whole_body_tracking.collection": "collection"}
 """Packages of others whose names the documents use, and the room that has them here."""
 THIN = ["replay_export", "replay_manager", "replay_memmap", "reference", "offline", "storage", "jax_stream"]
-NEEDS_JAX = {"jax_stream"}
+NEEDS_JAX = {"jax_stream", "JaxDataLoader"}
 NEEDS_TORCH = {"replay_export", "replay_manager", "replay_memmap", "reference", "torchrl", "TrajoptTrajectoryDataset"}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import iltools_datasets
 import pytest
 from iltools_datasets import _core
+from iltools_datasets.errors import MissingExtraError
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +41,12 @@ def test_the_store_loads_neither_torch_nor_zarr() -> None:
 
 def test_every_public_name_resolves() -> None:
     for name in iltools_datasets.__all__:
-        assert getattr(iltools_datasets, name) is not None
+        try:
+            assert getattr(iltools_datasets, name) is not None
+        except MissingExtraError as error:
+            framework = re.search(r"iltools-datasets\[(torch|jax)\]", str(error))
+            assert framework is not None
+            assert find_spec(framework[1]) is None
     assert set(iltools_datasets.__all__) <= set(dir(iltools_datasets))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = iltools_datasets.nonsense

@@ -85,7 +85,7 @@ class TestItems:
         )
         seen = 0
         for kinds, items in loader:
-            assert kinds == {"ndarray", "float32", "bool"}
+            assert kinds == {"ndarray", "float32", np.bool_.__name__}
             for found in items:
                 assert_item(found, oracle.transition(seen))
                 seen += 1

@@ -5,6 +5,7 @@ sampler the rows drawn, step by step, and the state after them. Rounds of 0 mean
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def main(store: str, out: str, batch_size: str, rounds: str, states: str | None 
         count = int(rounds) or (0 if kind != "manager" else 6)
         results[kind] = {"drawn": draw(rb, count), "state": rb.sampler.state_dict()}
     (Path(out) / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # gloo of torch 2.7 hangs now and then where a group is destroyed, without anything of ours
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from hypothesis import strategies as st  # noqa: E402
 from iltools_datasets import StoreBuilder, TrajectoryStore  # noqa: E402
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError  # noqa: E402
 from iltools_datasets.torchrl import RandomSampler, SamplerWithoutReplacement, TrajectoryStorage  # noqa: E402
-from iltools_datasets.torchrl.store_column import ADDRESSES_ARE_GUARDED  # noqa: E402
 from stores import build_store, make_clips  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torchrl.data import ReplayBuffer, SliceSampler, TensorDictReplayBuffer, TensorStorage  # noqa: E402
@@ -69,16 +68,21 @@ INDICES: st.SearchStrategy[Any] = st.one_of(
 )
 
 
+OLD_TORCH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8)
+
+
 @settings(max_examples=400)
 @given(index=INDICES)
 def test_any_index_gives_what_a_tensor_storage_gives(
     storage: TrajectoryStorage, oracle: TensorStorage, index: Any
 ) -> None:
     # Torch 2.7 takes numpy's bool for an index of a plain tensor, and of no subclass.
-    assume(ADDRESSES_ARE_GUARDED or not isinstance(index, np.bool_))
+    assume(not OLD_TORCH or not isinstance(index, np.bool_))
     try:
         expected = oracle.get(index)
     except Exception as error:
+        # Its shapes are numpy's integers where a mask of numpy is the index, which its own assertions stumble over.
+        assume(not (OLD_TORCH and isinstance(error, AssertionError)))
         with pytest.raises(type(error)):
             storage.get(index)
         return

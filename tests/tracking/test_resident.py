@@ -56,7 +56,7 @@ def same(found, wanted, turned=False):
             off = np.abs(mine.astype(np.float64) - theirs)
             off = np.minimum(off, np.abs(2 * np.pi - off)) if key in ANGLES else off
             # Frames differ by less than twice the largest number, so one ulp of it is one of the larger of both.
-            assert off.max() <= (20 if turned else 1) * np.spacing(2 * np.abs(theirs).max())
+            assert off.max() <= (20 if turned else 1) * np.spacing(np.float32(2 * np.abs(theirs).max()))
         else:
             np.testing.assert_array_equal(mine, theirs)
 

@@ -114,8 +114,7 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
 
 
 def _codec(stream: VideoStream) -> str:
-    context = stream.codec_context
-    return str(getattr(context.codec, "canonical_name", None) or context.name)
+    return str(stream.codec_context.codec.canonical_name)
 
 
 def index_video(path: Path, known: FileStamp | None = None) -> VideoIndex:

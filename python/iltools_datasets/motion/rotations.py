@@ -96,11 +96,11 @@ def euler_angles(quaternion: Array) -> Array:
     efficient method", PLoS ONE 17(11), 2022, for the axes x, y, z.
     """
     xp = array_namespace(quaternion)
-    w, x, y, z = (quaternion[..., i] for i in range(4))
+    w, x, y, z = (quaternion[..., i : i + 1] for i in range(4))  # numbers without a shape are float64 in numpy 1
     pitch = 2 * xp.atan2(xp.hypot(y + w, z - x), xp.hypot(w - y, x + z)) - math.pi / 2
     half_sum, half_difference = xp.atan2(x + z, w - y), xp.atan2(z - x, y + w)
     roll, yaw = _wrapped(half_sum - half_difference), _wrapped(half_sum + half_difference)
-    return xp.stack([roll, pitch, yaw], axis=-1)
+    return xp.concat([roll, pitch, yaw], axis=-1)
 
 
 def _wrapped(angle: Array) -> Array:

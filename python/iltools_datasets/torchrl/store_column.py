@@ -198,12 +198,12 @@ _PICKS: dict[Any, Callable[..., torch.Tensor | None]] = {
 
 
 def _addresses_are_guarded() -> bool:
-    """Tell whether what asks for an address in C meets the error, which torch 2.7 does not heed everywhere."""
+    """Tell whether what asks for an address in C meets the error, or is given the address of a copy (torch 2.7)."""
     try:
-        torch._C._to_dlpack(StoreColumn(lambda _: torch.zeros(0), (1,), torch.float32))
+        capsule = torch._C._to_dlpack(StoreColumn(lambda rows: torch.zeros(len(rows)), (1,), torch.float32))
     except RuntimeError:
         return True
-    return False
+    return bool(torch._C._from_dlpack(capsule).data_ptr())
 
 
 ADDRESSES_ARE_GUARDED = _addresses_are_guarded()

@@ -29,6 +29,7 @@ from iltools_datasets.tracking.inputs import (
     checked_places,
     checked_rows,
     checked_seconds,
+    refuse_unplaced,
     which_envs,
 )
 from iltools_datasets.tracking.mixture import Mixture, Stores
@@ -107,16 +108,14 @@ class HostSampler:
         self._mixture = Mixture(store, fps, options)
         self.clip_names = self._mixture.names
         self._origins = None if env_origins is None else checked_rows("env_origins", env_origins, (self.num_envs, 3))
-        self._bins = _core.MotionBins(
-            self._mixture.last, self._mixture.fps, self.control_dt, float(self.adaptive.bin_s)
-        )
+        bin_s = float(self.adaptive.bin_s)
+        self._bins = _core.MotionBins(self._mixture.last, self._mixture.fps, self.control_dt, bin_s)
         self._bin_clip = self._bins.clip
         self._startable = np.isin(np.arange(len(self.clip_names)), self._bin_clip)
         self._weights = None if weights is None else self._mixture.checked_weights(weights)
-        ones = np.ones(len(self.clip_names))
-        self._clip_weights = (
-            ones if clip_weights is None else self._mixture.checked_clip_weights(as_numpy(clip_weights), ones)
-        )
+        self._clip_weights = np.ones(len(self.clip_names))
+        if clip_weights is not None:
+            self._clip_weights = self._mixture.checked_clip_weights(as_numpy(clip_weights), self._clip_weights)
         self._config = checkpoint.plain(
             {
                 "num_envs": self.num_envs,
@@ -311,8 +310,7 @@ class HostSampler:
 
     def set_clip_weights(self, weights: ArrayLike | Mapping[str, float]) -> None:
         """Give clips their weights, `[clips]` or `{clip name: weight}`, from the next `sync` on; 0 leaves one out."""
-        given = weights if isinstance(weights, Mapping) else as_numpy(weights)
-        checked = self._mixture.checked_clip_weights(given, self._clip_weights)
+        checked = self._mixture.checked_clip_weights(as_numpy(weights), self._clip_weights)
         self._tracker.set_masses(self._masses(self._weights, checked))
         self._clip_weights = checked
 
@@ -358,13 +356,10 @@ class HostSampler:
     def _standing(self, env_ids: Any) -> tuple[Any, Any, Any]:
         """Return clip, time and origin of all envs, or of some; ArgumentError where one was never reset."""
         clip, time, origins = self._tracker.clip, self._tracker.time, self._origins
-        ids = None
-        if env_ids is not None:
-            ids, _ = self._which(env_ids, None)
+        ids = None if env_ids is None else self._which(env_ids, None)[0]
+        if ids is not None:
             clip, time, origins = clip[ids], time[ids], None if origins is None else origins[ids]
-        if len(clip) and clip.min() < 0:
-            at = int(np.argmin(clip))
-            raise ArgumentError(f"env {at if ids is None else ids[at]} stands nowhere yet: reset it first")
+        refuse_unplaced(clip, ids)
         return clip, time, origins
 
     def _since(self) -> NDArray[np.int64]:

@@ -40,6 +40,13 @@ def which_envs(env_ids: Any, terminated: Any, num_envs: int) -> tuple[Ids, Mask 
     return ids, np.ascontiguousarray(flags)
 
 
+def refuse_unplaced(clip: Ids, ids: Ids | None) -> None:
+    """Raise ArgumentError where one of these envs, None being all, was never reset and so has no clip."""
+    if len(clip) and clip.min() < 0:
+        at = int(np.argmin(clip))
+        raise ArgumentError(f"env {at if ids is None else ids[at]} stands nowhere yet: reset it first")
+
+
 def checked_seconds(name: str, value: Any) -> float:
     """Return a positive number of seconds."""
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
