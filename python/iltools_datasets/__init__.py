@@ -10,6 +10,7 @@ from iltools_datasets._base.worker_processes import use_one_thread_in_workers
 
 if TYPE_CHECKING:
     from iltools_datasets._core import __version__, num_threads, release_memory, set_num_threads
+    from iltools_datasets.ingest.add_clips import add_clips
     from iltools_datasets.ingest.from_archive import build_store
     from iltools_datasets.jax.device_store import DeviceStore
     from iltools_datasets.store.builder import StoreBuilder
@@ -28,6 +29,7 @@ _HOMES = {
     "TrajectoryStore": "store.trajectory_store",
     "WindowSource": "windows.source",
     "__version__": "_core",
+    "add_clips": "ingest.add_clips",
     "build_store": "ingest.from_archive",
     "num_threads": "_core",
     "release_memory": "_core",
@@ -46,6 +48,7 @@ __all__ = [
     "TrajectoryStore",
     "WindowSource",
     "__version__",
+    "add_clips",
     "build_store",
     "num_threads",
     "release_memory",

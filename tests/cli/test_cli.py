@@ -63,6 +63,23 @@ def test_from_raw_files_to_a_store(iltools: Any, raw: Path, store: Path) -> None
     )
 
 
+def test_clips_are_added_to_a_store(iltools: Any, raw: Path, store: Path, tmp_path: Path) -> None:
+    more = write_csv(tmp_path / "run_60hz.csv", 22, 9)
+    assert iltools("export", "auto", more, "--out", tmp_path / "more.zarr").code == 0
+    document = iltools("build", tmp_path / "more.zarr", "--out", store, "--add", "--json").json
+    assert (document["num_trajectories"], document["num_in_store"]) == (1, 4)
+    again = iltools("build", tmp_path / "more.zarr", "--out", store, "--add")
+    assert again.code == 2
+    assert "pass --skip-present" in again.err
+    refused = iltools("build", tmp_path / "more.zarr", "--out", store, "--add", "--obs-keys", "qpos")
+    assert refused.code == 2
+    assert "--obs-keys" in refused.err
+    assert iltools("build", tmp_path / "more.zarr", "--out", store, "--skip-present").code == 2
+    info = iltools("info", store, "--json").json
+    assert info["num_clips"] == 4
+    assert iltools("verify", store).code == 0
+
+
 def test_export_says_what_it_took_the_files_for(iltools: Any, raw: Path, tmp_path: Path) -> None:
     outcome = iltools("export", "auto", raw, "--out", tmp_path / "a.zarr")
     assert "unitree-csv (3 files)" in outcome.out

@@ -47,6 +47,14 @@ def test_builds_killed_at_every_call(
 
 
 @pytest.mark.faults("killed build")
+def test_additions_killed_at_every_call(preload: dict[str, str], tmp_path: Path) -> None:
+    code = "import killed_addition; killed_addition.main()"
+    process = run_python(code, tmp_path / "store", **preload)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 30, "fewer points than adding is known to have"
+
+
+@pytest.mark.faults("killed build")
 def test_a_killed_first_build_can_be_repaired(tmp_path: Path) -> None:
     process = run_python(
         "import os, sys, signal; import numpy as np; from iltools_datasets import StoreBuilder\n"

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from iltools_datasets.cli.opened import is_lerobot, open_archive
 from iltools_datasets.cli.output import AsJson, err, facts, heading, human_bytes, out, print_json
+from iltools_datasets.ingest.add_clips import add_clips
 from iltools_datasets.ingest.choice import Choice
 from iltools_datasets.ingest.from_archive import build_store
 
@@ -46,35 +47,51 @@ def build(
     strict: Annotated[bool, typer.Option(help="Whether a clip without a required key is an error or left out.")] = True,
     keep_nan: Annotated[bool, typer.Option("--keep-nan", help="Store NaN instead of refusing it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add the clips to the store that is there, by the options it was built by.")
+    ] = False,
+    skip_present: Annotated[
+        bool, typer.Option("--skip-present", help="With --add, leave out clips of names that the store has.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a store from an archive: what training samples from."""
     choice = Choice(tuple(select or ()), min_states, max_states, healthy)
+    own = {"--obs-keys": obs_keys, "--act-key": act_key, "--exclude-keys": exclude_keys, "--keep-nan": keep_nan}
+    own |= {"--overwrite": overwrite, "--no-strict": not strict, "--float-dtype": float_dtype != "float32"}
+    if add and (given := [name for name, value in own.items() if value]):
+        raise typer.BadParameter(f"--add goes by what the store was built by; leave out {', '.join(given)}")
+    if skip_present and not add:
+        raise typer.BadParameter("--skip-present goes with --add")
     if any(is_lerobot(archive) for archive in archives):
-        if len(archives) > 1 or choice != Choice():
-            raise typer.BadParameter("a LeRobot set is built alone and whole", param_hint="ARCHIVE")
+        if len(archives) > 1 or choice != Choice() or add:
+            raise typer.BadParameter("a LeRobot set is built alone, whole and at once", param_hint="ARCHIVE")
         _of_lerobot(archives[0], store, obs_keys, act_key, exclude_keys, float_dtype, keep_nan, overwrite, as_json)
         return
     for archive in archives:
         open_archive(archive).close()  # or the message says what else it is
-    path, report = build_store(
-        archives,
-        store,
-        obs_keys,
-        act_key=act_key,
-        strict=strict,
-        float_dtype=None if float_dtype == "keep" else float_dtype,
-        on_nan="keep" if keep_nan else "error",
-        exclude_keys=exclude_keys or (),
-        overwrite=overwrite,
-        progress=False if as_json else None,
-        select=choice,
-    )
+    progress = False if as_json else None
+    if add:
+        path, report = add_clips(archives, store, select=choice, skip_present=skip_present, progress=progress)
+    else:
+        path, report = build_store(
+            archives,
+            store,
+            obs_keys,
+            act_key=act_key,
+            strict=strict,
+            float_dtype=None if float_dtype == "keep" else float_dtype,
+            on_nan="keep" if keep_nan else "error",
+            exclude_keys=exclude_keys or (),
+            overwrite=overwrite,
+            progress=progress,
+            select=choice,
+        )
     if as_json:
         print_json(report.as_dict())
         return
     console = out()
-    console.print(heading(path, f"store, built in {report.seconds:.1f} s"), soft_wrap=True)
+    console.print(heading(path, f"store, {'added to' if add else 'built'} in {report.seconds:.1f} s"), soft_wrap=True)
     console.print(
         facts(
             ("clips", f"{report.num_trajectories:,} of {report.num_tasks:,} tasks"),

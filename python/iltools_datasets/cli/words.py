@@ -12,6 +12,7 @@ _WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bpass on_nan='keep'", "pass --keep-nan"),
         (r"\bon_nan='drop'", "--on-nan drop"),
         (r"\bresume=True\b", "--resume"),
+        (r"\bpass skip_present=True\b", "pass --skip-present"),
         (r"\bpolicy_config\b", "--policy-config"),
         (r"\bpass strict=False\b", "pass --no-strict"),
         (r"\bsay which with act_key=", "say which with --act-key"),

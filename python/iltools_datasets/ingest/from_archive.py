@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,8 @@ from iltools_datasets.motion.description import ATTRIBUTE
 from iltools_datasets.store.builder import StoreBuilder
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
-_BUILT_FROM = "built_from"
+BUILT_FROM = "built_from"
+"""The store's attribute that says of which files, and by which options, it was built."""
 _MISSING_CHUNKS = "missing_chunks"
 
 
@@ -113,51 +114,63 @@ def build_store(
         on_nan=on_nan,
         exclude_keys=tuple(exclude_keys),
     )
-    with _naming(archives.path):
+    with naming(archives.path):
         plan = plan_export(archives.trajectories, options)
-    task_names = {task.task_id: task.name for task in archives.tasks}
     path = local_path(store_path)
-    for reader in archives.readers:
-        _refuse_within(path, reader.path)
+    refuse_within(path, archives)
     built_from = {"mark": archives.mark, "options": json.loads(json.dumps(asdict(options)))}
     if reuse and not overwrite and (path / "manifest.json").exists():
         store = _up_to_date(path, built_from)
         missing = store.attributes.get(_MISSING_CHUNKS, 0)
-        return path, _report(archives, plan, options, store, time.perf_counter() - started, missing, reused=True)
+        return path, report_of(archives, plan, options, store, time.perf_counter() - started, missing, reused=True)
     with (
-        _naming(archives.path),
+        naming(archives.path),
         StoreBuilder(
             path,
             overwrite=overwrite,
             concat=plan.concat,
             alias=plan.flags.alias,
-            attributes={**_provenance(archives, options, plan), _BUILT_FROM: built_from},
+            attributes={**_provenance(archives, options, plan), BUILT_FROM: built_from},
         ) as builder,
+    ):
+        ids = {clip.path: (clip.task_id, clip.traj_id) for clip in plan.trajectories}
+        write_clips(builder, archives, plan, options, ids, progress)
+        builder.attributes[_MISSING_CHUNKS] = archives.missing_chunks
+    store = TrajectoryStore.open(path)
+    return path, report_of(archives, plan, options, store, time.perf_counter() - started, archives.missing_chunks)
+
+
+def write_clips(
+    builder: StoreBuilder,
+    archives: Archives,
+    plan: ExportPlan,
+    options: ExportOptions,
+    ids: Mapping[str, tuple[int, int]],
+    progress: bool | None,
+) -> None:
+    """Give the builder the clips of a plan; `ids` has of each, by its path, the task and its number in it."""
+    with (
         terminal_progress("building", len(plan.trajectories), progress) as advance,
         closing(archives.stream(plan.trajectories, lambda clip: keys_to_read(clip, plan, options))) as clips,
     ):
         for trajectory, arrays in clips:
             columns = arrange(trajectory, arrays, plan, options)
             builder.add(
-                trajectory.task_id,
-                trajectory.traj_id,
+                *ids[trajectory.path],
                 states=columns.states,
                 transitions=columns.transitions,
                 name=trajectory.name,
-                task_name=task_names[trajectory.task_id],
+                task_name=f"{trajectory.dataset_source}/{trajectory.motion}",
             )
             advance()
             # Or it would stay alive while the reader already fetches another one.
             del arrays, columns
-        builder.attributes[_MISSING_CHUNKS] = archives.missing_chunks
-    store = TrajectoryStore.open(path)
-    return path, _report(archives, plan, options, store, time.perf_counter() - started, archives.missing_chunks)
 
 
 def _up_to_date(path: Path, wanted: dict[str, Any]) -> TrajectoryStore:
     """Open the store that is there if it is what would be built; StoreExistsError says what differs."""
     store = TrajectoryStore.open(path)
-    found = store.attributes.get(_BUILT_FROM)
+    found = store.attributes.get(BUILT_FROM)
     if not isinstance(found, dict) or not isinstance(found.get("options"), dict):
         why = "does not say what it was built from"
     elif changed := [key for key, value in wanted["options"].items() if found["options"].get(key) != value]:
@@ -171,14 +184,15 @@ def _up_to_date(path: Path, wanted: dict[str, Any]) -> TrajectoryStore:
     raise StoreExistsError(f"{path}: the store that is there {why}; pass overwrite=True to build it anew")
 
 
-def _refuse_within(store: Path, archive: object) -> None:
-    """Refuse to build a store into the archive it is built from."""
-    if isinstance(archive, Path) and archive.resolve() in (store.resolve(), *store.resolve().parents):
-        raise StoreExistsError(f"{store}: lies within the archive {archive}; a store needs a directory of its own")
+def refuse_within(store: Path, archives: Archives) -> None:
+    """Refuse to build a store into an archive it is built from."""
+    for archive in (reader.path for reader in archives.readers):
+        if isinstance(archive, Path) and archive.resolve() in (store.resolve(), *store.resolve().parents):
+            raise StoreExistsError(f"{store}: lies within the archive {archive}; a store needs a directory of its own")
 
 
 @contextmanager
-def _naming(path: object) -> Generator[None, None, None]:
+def naming(path: object) -> Generator[None, None, None]:
     """Put the archive's path in front of the message of an error."""
     try:
         yield
@@ -198,7 +212,7 @@ def _provenance(archives: Archives, options: ExportOptions, plan: ExportPlan) ->
     }
 
 
-def _report(
+def report_of(
     archives: Archives,
     plan: ExportPlan,
     options: ExportOptions,

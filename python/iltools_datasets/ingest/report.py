@@ -25,7 +25,8 @@ class BuildReport:
     `zero_action` says that the archive has no action.
     `missing_chunks` counts chunks a foreign archive left out because they hold only its fill value;
     `skipped_arrays` has a line for each array of the archive that belongs to no trajectory. `reused` says that the
-    store was there already, and nothing was written.
+    store was there already, and nothing was written. Where clips were added to a store, the counts are of those, and
+    `num_in_store` is how many it has by now; `num_present` of the archive's were in it before.
     """
 
     source: str
@@ -45,6 +46,8 @@ class BuildReport:
     missing_chunks: int = 0
     skipped_arrays: tuple[str, ...] = ()
     reused: bool = False
+    num_in_store: int | None = None
+    num_present: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers, ready for JSON."""
@@ -55,6 +58,10 @@ class BuildReport:
         lines = []
         if self.reused:
             lines.append("re-used: it was built by these options from these clips, and no file of theirs has changed")
+        if self.num_in_store is not None:
+            lines.append(f"the store has {self.num_in_store} clips by now")
+        if self.num_present:
+            lines.append(f"{self.num_present} clips of these names are in the store already, and were left as they are")
         if self.zero_action:
             lines.append("the archive has no action: zeros of width 1 stand in")
         if self.inferred_terminated:

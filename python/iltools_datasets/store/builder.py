@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from iltools_datasets import _core
 from iltools_datasets._base.local_path import local_path
 from iltools_datasets._base.plain_json import as_json
-from iltools_datasets.errors import SchemaError
+from iltools_datasets.errors import ArgumentError, SchemaError
 from iltools_datasets.store.keys import Key, parts_of, public
 from iltools_datasets.store.segments import Segment
 
@@ -37,6 +38,9 @@ class StoreBuilder:
             Each is a part of one of them.
         alias: `{new key: transition or state key}`: a second name for the same bytes, parts of `concat` included.
         attributes: what to keep with the data (rate, joint names, provenance), as JSON: numbers come back to the bit.
+        append: add to the store that is there, whose layout `concat` and `alias` have to give again: what is added
+            comes behind what is there, in files of its own. The store keeps its uuid and, but for those given here,
+            its attributes; rows keep their index, readers and streams what they have, until `refresh`.
 
     Raises:
         ArgumentError: the path is a URL.
@@ -44,6 +48,7 @@ class StoreBuilder:
         StoreExistsError: a store is there and `overwrite` is False; or, whatever it is, the directory is a Zarr archive
             or has a `manifest.json` that is no store's.
         StoreBusyError: another process builds there; the message has its pid.
+        StoreNotFoundError: there is no store to add to.
 
     Example:
         >>> with StoreBuilder(path) as builder:
@@ -58,6 +63,7 @@ class StoreBuilder:
         concat: Mapping[str, Sequence[str]] | None = None,
         alias: Mapping[Key, Key] | None = None,
         attributes: Mapping[str, Any] | None = None,
+        append: bool = False,
     ) -> None:
         self.path = local_path(path)
         self._concat = {key: list(parts) for key, parts in (concat or {}).items()}
@@ -67,7 +73,15 @@ class StoreBuilder:
         """What will be kept with the data; more may be added until `publish`."""
         self._task_names: dict[int, str] = {}
         self._is_published = False
-        self._writer = _core.StoreWriter(str(self.path), overwrite, as_json(self.attributes, "attributes"))
+        if append and overwrite:
+            raise ArgumentError("append=True adds to the store that overwrite=True replaces: pass one of them")
+        text = as_json(self.attributes, "attributes")
+        self._writer = (
+            _core.StoreWriter.add(str(self.path)) if append else _core.StoreWriter(str(self.path), overwrite, text)
+        )
+        if append:
+            # Under the lock: nobody changes them until this build is over.
+            self.attributes = {**json.loads(_core.Store.open(str(self.path), "pread").attributes), **self.attributes}
 
     def add_alias(self, new: Key, old: Key) -> None:
         """Give a transition or state key a second name, as `alias` does; before the first trajectory."""

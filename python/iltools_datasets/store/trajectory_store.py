@@ -117,20 +117,20 @@ class TrajectoryStore:
 
     @property
     def is_growing(self) -> bool:
-        """Whether it was opened while it grew: `refresh` may find more trajectories."""
+        """Whether it was opened while a collector recorded it."""
         return self.core.is_growing
 
     def refresh(self) -> TrajectoryStore:
         """Return the store as it is now: the same trajectories, and behind them those that have come.
 
-        The same rows keep the same index, and readers of this one are not disturbed. A store that does not grow is
-        returned as it is, and one that has nothing new and still grows, too.
+        The same rows keep the same index, and readers of this one are not disturbed. Where nothing is new this store
+        is returned.
 
         Raises:
             StoreChangedError: another build has taken its place.
             StoreNotFoundError, StoreCorruptError: as `open` does.
         """
-        if not self.is_growing:
+        if not self.uuid:
             return self
         now = TrajectoryStore.open(self.path, self.core.backend, num_threads=self.num_threads)
         if now.uuid != self.uuid or len(now) < len(self):
@@ -138,7 +138,7 @@ class TrajectoryStore:
                 f"{self.path}: expected build {self.uuid}, found {now.uuid}: the store was rebuilt meanwhile"
             )
         # Before the first trajectory the columns may still become others.
-        return self if now.is_growing and 0 < len(now) == len(self) else now
+        return self if now.is_growing == self.is_growing and 0 < len(now) == len(self) else now
 
     @property
     def path(self) -> Path:
@@ -147,8 +147,8 @@ class TrajectoryStore:
 
     @property
     def data_dir(self) -> Path:
-        """Directory of this build's columns, a TensorDict memmap directory."""
-        return Path(self.core.data_dir)
+        """Directory of the columns, a TensorDict memmap directory; the first one of a store that was added to."""
+        return Path(self.core.data_dirs[0])
 
     @property
     def uuid(self) -> str:
@@ -180,7 +180,9 @@ class TrajectoryStore:
     def bytes_on_disk(self) -> int:
         """Bytes of all files of this build, manifest included."""
         manifest = self.path / "manifest.json"
-        return bytes_below(self.data_dir) + (manifest.stat().st_size if manifest.exists() else 0)
+        return sum(bytes_below(Path(data)) for data in self.core.data_dirs) + (
+            manifest.stat().st_size if manifest.exists() else 0
+        )
 
     @cached_property
     def trajectory_names(self) -> tuple[str | None, ...]:

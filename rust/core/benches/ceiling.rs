@@ -38,7 +38,7 @@ fn find(directory: &Path, name: &str) -> PathBuf {
 }
 
 fn plain(store: &Store, name: &str, width: usize, states: bool, next: bool) -> Plain {
-    let file = std::fs::File::open(find(store.data_dir(), name)).expect("a column");
+    let file = std::fs::File::open(find(&store.data_dirs()[0], name)).expect("a column");
     let map = memmap2::MmapOptions::new().map_raw_read_only(&file).expect("a map");
     Plain { map, width, states, next }
 }

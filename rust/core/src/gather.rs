@@ -4,15 +4,13 @@
 //! blocks, with software prefetch, consecutive rows as one run, on several threads above a measured size.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::part::{Origin, Part, RowOf, fetched_bytes};
+use crate::pieced_file::PiecedFile;
 use crate::row_copy::{AHEAD, Rows};
 use crate::segment::SegmentTable;
 use crate::{Error, Result, parallel, streaming};
@@ -198,31 +196,30 @@ impl<'a> Block<'a> {
                 unsafe { rows.copy(out, streams) }
                 Ok(())
             }
-            Origin::File(file, path) => self.read(part, rows, (file, path), out, watch),
-            Origin::Reopened(file, path) => self.read(part, rows, (&file.reopen()?, path), out, watch),
+            Origin::Files(files) => self.read(part, rows, files, out, watch),
+            Origin::Reopened(files) => self.read(part, rows, &files.reopen()?, out, watch),
         }
     }
 
-    /// Read the rows of this block from a file.
+    /// Read the rows of this block from files.
     fn read(
         &self,
         part: &Part<'_>,
         rows: &[i64],
-        (file, path): (&File, &Path),
+        files: &PiecedFile,
         out: *mut u8,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let further = usize::from(part.row_of == RowOf::NextState);
         // SAFETY: the output holds `width` bytes for each of `count` rows from here on, initialised, and is ours alone.
         let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
-        read_rows(file, path, part, &rows[..self.count], further, out, watch)
+        read_rows(files, part, &rows[..self.count], further, out, watch)
     }
 }
 
 /// Read the rows of a part, or with `further` the ones that many rows behind them.
 fn read_rows(
-    file: &File,
-    path: &Path,
+    files: &PiecedFile,
     part: &Part<'_>,
     rows: &[i64],
     further: usize,
@@ -239,18 +236,7 @@ fn read_rows(
             run += 1;
         }
         let at = (rows[i] as u64 + further as u64) * part.column.stride as u64 + part.offset as u64;
-        file.read_exact_at(&mut out[i * part.width..(i + run) * part.width], at).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::UnexpectedEof {
-                let found = file.metadata().map_or(0, |metadata| metadata.len());
-                Error::Corrupt(format!(
-                    "{}: truncated while open: expected {} bytes, found {found}",
-                    path.display(),
-                    part.column.stride * part.column.rows
-                ))
-            } else {
-                Error::io(path)(error)
-            }
-        })?;
+        files.read_exact_at(&mut out[i * part.width..(i + run) * part.width], at)?;
         i += run;
     }
     Ok(())
@@ -264,6 +250,13 @@ mod tests {
 
     use super::*;
     use crate::part::Column;
+    use crate::pieced_file::Piece;
+
+    fn file_of(bytes: &[u8]) -> PiecedFile {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        PiecedFile::new(vec![Piece { begin: 0, bytes: bytes.len() as u64, file, path: "x".into() }])
+    }
 
     fn column(data: &[u8], stride: usize) -> Column<'_> {
         // SAFETY: the slice outlives the column.
@@ -298,10 +291,9 @@ mod tests {
             gather(&[part(column(&data, stride), offset, width, &mut out)], &index, None, None, &|| false).unwrap();
             prop_assert_eq!(&out, &expected);
 
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(&data).unwrap();
+            let file = file_of(&data);
             let mut out = vec![0; width * index.len()];
-            let from_file = Column::in_file(&file, Path::new("x"), stride, rows);
+            let from_file = Column::in_files(&file, stride, rows);
             gather(&[part(from_file, offset, width, &mut out)], &index, None, None, &|| false).unwrap();
             prop_assert_eq!(&out, &expected);
         }
@@ -376,12 +368,11 @@ mod tests {
 
     #[test]
     fn a_small_batch_from_a_slow_file_stops_too() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; 8]).unwrap();
+        let file = file_of(&[1; 8]);
         // Less than what is split over threads, and as many reads as take longer than the time between two looks.
         let index = vec![3; PARALLEL_BYTES - 1];
         let mut out = vec![0; index.len()];
-        let column = Column::in_file(&file, Path::new("slow"), 2, 4);
+        let column = Column::in_files(&file, 2, 4);
         let asked = AtomicUsize::new(0);
         let second_time = || asked.fetch_add(1, Ordering::Relaxed) == 1;
         let result = gather(&[part(column, 0, 1, &mut out)], &index, None, None, &second_time);

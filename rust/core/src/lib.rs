@@ -14,6 +14,7 @@ pub mod memory;
 pub mod motion;
 pub mod parallel;
 pub mod part;
+pub mod pieced_file;
 pub mod recording;
 mod row_copy;
 pub mod segment;

@@ -1,28 +1,27 @@
 //! What is copied: which bytes of which rows of a column, and whereto.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::path::Path;
 
 use crate::Result;
+use crate::pieced_file::PiecedFile;
 
 /// Where the rows of a column lie.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
     /// In memory that stays mapped for `'a`. It may change under us (a shared map), so it is never seen as a slice.
     Memory(*const u8, PhantomData<&'a [u8]>),
-    /// In a file, read row by row.
-    File(&'a File, &'a Path),
-    /// In a file that is opened whenever rows of it are read, as a process may have only so many open.
-    Reopened(&'a dyn Reopen, &'a Path),
+    /// In files, read row by row.
+    Files(&'a PiecedFile),
+    /// In files that are opened whenever rows of them are read, as a process may have only so many open.
+    Reopened(&'a dyn Reopen),
 }
 
-/// A file that is not kept open.
+/// Files that are not kept open.
 pub trait Reopen: std::fmt::Debug + Sync {
-    /// Open it, as long as it is the one it was.
-    fn reopen(&self) -> Result<File>;
+    /// Open them, as long as they are the ones they were.
+    fn reopen(&self) -> Result<PiecedFile>;
 }
 
 // SAFETY: the memory behind the pointer is only read, and `'a` keeps it mapped, on whichever thread.
@@ -47,14 +46,14 @@ impl<'a> Column<'a> {
         Self { origin: Origin::Memory(memory, PhantomData), stride, rows }
     }
 
-    /// A column that fills a file from its beginning.
-    pub fn in_file(file: &'a File, path: &'a Path, stride: usize, rows: usize) -> Self {
-        Self { origin: Origin::File(file, path), stride, rows }
+    /// A column that fills files from their beginning.
+    pub fn in_files(files: &'a PiecedFile, stride: usize, rows: usize) -> Self {
+        Self { origin: Origin::Files(files), stride, rows }
     }
 
-    /// The same in a file that is not kept open.
-    pub fn in_reopened(file: &'a dyn Reopen, path: &'a Path, stride: usize, rows: usize) -> Self {
-        Self { origin: Origin::Reopened(file, path), stride, rows }
+    /// The same in files that are not kept open.
+    pub fn in_reopened(files: &'a dyn Reopen, stride: usize, rows: usize) -> Self {
+        Self { origin: Origin::Reopened(files), stride, rows }
     }
 }
 

@@ -171,7 +171,7 @@ fn seal(mut recorder: Recorder) -> Result<(), Error> {
 
 fn journals(path: &Path) -> Vec<PathBuf> {
     let store = open(path);
-    let mut files: Vec<PathBuf> = fs::read_dir(store.data_dir().join("journal"))
+    let mut files: Vec<PathBuf> = fs::read_dir(store.data_dirs()[0].join("journal"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
@@ -230,7 +230,7 @@ proptest! {
         assert_holds(&sealed, &model.over);
         prop_assert_eq!(sealed.uuid(), &uuid);
         prop_assert!(verify(&path, |_, _| true).unwrap().is_empty());
-        prop_assert!(!sealed.data_dir().join("journal").exists() && !sealed.data_dir().join("names.log").exists());
+        prop_assert!(!sealed.data_dirs()[0].join("journal").exists() && !sealed.data_dirs()[0].join("names.log").exists());
         // What was attached before still has its rows, and is what a handle of it opens.
         assert_holds(&attached, &model.over[..attached.segments().len()]);
         let prefix = attached.segments().len() as u64;

@@ -133,8 +133,8 @@ impl Store {
     }
 
     #[getter]
-    fn data_dir(&self) -> &Path {
-        self.store.data_dir()
+    fn data_dirs(&self) -> Vec<&Path> {
+        self.store.data_dirs().iter().map(PathBuf::as_path).collect()
     }
 
     #[getter]

@@ -55,6 +55,11 @@ impl Drop for Taken<'_> {
 }
 
 impl StoreWriter {
+    fn of(writer: store::StoreWriter) -> Self {
+        let build = Arc::clone(writer.build());
+        Self { build, state: Mutex::new(State::Idle(Box::new(writer))), changed: Condvar::new() }
+    }
+
     /// Held for a moment only, and never while Python runs.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -103,9 +108,13 @@ impl StoreWriter {
 impl StoreWriter {
     #[new]
     fn new(py: Python<'_>, path: PathBuf, overwrite: bool, attributes: &str) -> PyResult<Self> {
-        let writer = py.detach(|| store::StoreWriter::begin(&path, overwrite, attributes)).into_py_result(py)?;
-        let build = Arc::clone(writer.build());
-        Ok(Self { build, state: Mutex::new(State::Idle(Box::new(writer))), changed: Condvar::new() })
+        py.detach(|| store::StoreWriter::begin(&path, overwrite, attributes)).into_py_result(py).map(Self::of)
+    }
+
+    /// Begin a generation behind those that a store has.
+    #[staticmethod]
+    fn add(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| store::StoreWriter::add(&path)).into_py_result(py).map(Self::of)
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a trajectory is, in one call")]

@@ -1,8 +1,6 @@
 //! Where the numbers of a key lie in a store, and how they come into one run of floats.
 #![allow(unsafe_code)]
 
-use std::os::unix::fs::FileExt;
-
 use super::mix::{Kind, Piece, Shape};
 use super::picks::READ_BEHIND;
 use super::runs::{Run, fetched, joined, merged, starts};
@@ -135,7 +133,7 @@ impl Key {
         let (column, offset) = (store.rows_of(self.field), store.fields()[self.field].offset);
         let (memory, from_file) = match column.origin {
             Origin::Memory(memory, _) => (memory.wrapping_add(offset), false),
-            Origin::File(..) | Origin::Reopened(..) => (std::ptr::dangling(), true),
+            Origin::Files(..) | Origin::Reopened(..) => (std::ptr::dangling(), true),
         };
         let converted = matches!(self.numbers, Numbers::Half | Numbers::Brain);
         let direct = !from_file && self.runs.len() == 1 && !converted;
@@ -251,21 +249,18 @@ impl<'a> Rows<'a> {
 
     fn read(&self, row: i64) -> Result<*const u8> {
         let reopened;
-        let (file, path) = match self.column.origin {
-            Origin::File(file, path) => (file, path),
-            Origin::Reopened(file, path) => {
-                reopened = file.reopen()?;
-                (&reopened, path)
+        let files = match self.column.origin {
+            Origin::Files(files) => files,
+            Origin::Reopened(files) => {
+                reopened = files.reopen()?;
+                &reopened
             }
             Origin::Memory(..) => return Ok(self.read.as_ptr()),
         };
         // SAFETY: the buffer has that many initialised bytes, and this thread is the only one that knows them.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.read.as_ptr(), self.read.len()) };
         let at = row as u64 * self.column.stride as u64 + self.offset as u64;
-        file.read_exact_at(bytes, at).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::Corrupt(format!("{}: truncated while open", path.display())),
-            _ => Error::io(path)(error),
-        })?;
+        files.read_exact_at(bytes, at)?;
         Ok(self.read.as_ptr())
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::files::{LARGEST_JSON, is_there, replace_durably, sync_directory};
 use super::leftovers::{refuse_strangers, remove_leftovers, remove_other_generations, remove_scaffold};
 use super::lock::BuildLock;
-use super::manifest::Manifest;
+use super::manifest::{MOST_GENERATIONS, Manifest};
 use super::{DATA_PREFIX, MANIFEST, UNPUBLISHED};
 use crate::{Error, Result};
 
@@ -70,23 +70,49 @@ impl Build {
         created.inspect_err(|_| this.abort()).map(|()| this)
     }
 
+    /// Lock the directory of a store that is finished, and begin the generation `uuid` behind those that it has.
+    pub(super) fn add(store: &Path, uuid: &str) -> Result<(Self, Manifest)> {
+        let (lock, manifest) = Self::take_over(store)?;
+        if !manifest.sealed {
+            let store = store.display();
+            return Err(Error::Busy(format!(
+                "{store}: grows, or its collector was killed: iltools repair finishes it"
+            )));
+        }
+        if manifest.generations.len() >= MOST_GENERATIONS {
+            let (store, count) = (store.display(), manifest.generations.len());
+            return Err(Error::Exists(format!(
+                "{store}: has {count} generations, and takes no more; iltools combine makes one of them"
+            )));
+        }
+        let data_dir = store.join(format!("{DATA_PREFIX}{uuid}"));
+        fs::create_dir(&data_dir).map_err(Error::io(&data_dir))?;
+        let place = Place { lock, made: Vec::new(), data_dir, others: Vec::new(), is_published: false };
+        Ok((Self::of(store, place), manifest))
+    }
+
     /// Lock the directory of a store that was growing when its builder died, to go on with it.
     pub(super) fn resume(store: &Path) -> Result<(Self, Manifest)> {
-        let missing = |why: &str| Error::NotFound(format!("{}: nothing to go on with: {why}", store.display()));
+        let (lock, manifest) = Self::take_over(store)?;
+        if manifest.sealed {
+            return Err(nothing(store, "the store is finished"));
+        }
+        let data_dir = store.join(format!("{DATA_PREFIX}{}", manifest.uuid));
+        let place = Place { lock, made: Vec::new(), data_dir, others: Vec::new(), is_published: true };
+        Ok((Self::of(store, place), manifest))
+    }
+
+    /// Lock the directory of a store, and remove what dead builds left in it.
+    fn take_over(store: &Path) -> Result<(BuildLock, Manifest)> {
         // Before anything is made: not even a lock file goes where there is no store.
         Manifest::read(store).map_err(|error| match error {
-            Error::NotFound(_) => missing("there is no store"),
+            Error::NotFound(_) => nothing(store, "there is no store"),
             error => error,
         })?;
         let lock = BuildLock::take(store)?;
         let manifest = Manifest::read(store)?;
-        if manifest.sealed {
-            return Err(missing("the store is finished"));
-        }
         remove_leftovers(store)?;
-        let data_dir = store.join(format!("{DATA_PREFIX}{}", manifest.uuid));
-        let place = Place { lock, made: Vec::new(), data_dir, others: Vec::new(), is_published: true };
-        Ok((Self::of(store, place), manifest))
+        Ok((lock, manifest))
     }
 
     fn of(store: &Path, place: Place) -> Self {
@@ -164,25 +190,25 @@ impl Build {
         let is_first = !std::mem::replace(&mut place.is_published, true);
         if !manifest.sealed {
             sync_directory(&self.store)?;
-            return if is_first { self.settle(place) } else { Ok(()) };
+            return if is_first { self.settle(place, manifest) } else { Ok(()) };
         }
         let Some(place) = guard.take() else { return Ok(()) };
         self.over.store(true, Ordering::Release);
         drop(guard);
         sync_directory(&self.store)?;
-        self.settle(&place)?;
+        self.settle(&place, manifest)?;
         remove_scaffold(&place.data_dir, &mut Vec::new())?;
         drop(place.lock);
         Ok(())
     }
 
     /// What follows the first rename: the names of what was made, and the end of the generation before.
-    fn settle(&self, place: &Place) -> Result<()> {
+    fn settle(&self, place: &Place, manifest: &Manifest) -> Result<()> {
         for made in &place.made {
             let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
             sync_directory(parent.unwrap_or(Path::new(".")))?;
         }
-        let _ = remove_other_generations(&self.store, Some(&place.data_dir), &mut Vec::new());
+        let _ = remove_other_generations(&self.store, &manifest.data_dirs(&self.store), &mut Vec::new());
         Ok(())
     }
 
@@ -225,6 +251,10 @@ impl Build {
             remove_empty(&place.made);
         }
     }
+}
+
+fn nothing(store: &Path, why: &str) -> Error {
+    Error::NotFound(format!("{}: nothing to go on with: {why}", store.display()))
 }
 
 /// Fails, as it should, where somebody else has put something meanwhile.

@@ -2,15 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::HELD_OPEN;
 use super::checksum::BlockSums;
 use super::column::{ColumnSpec, column_path, show};
-use super::files::{is_there, open_to_append, open_to_resume};
+use super::files::{is_there, open_of_length, open_to_append, open_to_resume};
 use super::lent::Lent;
 use super::manifest::ColumnEntry;
+use super::pieces::{ColumnPiece, begin_of_next};
 use crate::{Error, Result};
 
 /// Bytes of a column that are gathered before they are written: short clips cost no system call each.
@@ -58,6 +59,34 @@ impl ColumnFile {
             bytes: entry.bytes,
             ..Self::empty(spec, path, file, number, count)
         })
+    }
+
+    /// Make the file of the `number`-th of `count` columns that comes behind `last`, the last one of those that it has: it begins with
+    /// what the two share.
+    pub fn add(
+        store: &Path,
+        data_dir: &Path,
+        entry: ColumnEntry,
+        last: Option<ColumnPiece>,
+        number: usize,
+        count: usize,
+    ) -> Result<Self> {
+        let begin = begin_of_next(entry.bytes);
+        let mut shared = vec![0; (entry.bytes - begin) as usize];
+        if let Some(last) = last.filter(|_| !shared.is_empty()) {
+            let what = format!("column {}", show(&entry.key));
+            let file = open_of_length(store, &last.path, last.bytes, false)
+                .map_err(|refusal| refusal.about(&last.path, &what))?;
+            file.read_exact_at(&mut shared, begin - last.begin).map_err(Error::io(&last.path))?;
+        }
+        let mut this = Self::create(data_dir, entry.spec(), number, count)?;
+        let (mut file, stays_open) = this.open()?;
+        file.write_all(&shared).map_err(Error::io(&this.path))?;
+        this.keep((file, stays_open));
+        // Not summed up again: what has changed on the disk since it was written is to be found.
+        (this.sums, this.bytes) = (BlockSums::resume(entry.crc32c, entry.bytes), entry.bytes);
+        this.unsynced = shared.len();
+        Ok(this)
     }
 
     fn empty(spec: ColumnSpec, path: PathBuf, file: File, number: usize, count: usize) -> Self {

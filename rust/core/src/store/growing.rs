@@ -12,10 +12,10 @@ use super::column::ColumnSpec;
 use super::column_file::ColumnFile;
 use super::files::{is_there, open_to_resume, sync_directories};
 use super::manifest::{Manifest, View};
-use super::names::{Line, read_names};
-use super::reader::read_segments;
+use super::names::Line;
 use super::tensordict::metadata_files;
-use super::writer::{StoreWriter, Trajectory, check_first};
+use super::trajectory::{Trajectory, check_first};
+use super::writer::StoreWriter;
 use super::{NAMES, NAMES_LOG, SEGMENT_FIELDS, SEGMENTS};
 use crate::{Error, Result};
 
@@ -56,23 +56,16 @@ impl GrowingStore {
     pub fn resume(store: &Path) -> Result<Self> {
         let (build, manifest) = Build::resume(store)?;
         let data_dir = build.step(|place| Ok(place.data_dir.clone()))?;
-        let table = read_segments(store, &data_dir, &manifest)?;
-        let names = read_names(store, &data_dir, &manifest)?;
         let table_bytes = manifest.num_segments * 8 * SEGMENT_FIELDS as u64;
         let segments = Log::resume(data_dir.join(SEGMENTS), table_bytes, manifest.segments_crc32c)?;
-        let names_log = Log::resume(data_dir.join(NAMES_LOG), manifest.names_bytes, manifest.names_crc32c)?;
-        let mut writer = StoreWriter::of(build, manifest.uuid, manifest.attributes);
+        let names = Log::resume(data_dir.join(NAMES_LOG), manifest.names_bytes, manifest.names_crc32c)?;
         let count = manifest.columns.len();
-        for (number, entry) in manifest.columns.into_iter().enumerate() {
-            writer.columns.push(ColumnFile::resume(&data_dir, entry, number, count)?);
-        }
-        let ids = table.task_id().iter().zip(table.traj_id());
-        writer.seen = ids.clone().map(|(&task, &trajectory)| (task, trajectory)).collect();
-        writer.segments = ids.zip(table.length()).map(|((&task, &id), &length)| [task, id, length]).collect();
-        (writer.views, writer.names, writer.has_table) = (manifest.views, names, true);
-        (writer.num_states, writer.num_transitions) = (manifest.num_states, manifest.num_transitions);
+        let resume = |(number, entry)| ColumnFile::resume(&data_dir, entry, number, count);
+        let columns = manifest.columns.iter().cloned().enumerate().map(resume).collect::<Result<_>>()?;
+        let mut writer = StoreWriter::behind(build, manifest, columns)?;
+        writer.has_table = true;
         let logged = writer.segments.len();
-        Ok(Self { writer, segments, names: names_log, logged, published_bytes: 0 })
+        Ok(Self { writer, segments, names, logged, published_bytes: 0 })
     }
 
     /// Publish other columns and views in the place of those that were begun with; there must be no trajectory.

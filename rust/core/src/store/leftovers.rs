@@ -36,8 +36,8 @@ pub fn repair(store: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn remove_leftovers(store: &Path) -> Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     let (current, is_sealed) = match Manifest::read(store) {
-        Ok(manifest) => (Some(store.join(format!("{DATA_PREFIX}{}", manifest.uuid))), manifest.sealed),
-        Err(Error::NotFound(_)) => (None, false),
+        Ok(manifest) => (manifest.data_dirs(store), manifest.sealed),
+        Err(Error::NotFound(_)) => (Vec::new(), false),
         Err(unreadable) => return Err(unreadable),
     };
     let unpublished = store.join(UNPUBLISHED);
@@ -45,9 +45,9 @@ pub(super) fn remove_leftovers(store: &Path) -> Result<Vec<PathBuf>> {
         fs::remove_file(&unpublished).map_err(Error::io(&unpublished))?;
         removed.push(unpublished);
     }
-    remove_other_generations(store, current.as_deref(), &mut removed)?;
-    if let (Some(data_dir), true) = (current, is_sealed) {
-        remove_scaffold(&data_dir, &mut removed)?;
+    remove_other_generations(store, &current, &mut removed)?;
+    for data_dir in current.iter().filter(|_| is_sealed) {
+        remove_scaffold(data_dir, &mut removed)?;
     }
     Ok(removed)
 }
@@ -66,10 +66,10 @@ pub(super) fn remove_scaffold(data_dir: &Path, removed: &mut Vec<PathBuf>) -> Re
     Ok(())
 }
 
-/// Remove the data directories of all builds but one, and note them in `removed`.
-pub(super) fn remove_other_generations(store: &Path, current: Option<&Path>, removed: &mut Vec<PathBuf>) -> Result<()> {
+/// Remove the data directories of builds that are none of the current ones, and note them in `removed`.
+pub(super) fn remove_other_generations(store: &Path, current: &[PathBuf], removed: &mut Vec<PathBuf>) -> Result<()> {
     for generation in generations(store)? {
-        if current != Some(generation.as_path()) {
+        if !current.contains(&generation) {
             fs::remove_dir_all(&generation).map_err(Error::io(&generation))?;
             removed.push(generation);
         }

@@ -1,16 +1,16 @@
 //! `manifest.json`: what a store consists of. It is published last, in one rename, and carries its own checksum.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::column::{ColumnSpec, DType, Key, Kind, check_apart, check_key, row_bytes, show};
 use super::files::{self, Refusal};
-use super::{MANIFEST, checksum};
+use super::{DATA_PREFIX, MANIFEST, checksum};
 use crate::{Error, Result};
 
-/// Format versions this code writes and reads: the second one where a store grows.
+/// Format versions this code writes and reads: the second one where a store grows, or was added to.
 const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 const FORMAT: &str = "iltools-store";
 
@@ -22,6 +22,9 @@ pub struct Manifest {
     pub num_states: u64,
     pub num_transitions: u64,
     pub num_segments: u64,
+    /// Of a store that was added to: all its generations, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generations: Vec<Generation>,
     /// False while the store grows: files are then at least as long as is said here, and names lie in `names.log`.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub sealed: bool,
@@ -52,7 +55,18 @@ fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// One of the data directories of a store that was added to, and what the store holds up to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    pub uuid: String,
+    pub num_states: u64,
+    pub num_transitions: u64,
+}
+
+/// Data directories of a store at most: each is a file more per column.
+pub(super) const MOST_GENERATIONS: usize = 256;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ColumnEntry {
     pub key: Key,
     pub kind: Kind,
@@ -130,6 +144,7 @@ impl Manifest {
             num_states: 0,
             num_transitions: 0,
             num_segments: 0,
+            generations: Vec::new(),
             sealed: true,
             names_bytes: 0,
             segments_crc32c: 0,
@@ -143,14 +158,41 @@ impl Manifest {
 
     /// The version that a manifest like this one is written in: the lowest that readers of it have to know.
     fn own_version(&self) -> u32 {
-        if self.sealed { 1 } else { 2 }
+        if self.sealed && self.generations.is_empty() { 1 } else { 2 }
+    }
+
+    /// Mark it with the version that it is to be written in.
+    pub fn of_own_version(mut self) -> Self {
+        self.version = self.own_version();
+        self
+    }
+
+    /// All generations, the first one first.
+    pub fn all_generations(&self) -> Vec<Generation> {
+        if self.generations.is_empty() {
+            let Self { uuid, num_states, num_transitions, .. } = self;
+            vec![Generation { uuid: uuid.clone(), num_states: *num_states, num_transitions: *num_transitions }]
+        } else {
+            self.generations.clone()
+        }
+    }
+
+    /// The data directories of a store that lies at `store`, the first one first.
+    pub fn data_dirs(&self, store: &Path) -> Vec<PathBuf> {
+        let directory = |generation: &Generation| store.join(format!("{DATA_PREFIX}{}", generation.uuid));
+        self.all_generations().iter().map(directory).collect()
+    }
+
+    /// The data directory that has the segment table and the names: the last one.
+    pub fn table_dir(&self, store: &Path) -> PathBuf {
+        let uuid = self.generations.last().map_or(&self.uuid, |generation| &generation.uuid);
+        store.join(format!("{DATA_PREFIX}{uuid}"))
     }
 
     /// Say that the store grows, and how long the names are that it has so far.
     pub fn grows(mut self, names_bytes: u64) -> Self {
         (self.sealed, self.names_bytes) = (false, names_bytes);
-        self.version = self.own_version();
-        self
+        self.of_own_version()
     }
 
     /// Whether what a reader found amiss may be due to this one having taken the place of the manifest it went by.
@@ -219,6 +261,7 @@ impl Manifest {
                 self.version
             ));
         }
+        self.check_generations()?;
         if self.block_bytes == 0 || i64::try_from(self.num_states).is_err() {
             return Err(format!("block of {} bytes, {} states", self.block_bytes, self.num_states));
         }
@@ -252,6 +295,28 @@ impl Manifest {
         for kind in [Kind::State, Kind::Transition] {
             let keys = self.columns.iter().filter(|column| column.kind == kind).map(|column| &column.key);
             check_apart(keys).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn check_generations(&self) -> std::result::Result<(), String> {
+        let (Some(first), Some(last)) = (self.generations.first(), self.generations.last()) else { return Ok(()) };
+        let counts = |of: &Generation| (of.num_states, of.num_transitions);
+        if self.generations.len() > MOST_GENERATIONS || !self.sealed {
+            return Err(format!("{} generations, sealed: {}", self.generations.len(), self.sealed));
+        }
+        if first.uuid != self.uuid || counts(last) != (self.num_states, self.num_transitions) {
+            return Err("the generations are not those of the store".into());
+        }
+        for (position, generation) in self.generations.iter().enumerate() {
+            let earlier = &self.generations[..position];
+            uuid::Uuid::parse_str(&generation.uuid).map_err(|_| format!("{:?} is not a uuid", generation.uuid))?;
+            let shrinks = earlier.last().is_some_and(|before| {
+                before.num_states > generation.num_states || before.num_transitions > generation.num_transitions
+            });
+            if shrinks || earlier.iter().any(|other| other.uuid == generation.uuid) {
+                return Err(format!("generation {position} does not follow the one before"));
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,9 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::HELD_OPEN;
 use super::files::{Refusal, open_of_length};
+use super::pieces::ColumnPiece;
 use crate::part::{Column, Reopen};
+use crate::pieced_file::{Piece, PiecedFile};
 use crate::row_copy::prefetch;
 use crate::slab::Buffer;
 use crate::{Error, Result};
@@ -72,7 +74,6 @@ impl RowsInFile {
 /// A column's bytes, kept readable for as long as this lives.
 #[derive(Debug)]
 pub struct ColumnBytes {
-    path: PathBuf,
     held: Held,
     row_bytes: usize,
     rows: usize,
@@ -83,18 +84,66 @@ enum Held {
     /// Nothing to hold: no rows, or rows of no bytes.
     Empty,
     Map(MmapRaw),
+    Maps(Maps),
     Memory(Buffer),
-    File(File),
+    Files(PiecedFile),
     Reopened(Unheld),
 }
 
-/// A file that is not kept open: what it takes to open it again, and to know that it is still the same.
+/// Files mapped one behind the other, so that their bytes are one range of memory.
+#[derive(Debug)]
+struct Maps {
+    start: *mut libc::c_void,
+    bytes: usize,
+}
+
+// SAFETY: the memory is only read, by whichever thread, and stays mapped as long as this lives.
+unsafe impl Send for Maps {}
+// SAFETY: as above.
+unsafe impl Sync for Maps {}
+
+impl Maps {
+    /// Map the first `bytes` bytes of some files, which have as many (checked by whoever opened them).
+    fn new(pieces: &[Piece], bytes: usize) -> Result<Self> {
+        let (null, flags) = (std::ptr::null_mut(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: the system chooses addresses that nobody has; there is nothing at them yet.
+        let start = unsafe { libc::mmap(null, bytes, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Error::io("a map of several files")(std::io::Error::last_os_error()));
+        }
+        let this = Self { start, bytes };
+        for (number, piece) in pieces.iter().enumerate() {
+            let end = pieces.get(number + 1).map_or(bytes, |next| bytes.min(next.begin as usize));
+            let begin = piece.begin as usize;
+            if begin >= end {
+                continue;
+            }
+            let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+            // SAFETY: `begin..end` lies in the range that was reserved above and that nobody else knows of, so what is replaced is ours.
+            let mapped = unsafe {
+                libc::mmap(start.byte_add(begin), end - begin, libc::PROT_READ, flags, piece.file.as_raw_fd(), 0)
+            };
+            if mapped == libc::MAP_FAILED {
+                return Err(Error::io(&piece.path)(std::io::Error::last_os_error()));
+            }
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Maps {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and whoever reads it holds a borrow of what owns this.
+        unsafe { libc::munmap(self.start, self.bytes) };
+    }
+}
+
+/// Files that are not kept open: what it takes to open them again, and to know that they are still the same.
 #[derive(Debug)]
 struct Unheld {
     root: PathBuf,
-    path: PathBuf,
-    identity: (u64, u64),
-    bytes: u64,
+    pieces: Vec<ColumnPiece>,
+    identities: Vec<(u64, u64)>,
     grows: bool,
 }
 
@@ -103,17 +152,24 @@ fn identity(file: &File) -> std::io::Result<(u64, u64)> {
 }
 
 impl Reopen for Unheld {
-    fn reopen(&self) -> Result<File> {
-        let changed = || {
-            let path = self.path.display();
-            Error::Changed(format!("{path}: replaced since the store was opened; its file was not kept open"))
+    fn reopen(&self) -> Result<PiecedFile> {
+        let reopened = |(piece, expected): (&ColumnPiece, &(u64, u64))| {
+            let changed = || {
+                let path = piece.path.display();
+                Error::Changed(format!("{path}: replaced since the store was opened; its file was not kept open"))
+            };
+            match open_of_length(&self.root, &piece.path, piece.bytes, self.grows) {
+                Ok(file) if identity(&file).is_ok_and(|found| found == *expected) => Ok(opened(piece, file)),
+                Ok(_) | Err(Refusal::Missing) => Err(changed()),
+                Err(refusal) => Err(refusal.about(&piece.path, "truncated while open")),
+            }
         };
-        match open_of_length(&self.root, &self.path, self.bytes, self.grows) {
-            Ok(file) if identity(&file).is_ok_and(|found| found == self.identity) => Ok(file),
-            Ok(_) | Err(Refusal::Missing) => Err(changed()),
-            Err(refusal) => Err(refusal.about(&self.path, "truncated while open")),
-        }
+        self.pieces.iter().zip(&self.identities).map(reopened).collect::<Result<_>>().map(PiecedFile::new)
     }
+}
+
+fn opened(piece: &ColumnPiece, file: File) -> Piece {
+    Piece { begin: piece.begin, bytes: piece.bytes, file, path: piece.path.clone() }
 }
 
 /// A file that only gets longer, mapped; what is there is copied out of it.
@@ -176,59 +232,59 @@ impl AppendedFile {
 }
 
 impl ColumnBytes {
-    /// Open the `number`-th column's file below `root`, whose length must be that of its rows of `row_bytes` each.
-    #[expect(clippy::too_many_arguments, reason = "what a column's file is, and how it is to be held")]
-    pub fn open(
+    /// Open the `number`-th column's files below `root`, whose lengths together must be those of its rows of `row_bytes` each.
+    #[expect(clippy::too_many_arguments, reason = "what a column's files are, and how they are to be held")]
+    pub(super) fn open(
         number: usize,
         root: &Path,
-        path: PathBuf,
+        pieces: Vec<ColumnPiece>,
         what: &str,
         row_bytes: usize,
         RowsInFile { wanted: rows, there, grows }: RowsInFile,
         backend: Backend,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let in_file = row_bytes
+        row_bytes
             .checked_mul(there)
             .filter(|&bytes| isize::try_from(bytes).is_ok())
             .ok_or_else(|| Error::Corrupt(format!("{what}: {there} rows of {row_bytes} bytes overflow")))?;
         let bytes = row_bytes * rows.min(there);
-        let mut file = match open_of_length(root, &path, in_file as u64, grows) {
-            Ok(file) => file,
-            Err(refusal) => return Err(refusal.about(&path, what)),
+        let open = |piece: &ColumnPiece| match open_of_length(root, &piece.path, piece.bytes, grows) {
+            Ok(file) => Ok(opened(piece, file)),
+            Err(refusal) => Err(refusal.about(&piece.path, what)),
         };
-        let held = match backend {
+        let files: Vec<Piece> = pieces.iter().map(open).collect::<Result<_>>()?;
+        let held = match (backend, files.as_slice()) {
             _ if bytes == 0 => Held::Empty,
-            Backend::Mmap => {
-                Held::Map(MmapOptions::new().len(bytes).map_raw_read_only(&file).map_err(Error::io(&path))?)
+            (Backend::Mmap, [only]) => {
+                Held::Map(MmapOptions::new().len(bytes).map_raw_read_only(&only.file).map_err(Error::io(&only.path))?)
             }
-            Backend::Ram => {
-                let memory = Buffer::take(bytes)?;
+            (Backend::Mmap, files) => Held::Maps(Maps::new(files, bytes)?),
+            (Backend::Ram, _) => {
+                let (memory, files) = (Buffer::take(bytes)?, PiecedFile::new(files));
                 // SAFETY: the buffer holds `bytes` initialised bytes that nobody else knows of yet.
                 let target = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), bytes) };
-                for piece in target.chunks_mut(READ_BYTES) {
-                    file.read_exact(piece).map_err(Error::io(&path))?;
+                for (number, piece) in target.chunks_mut(READ_BYTES).enumerate() {
+                    files.read_exact_at(piece, (number * READ_BYTES) as u64)?;
                     if interrupted() {
                         return Err(Error::Interrupted);
                     }
                 }
                 Held::Memory(memory)
             }
-            Backend::Pread if number < HELD_OPEN => Held::File(file),
-            Backend::Pread => Held::Reopened(Unheld {
-                root: root.to_path_buf(),
-                path: path.clone(),
-                identity: identity(&file).map_err(Error::io(&path))?,
-                bytes: in_file as u64,
-                grows,
-            }),
+            (Backend::Pread, _) if number * pieces.len() < HELD_OPEN => Held::Files(PiecedFile::new(files)),
+            (Backend::Pread, _) => {
+                let identity = |piece: &Piece| identity(&piece.file).map_err(Error::io(&piece.path));
+                let identities = files.iter().map(identity).collect::<Result<_>>()?;
+                Held::Reopened(Unheld { root: root.to_path_buf(), pieces, identities, grows })
+            }
         };
-        Ok(Self { path, held, row_bytes, rows })
+        Ok(Self { held, row_bytes, rows })
     }
 
     /// A column whose rows have no bytes.
-    pub fn empty(path: PathBuf, rows: usize) -> Self {
-        Self { path, held: Held::Empty, row_bytes: 0, rows }
+    pub fn empty(rows: usize) -> Self {
+        Self { held: Held::Empty, row_bytes: 0, rows }
     }
 
     /// The column, for a gather.
@@ -236,12 +292,13 @@ impl ColumnBytes {
         let memory = match &self.held {
             Held::Empty => std::ptr::dangling(),
             Held::Map(map) => map.as_ptr(),
+            Held::Maps(maps) => maps.start.cast_const().cast(),
             Held::Memory(memory) => memory.as_ptr(),
-            Held::File(file) => return Column::in_file(file, &self.path, self.row_bytes, self.rows),
-            Held::Reopened(file) => return Column::in_reopened(file, &self.path, self.row_bytes, self.rows),
+            Held::Files(files) => return Column::in_files(files, self.row_bytes, self.rows),
+            Held::Reopened(files) => return Column::in_reopened(files, self.row_bytes, self.rows),
         };
-        // SAFETY: the map or buffer is as long as `row_bytes * rows` (checked against the file's length when it was opened) and
-        // lives as long as `self`. If someone shortens the file afterwards a read raises SIGBUS, which is documented; `ram`
+        // SAFETY: the maps or the buffer are as long as `row_bytes * rows` (checked against the files' lengths when they were opened)
+        // and live as long as `self`. If someone shortens a file afterwards a read raises SIGBUS, which is documented; `ram`
         // and `pread` do not depend on it.
         unsafe { Column::in_memory(memory, self.row_bytes, self.rows) }
     }

@@ -15,8 +15,10 @@ mod lock;
 mod manifest;
 mod map;
 mod names;
+mod pieces;
 mod reader;
 mod tensordict;
+mod trajectory;
 mod verify;
 mod writer;
 
@@ -31,8 +33,9 @@ pub use manifest::View;
 pub(crate) use map::AppendedFile;
 pub use map::Backend;
 pub use reader::{Store, gather_memory};
+pub use trajectory::{Array, Trajectory};
 pub use verify::{Damage, verify};
-pub use writer::{Array, StoreWriter, Trajectory};
+pub use writer::StoreWriter;
 #[cfg(fuzzing)]
 pub use {checksum::of as crc32c, manifest::Manifest};
 

@@ -35,8 +35,8 @@ impl Line {
 }
 
 /// The names of a store, after a look at their checksum and number.
-pub fn read_names(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<Names> {
-    let path = data_dir.join(if manifest.sealed { NAMES } else { NAMES_LOG });
+pub fn read_names(store: &Path, manifest: &Manifest) -> Result<Names> {
+    let path = manifest.table_dir(store).join(if manifest.sealed { NAMES } else { NAMES_LOG });
     let refused = |refusal: Refusal| refusal.about(&path, "names");
     let bytes = if manifest.sealed {
         read(store, &path, LARGEST_JSON).map_err(refused)?

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::column::{ColumnSpec, Key, Kind, column_path, show};
+use super::column::{ColumnSpec, Key, Kind, show};
 use super::fields::{Field, fields};
 use super::files::{Refusal, is_there, open_of_length};
 use super::manifest::Manifest;
 use super::map::{Backend, ColumnBytes, RowsInFile};
 use super::names::{Names, read_names};
-use super::{DATA_PREFIX, MANIFEST, SEGMENT_FIELDS, SEGMENTS, checksum};
+use super::pieces::{ColumnPiece, pieces};
+use super::{MANIFEST, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::gather::{gather, least_and_greatest};
 use crate::part::{Column, Part};
 use crate::segment::SegmentTable;
@@ -26,7 +27,7 @@ const ATTEMPTS: usize = 5;
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    data_dir: PathBuf,
+    data_dirs: Vec<PathBuf>,
     uuid: String,
     is_growing: bool,
     backend: Backend,
@@ -102,9 +103,8 @@ impl Store {
         backend: Backend,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let data_dir = path.join(format!("{DATA_PREFIX}{}", manifest.uuid));
-        let segments = read_segments(path, &data_dir, manifest)?.first(trajectories)?;
-        let mut names = read_names(path, &data_dir, manifest)?;
+        let segments = read_segments(path, manifest)?.first(trajectories)?;
+        let mut names = read_names(path, manifest)?;
         names.trajectories.truncate(trajectories);
         let is_whole = trajectories as u64 == manifest.num_segments;
         let num_transitions = segments.num_transitions() as usize;
@@ -118,12 +118,12 @@ impl Store {
             };
             let rows = RowsInFile { wanted, there, grows: !manifest.sealed };
             let spec = entry.spec();
-            let file = column_path(&data_dir, entry.kind, &entry.key);
+            let files = pieces(path, manifest, entry);
             let what = format!("column {}", show(&entry.key));
             columns.push(ColumnBytes::open(
                 columns.len(),
                 path,
-                file,
+                files,
                 &what,
                 spec.row_bytes()?,
                 rows,
@@ -136,7 +136,7 @@ impl Store {
             .map_err(|error| Error::Corrupt(format!("{}: {error}", path.join(MANIFEST).display())))?;
         Ok(Self {
             path: path.to_path_buf(),
-            data_dir,
+            data_dirs: manifest.data_dirs(path),
             uuid: manifest.uuid.clone(),
             is_growing: !manifest.sealed,
             backend,
@@ -165,17 +165,19 @@ impl Store {
         for (spec, file) in files {
             let (what, row_bytes) = (format!("column {}", show(&spec.key)), spec.row_bytes()?);
             columns.push(if row_bytes == 0 && !is_there(&file) {
-                ColumnBytes::empty(file, rows)
+                ColumnBytes::empty(rows)
             } else {
+                let bytes = (row_bytes as u64).saturating_mul(rows as u64);
+                let files = vec![ColumnPiece { path: file, begin: 0, bytes }];
                 let rows = RowsInFile::all(rows);
-                ColumnBytes::open(columns.len(), path, file, &what, row_bytes, rows, backend, interrupted)?
+                ColumnBytes::open(columns.len(), path, files, &what, row_bytes, rows, backend, interrupted)?
             });
             specs.push(spec);
         }
         let fields = fields(&specs, &[])?;
         Ok(Self {
             path: path.to_path_buf(),
-            data_dir: path.to_path_buf(),
+            data_dirs: vec![path.to_path_buf()],
             uuid: String::new(),
             is_growing: false,
             backend,
@@ -194,9 +196,9 @@ impl Store {
         &self.path
     }
 
-    /// Directory of this generation's data.
-    pub fn data_dir(&self) -> &Path {
-        &self.data_dir
+    /// Directories of the data: one, and one for each time that the store was added to.
+    pub fn data_dirs(&self) -> &[PathBuf] {
+        &self.data_dirs
     }
 
     /// Identity of this generation; empty for foreign files.
@@ -306,9 +308,9 @@ impl Store {
 /// Bytes of the segment table that are read at a time: whole rows.
 const TABLE_BYTES: usize = (1 << 16) * 8 * SEGMENT_FIELDS;
 
-pub(super) fn read_segments(store: &Path, data_dir: &Path, manifest: &Manifest) -> Result<SegmentTable> {
+pub(super) fn read_segments(store: &Path, manifest: &Manifest) -> Result<SegmentTable> {
     const WHAT: &str = "segment table";
-    let path = data_dir.join(SEGMENTS);
+    let path = manifest.table_dir(store).join(SEGMENTS);
     let corrupt = |why: String| Error::Corrupt(format!("{}: {WHAT}: {why}", path.display()));
     let expected = manifest
         .num_segments

@@ -9,13 +9,17 @@ use super::META;
 use super::column::Kind;
 use super::manifest::Manifest;
 
-/// Each file and its content.
+/// Each file of the first generation and its content; those that were added begin in the middle of a row.
 pub(super) fn metadata_files(data_dir: &Path, manifest: &Manifest) -> Vec<(PathBuf, Value)> {
+    let (num_states, num_transitions) = manifest
+        .generations
+        .first()
+        .map_or((manifest.num_states, manifest.num_transitions), |first| (first.num_states, first.num_transitions));
     let mut directories: BTreeMap<PathBuf, (Vec<u64>, Map<String, Value>)> = BTreeMap::new();
     directories.insert(data_dir.to_path_buf(), (vec![], Map::new()));
     let nested = || json!({"type": "TensorDict"});
     for column in &manifest.columns {
-        let rows = if column.kind == Kind::State { manifest.num_states } else { manifest.num_transitions };
+        let rows = if column.kind == Kind::State { num_states } else { num_transitions };
         let kind = column.kind.directory();
         if let Some((_, root)) = directories.get_mut(data_dir) {
             root.insert(kind.into(), nested());

@@ -1,15 +1,17 @@
 //! Reading every byte of a store and comparing it with its checksum.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::column::{Key, column_path, show};
+use super::column::{Key, show};
 use super::files::{self, LARGEST_JSON};
 use super::manifest::{ColumnEntry, Manifest};
+use super::pieces::pieces;
 use super::reader::Store;
 use super::tensordict::metadata_files;
-use super::{DATA_PREFIX, NAMES, NAMES_LOG, SEGMENT_FIELDS, SEGMENTS, checksum};
+use super::{NAMES, NAMES_LOG, SEGMENT_FIELDS, SEGMENTS, checksum};
 use crate::{Error, Result};
 
 /// How often the check starts again when a build replaced the files under it.
@@ -64,7 +66,7 @@ fn verify_generation(
     manifest: &Manifest,
     progress: &mut impl FnMut(u64, u64) -> bool,
 ) -> Result<Option<Vec<Damage>>> {
-    let data_dir = store.join(format!("{DATA_PREFIX}{}", manifest.uuid));
+    let table_dir = manifest.table_dir(store);
     let mut damages = Vec::new();
     let table_bytes = manifest.num_segments.saturating_mul(8 * SEGMENT_FIELDS as u64);
     let total = manifest.columns.iter().fold(0_u64, |total, column| total.saturating_add(column.bytes));
@@ -76,11 +78,11 @@ fn verify_generation(
     };
     for (name, length, crc32c) in [table, names] {
         let length = length.map(|bytes| (bytes, !manifest.sealed));
-        damages.extend(verify_small(store, &data_dir.join(name), length, crc32c, &mut |_| progress(0, total))?);
+        damages.extend(verify_small(store, &table_dir.join(name), length, crc32c, &mut |_| progress(0, total))?);
     }
     // TensorDict is told of the columns once they have a length.
-    let metadata = if manifest.sealed { metadata_files(&data_dir, manifest) } else { Vec::new() };
-    for (file, expected) in metadata {
+    let first = manifest.data_dirs(store).into_iter().next().filter(|_| manifest.sealed);
+    for (file, expected) in first.map_or_else(Vec::new, |data_dir| metadata_files(&data_dir, manifest)) {
         let found = files::read(store, &file, LARGEST_JSON).map_err(|refusal| refusal.to_string()).and_then(|bytes| {
             serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| format!("not JSON: {error}"))
         });
@@ -92,8 +94,7 @@ fn verify_generation(
     }
     let mut done = 0_u64;
     for column in &manifest.columns {
-        let path = column_path(&data_dir, column.kind, &column.key);
-        let stopped = verify_column(store, &path, column, manifest, &mut damages, &mut |bytes| {
+        let stopped = verify_column(store, column, manifest, &mut damages, &mut |bytes| {
             done = done.saturating_add(bytes);
             !progress(done, total)
         });
@@ -112,10 +113,17 @@ fn of_file(path: &Path, what: String) -> Damage {
 /// Bytes that are read at a time, whatever the manifest says of its blocks.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// Checksum of some bytes of a file, or why there is none; `go_on` is told of them piece by piece.
-fn sum(file: &File, mut at: u64, bytes: u64, piece: &mut [u8], go_on: &mut dyn FnMut(u64) -> bool) -> Summed {
+/// Checksum of what has been summed up so far and of some bytes of a file, or why there is none; `go_on` is told of them piece by
+/// piece.
+fn sum(
+    file: &File,
+    mut at: u64,
+    bytes: u64,
+    mut crc32c: u32,
+    piece: &mut [u8],
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Summed {
     let end = at + bytes;
-    let mut crc32c = 0;
     while at < end {
         let bytes = &mut piece[..(end - at).min(PIECE_BYTES as u64) as usize];
         if let Err(error) = file.read_exact_at(bytes, at) {
@@ -154,7 +162,7 @@ fn verify_small(
         Ok(opened) => opened,
         Err(refusal) => return Ok(Some(of_file(path, refusal.to_string()))),
     };
-    match sum(&file, 0, length, &mut vec![0; PIECE_BYTES.min(length as usize)], go_on) {
+    match sum(&file, 0, length, 0, &mut vec![0; PIECE_BYTES.min(length as usize)], go_on) {
         Summed::To(found) if found == crc32c => Ok(None),
         Summed::To(found) => Ok(Some(of_file(path, checksum::differs(found, crc32c)))),
         Summed::Unread(why, _) => Ok(Some(of_file(path, why))),
@@ -167,50 +175,89 @@ fn with_length(file: File) -> std::result::Result<(File, u64), files::Refusal> {
     Ok((file, length))
 }
 
+/// A column's file, and the bytes of the column that are read from it.
+struct Part {
+    path: PathBuf,
+    range: Range<u64>,
+    /// Which of the column's bytes is its first, and up to which one it has them; none where it cannot be opened.
+    there: Option<(File, Range<u64>)>,
+}
+
+impl Part {
+    /// Its bytes within a block, and whether all of them are there.
+    fn within(&self, block: &Range<u64>) -> Option<(Range<u64>, bool)> {
+        let range = block.start.max(self.range.start)..block.end.min(self.range.end);
+        let is_there = self.there.as_ref().is_some_and(|(_, there)| range.end <= there.end);
+        (!range.is_empty()).then_some((range, is_there))
+    }
+}
+
 /// Whether `stop`, which is told of the bytes that are done, has asked to stop.
 fn verify_column(
     store: &Path,
-    path: &Path,
     column: &ColumnEntry,
     manifest: &Manifest,
     damages: &mut Vec<Damage>,
     stop: &mut impl FnMut(u64) -> bool,
 ) -> bool {
     let name = show(&column.key);
-    let mut report = |block: Option<u64>, why: String| {
+    let mut report = |path: &Path, block: Option<u64>, why: String| {
         let place = block.map_or_else(String::new, |block| format!(", block {block}"));
         let what = format!("column {name}{place}: {why}");
         damages.push(Damage { file: path.display().to_string(), column: Some(column.key.clone()), block, what });
     };
-    let (file, found) = match files::open(store, path).and_then(with_length) {
-        Ok(opened) => opened,
-        Err(why) => {
-            report(None, why.to_string());
-            return stop(column.bytes);
+    let mut parts: Vec<Part> = Vec::new();
+    for piece in pieces(store, manifest, column) {
+        if let Some(before) = parts.last_mut() {
+            before.range.end = piece.begin;
         }
-    };
-    if found < column.bytes || (manifest.sealed && found != column.bytes) {
-        report(None, format!("expected {} bytes, found {found}", column.bytes));
+        let there = match files::open(store, &piece.path).and_then(with_length) {
+            Ok((file, found)) => {
+                if found < piece.bytes || (manifest.sealed && found != piece.bytes) {
+                    report(&piece.path, None, format!("expected {} bytes, found {found}", piece.bytes));
+                }
+                Some((file, piece.begin..piece.begin.saturating_add(found)))
+            }
+            Err(why) => {
+                report(&piece.path, None, why.to_string());
+                None
+            }
+        };
+        parts.push(Part { path: piece.path, range: piece.begin..column.bytes, there });
     }
-    let block_bytes = manifest.block_bytes;
-    let mut piece = vec![0; PIECE_BYTES.min(found as usize)];
+    let mut piece = vec![0; PIECE_BYTES.min(column.bytes as usize)];
     for (block, &expected) in (0..).zip(&column.crc32c) {
-        let begin = block * block_bytes;
-        let bytes = (column.bytes - begin).min(block_bytes);
-        if begin + bytes > found {
-            // Of a file that is too short, this block and all behind it.
-            return stop(column.bytes - begin);
+        let begin = block * manifest.block_bytes;
+        let range = begin..column.bytes.min(begin.saturating_add(manifest.block_bytes));
+        let here: Vec<_> = parts.iter().filter_map(|part| Some((part, part.within(&range)?))).collect();
+        if here.iter().any(|(_, (_, is_there))| !is_there) {
+            // Of a file that is not there, or too short, which was said above.
+            if stop(range.end - range.start) {
+                return true;
+            }
+            continue;
         }
-        match sum(&file, begin, bytes, &mut piece, &mut |bytes| !stop(bytes)) {
-            Summed::Stopped => return true,
-            Summed::To(found) if found == expected => {}
-            Summed::To(found) => report(Some(block), checksum::differs(found, expected)),
-            Summed::Unread(why, left) => {
-                report(Some(block), why);
-                if stop(left) {
-                    return true;
+        let mut crc32c = 0;
+        let mut unread = None;
+        for (part, (range, _)) in &here {
+            let Some((file, there)) = &part.there else { continue };
+            let (at, bytes) = (range.start - there.start, range.end - range.start);
+            match sum(file, at, bytes, crc32c, &mut piece, &mut |bytes| !stop(bytes)) {
+                Summed::Stopped => return true,
+                Summed::To(found) => crc32c = found,
+                Summed::Unread(why, left) => {
+                    unread = Some(why);
+                    if stop(left) {
+                        return true;
+                    }
                 }
             }
+        }
+        let path = here.last().map_or(store, |(part, _)| &part.path);
+        match unread {
+            Some(why) => report(path, Some(block), why),
+            None if crc32c != expected => report(path, Some(block), checksum::differs(crc32c, expected)),
+            None => {}
         }
     }
     false

@@ -1,6 +1,7 @@
 //! Building a store: what is added is checked whole, then written; readers see the old generation, or none, until `publish`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,45 +10,20 @@ use serde_json::value::RawValue;
 
 use super::build::Build;
 use super::checksum;
-use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, show};
+use super::column::{ColumnSpec, Key};
 use super::column_file::{ColumnFile, GoOn};
-use super::fields::check_fields;
 use super::files::{LARGEST_JSON, sync_directories, write_durably};
 use super::lent::Lent;
 use super::lock::BuildLock;
-use super::manifest::{Manifest, View, checked_attributes};
+use super::manifest::{Generation, Manifest, View, checked_attributes};
 use super::map::Backend;
-use super::names::Names;
-use super::reader::Store;
+use super::names::{Names, read_names};
+use super::pieces::pieces;
+use super::reader::{Store, read_segments};
 use super::tensordict::metadata_files;
+use super::trajectory::{Array, Trajectory, check_first, check_lengths, check_like_first};
 use super::{DATA_PREFIX, JOURNAL, NAMES, SEGMENTS};
 use crate::{Error, Result};
-
-/// One array of a trajectory: what it is and its bytes in C order.
-#[derive(Debug)]
-pub struct Array<'a> {
-    /// Where it goes.
-    pub spec: ColumnSpec,
-    /// Number of rows.
-    pub rows: usize,
-    /// `rows` times the row's bytes.
-    pub bytes: Lent<'a>,
-}
-
-/// A trajectory to be added.
-#[derive(Debug)]
-pub struct Trajectory<'a> {
-    /// Its task.
-    pub task_id: i64,
-    /// Its number within the task.
-    pub traj_id: i64,
-    /// Where it came from.
-    pub name: Option<String>,
-    /// Its arrays.
-    pub arrays: Vec<Array<'a>>,
-    /// Keys that are read from part of one of them; the same for every trajectory.
-    pub views: Vec<View>,
-}
 
 /// Writes one new generation.
 #[derive(Debug)]
@@ -64,6 +40,8 @@ pub struct StoreWriter {
     pub(super) names: Names,
     pub(super) num_states: u64,
     pub(super) num_transitions: u64,
+    /// The generations that are there, where one is added to them.
+    before: Vec<Generation>,
 }
 
 impl StoreWriter {
@@ -89,7 +67,42 @@ impl StoreWriter {
             names: Names::default(),
             num_states: 0,
             num_transitions: 0,
+            before: Vec::new(),
         }
+    }
+
+    /// Begin a generation behind those that a store has: what is appended comes behind what is there, whose files stay as they are.
+    ///
+    /// It keeps its uuid, its attributes as long as no others are set, and readers keep what they have.
+    pub fn add(store: &Path) -> Result<Self> {
+        let (build, manifest) = Build::add(store, &uuid::Uuid::new_v4().to_string())?;
+        let count = manifest.columns.len();
+        let columns = build.step(|place| {
+            let add = |(number, entry)| {
+                let last = pieces(store, &manifest, entry).pop();
+                ColumnFile::add(store, &place.data_dir, entry.clone(), last, number, count)
+            };
+            manifest.columns.iter().enumerate().map(add).collect()
+        });
+        let columns = columns.inspect_err(|_| build.abort())?;
+        let before = manifest.all_generations();
+        let mut this = Self::behind(build, manifest, columns)?;
+        this.before = before;
+        Ok(this)
+    }
+
+    /// Go on behind what a manifest describes.
+    pub(super) fn behind(build: Build, manifest: Manifest, columns: Vec<ColumnFile>) -> Result<Self> {
+        // From here on a failure ends the build.
+        let mut this = Self::of(build, manifest.uuid.clone(), manifest.attributes.clone());
+        let table = read_segments(this.build.store(), &manifest)?;
+        this.names = read_names(this.build.store(), &manifest)?;
+        let ids = table.task_id().iter().zip(table.traj_id());
+        this.seen = ids.clone().map(|(&task, &trajectory)| (task, trajectory)).collect();
+        this.segments = ids.zip(table.length()).map(|((&task, &id), &length)| [task, id, length]).collect();
+        (this.columns, this.views) = (columns, manifest.views);
+        (this.num_states, this.num_transitions) = (manifest.num_states, manifest.num_transitions);
+        Ok(this)
     }
 
     /// The build, for whoever may have to end it while it is being written.
@@ -170,59 +183,12 @@ impl StoreWriter {
             let specs: Vec<ColumnSpec> = arrays.iter().map(|array| array.spec.clone()).collect();
             check_first(&specs, views)
         } else {
-            self.check_like_first(arrays, views)
+            {
+                let specs: Vec<&ColumnSpec> = self.columns.iter().map(ColumnFile::spec).collect();
+                check_like_first(&specs, &self.views, arrays, views)
+            }
         };
         checked.map(|()| states).map_err(|why| Error::Schema(format!("{label}: {why}")))
-    }
-
-    /// Whether arrays and views are those of the trajectories before: the parts as well as the wholes.
-    fn check_like_first(&self, arrays: &[Array<'_>], views: &[View]) -> std::result::Result<(), String> {
-        for (expected, found) in self.views.iter().zip(views) {
-            let key = show(&found.key);
-            if (&expected.key, expected.shape.as_slice()) != (&found.key, &found.shape) {
-                return Err(format!("key {key}: expected shape {:?}, found {:?}", expected.shape, found.shape));
-            }
-            if expected != found {
-                return Err(format!(
-                    "key {key}: expected elements from {} of {}, found from {} of {}",
-                    expected.offset,
-                    show(&expected.source),
-                    found.offset,
-                    show(&found.source)
-                ));
-            }
-        }
-        if self.views.len() != views.len() {
-            return Err(format!("{} views, earlier trajectories have {}", views.len(), self.views.len()));
-        }
-        let found: HashMap<&Key, &ColumnSpec> = arrays.iter().map(|array| (&array.spec.key, &array.spec)).collect();
-        for expected in self.columns.iter().map(ColumnFile::spec) {
-            let key = show(&expected.key);
-            match found.get(&expected.key) {
-                None => return Err(format!("key {key} is missing; earlier trajectories have it")),
-                Some(found) if *found != expected => {
-                    return Err(format!(
-                        "key {key}: expected {:?} {} {:?}, found {:?} {} {:?}",
-                        expected.kind,
-                        expected.dtype.name(),
-                        expected.shape,
-                        found.kind,
-                        found.dtype.name(),
-                        found.shape
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        if found.len() > self.columns.len() {
-            let known: HashSet<&Key> = self.columns.iter().map(|column| &column.spec().key).collect();
-            let extra = arrays.iter().find(|array| !known.contains(&array.spec.key));
-            return Err(format!(
-                "key {} is new; earlier trajectories lack it",
-                extra.map_or_else(String::new, |array| show(&array.spec.key))
-            ));
-        }
-        if arrays.len() == found.len() { Ok(()) } else { Err("a key is there twice".into()) }
     }
 
     /// Make everything durable, then visible in one rename. Returns the new generation's uuid.
@@ -245,7 +211,10 @@ impl StoreWriter {
             let store = build.store().display();
             return Err(Error::Schema(format!("{store}: no trajectory with two states was added")));
         }
-        self.names.tasks = task_names;
+        if self.before.last().is_some_and(|before| before.num_transitions == self.num_transitions) {
+            return Err(Error::Schema(format!("{}: no trajectory was added", build.store().display())));
+        }
+        self.names.tasks.extend(task_names);
         let names = serde_json::to_vec(&self.names).map_err(|error| Error::Invalid(format!("names: {error}")))?;
         if names.len() as u64 > LARGEST_JSON {
             return Err(Error::Invalid(format!("names: {} bytes, more than {LARGEST_JSON}", names.len())));
@@ -262,17 +231,27 @@ impl StoreWriter {
             let entry = column.finish(&|| build.go_on(interrupted)).map_err(|error| build.ended(error))?;
             manifest.columns.push(entry);
         }
+        let is_added = !self.before.is_empty();
         build.step(|place| {
+            if is_added {
+                let directory = place.data_dir.file_name().and_then(OsStr::to_str).unwrap_or_default();
+                let uuid = directory.trim_start_matches(DATA_PREFIX).to_owned();
+                let (num_states, num_transitions) = (self.num_states, self.num_transitions);
+                manifest.generations = std::mem::take(&mut self.before);
+                manifest.generations.push(Generation { uuid, num_states, num_transitions });
+            }
             if !self.has_table {
                 write_durably(&place.data_dir.join(SEGMENTS), &table)?;
             }
             write_durably(&place.data_dir.join(NAMES), &names)?;
-            for (file, content) in metadata_files(&place.data_dir, &manifest) {
+            // A generation that was added is no TensorDict: its columns begin in the middle of a row.
+            let metadata = if is_added { Vec::new() } else { metadata_files(&place.data_dir, &manifest) };
+            for (file, content) in metadata {
                 write_durably(&file, content.to_string().as_bytes())?;
             }
             sync_directories(&place.data_dir)
         })?;
-        Ok(manifest)
+        Ok(manifest.of_own_version())
     }
 
     /// Make the finished store in `spool`, a directory within this store's, the new generation, in the same way and in its place:
@@ -284,7 +263,7 @@ impl StoreWriter {
         if build.is_over() {
             return Err(build.over());
         }
-        if !self.segments.is_empty() || spool.parent() != Some(build.store()) {
+        if !self.columns.is_empty() || spool.parent() != Some(build.store()) {
             return Err(Error::Invalid(format!(
                 "{}: adopts a directory within it, and only as long as nothing was added; {} was given",
                 build.store().display(),
@@ -315,36 +294,4 @@ impl Drop for StoreWriter {
         self.columns.clear();
         self.build.abort();
     }
-}
-
-/// Number of states of some arrays, which is the same for all.
-fn check_lengths(arrays: &[Array<'_>]) -> std::result::Result<usize, String> {
-    let states_of = |array: &Array<'_>| array.rows + usize::from(array.spec.kind == Kind::Transition);
-    let Some(first) = arrays.first() else { return Err("no arrays".into()) };
-    let states = states_of(first);
-    for array in arrays {
-        let key = show(&array.spec.key);
-        check_key(&array.spec.key).map_err(|error| error.to_string())?;
-        if states_of(array) != states {
-            let expected = states.saturating_sub(usize::from(array.spec.kind == Kind::Transition));
-            let found = array.rows;
-            return Err(format!(
-                "key {key}: expected {expected} rows, found {found} (as {} has)",
-                show(&first.spec.key)
-            ));
-        }
-        let row_bytes = array.spec.row_bytes().map_err(|error| error.to_string())?;
-        if row_bytes.checked_mul(array.rows) != Some(array.bytes.len()) {
-            return Err(format!("key {key}: {} bytes for {} rows", array.bytes.len(), array.rows));
-        }
-    }
-    if states < 2 { Err(format!("expected at least 2 states, found {states}")) } else { Ok(states) }
-}
-
-/// Whether a store may consist of such arrays and views.
-pub(super) fn check_first(specs: &[ColumnSpec], views: &[View]) -> std::result::Result<(), String> {
-    let on_disk = [Kind::State, Kind::Transition]
-        .into_iter()
-        .try_for_each(|kind| check_apart(specs.iter().filter(|spec| spec.kind == kind).map(|spec| &spec.key)));
-    on_disk.and_then(|()| check_fields(specs, views)).map_err(|error| error.to_string())
 }

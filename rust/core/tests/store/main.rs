@@ -2,5 +2,6 @@
 
 mod adding;
 mod builds;
+mod generations;
 mod model;
 mod reading;

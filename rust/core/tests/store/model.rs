@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use iltools_core::Result;
@@ -34,7 +35,12 @@ impl Model {
     }
 
     pub fn append_all(&self, writer: &mut StoreWriter) -> Result<()> {
-        for (k, &count) in self.states.iter().enumerate() {
+        self.append(writer, 0..self.states.len())
+    }
+
+    /// Append the trajectories of a range.
+    pub fn append(&self, writer: &mut StoreWriter, range: Range<usize>) -> Result<()> {
+        for (k, &count) in self.states.iter().enumerate().take(range.end).skip(range.start) {
             let (obs, action) = (rows(k, count, self.state_width, 0), rows(k, count - 1, self.action_width, 100));
             let arrays = [
                 Array { spec: spec("obs", Kind::State, self.state_width), rows: count, bytes: (&obs).into() },

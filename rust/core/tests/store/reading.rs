@@ -117,7 +117,7 @@ fn verify_names_everything_that_is_wrong_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     small().build(&path, false).unwrap();
-    let data_dir = Store::open(&path, Backend::Mmap).unwrap().data_dir().to_path_buf();
+    let data_dir = Store::open(&path, Backend::Mmap).unwrap().data_dirs()[0].clone();
     fs::remove_file(column_file(&path, "obs.memmap")).unwrap();
     fs::write(data_dir.join("segments.i64"), [0; 8]).unwrap();
     fs::write(data_dir.join("names.json"), "{}").unwrap();
