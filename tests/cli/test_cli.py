@@ -80,6 +80,25 @@ def test_clips_are_added_to_a_store(iltools: Any, raw: Path, store: Path, tmp_pa
     assert iltools("verify", store).code == 0
 
 
+def test_parts_are_joined(iltools: Any, raw: Path, archive: Path, store: Path, tmp_path: Path) -> None:
+    more = write_csv(tmp_path / "run_60hz.csv", 22, 9)
+    assert iltools("export", "auto", more, "--out", tmp_path / "more.zarr").code == 0
+    document = iltools("combine", archive, tmp_path / "more.zarr", "--out", tmp_path / "all.zarr", "--json").json
+    assert (document["num_clips"], document["num_states"]) == (4, 96 + 22)
+    assert iltools("verify", tmp_path / "all.zarr").code == 0
+    again = iltools("combine", archive, tmp_path / "more.zarr", "--out", tmp_path / "all.zarr")
+    assert again.code == 2
+    assert "pass --overwrite" in again.err
+    assert iltools("build", tmp_path / "more.zarr", "--out", tmp_path / "other").code == 0
+    outcome = iltools("combine", store, tmp_path / "other", "--out", tmp_path / "both")
+    assert outcome.code == 0
+    assert "store of 2 parts" in outcome.out
+    assert len(TrajectoryStore.open(tmp_path / "both")) == 39 + 24 + 30 + 21
+    mixed = iltools("combine", store, archive, "--out", tmp_path / "mixed")
+    assert mixed.code == 2
+    assert "is none" in mixed.err
+
+
 def test_export_says_what_it_took_the_files_for(iltools: Any, raw: Path, tmp_path: Path) -> None:
     outcome = iltools("export", "auto", raw, "--out", tmp_path / "a.zarr")
     assert "unitree-csv (3 files)" in outcome.out

@@ -44,7 +44,7 @@ class NestedLayout:
 
     def add(self, task: tuple[str, str], name: str, arrays: Arrays, num_states: int, attributes: Document) -> None:
         path = "/".join((*task, name))
-        _add_groups(self.nodes, task)
+        add_groups(self.nodes, task)
         self.nodes[path] = _group(attributes)
         for key, array in arrays.items():
             self._write(f"{path}/{key}", array)
@@ -79,7 +79,7 @@ class PackedLayout:
         motion = self._motions.get(task)
         if motion is None:
             motion = self._motions[task] = _PackedMotion(self._target, "/".join(task), arrays, num_states)
-            _add_groups(self.nodes, task)
+            add_groups(self.nodes, task)
         self._pending_bytes -= motion.pending_bytes
         motion.add(name, arrays, num_states, attributes)
         self._pending_bytes += motion.pending_bytes
@@ -242,7 +242,8 @@ def _put_chunk(target: Target, path: str, number: int, chunk: NDArray[Any]) -> N
     target.put(f"{path}/c.{index}", encode_default(chunk))
 
 
-def _add_groups(nodes: dict[str, Document], task: tuple[str, str]) -> None:
+def add_groups(nodes: dict[str, Document], task: tuple[str, str]) -> None:
+    """Make sure that the groups of a motion are among the nodes."""
     nodes.setdefault(task[0], _group({}))
     nodes.setdefault("/".join(task), _group({}))
 

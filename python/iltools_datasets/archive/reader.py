@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,6 +72,8 @@ class ArchiveReader:
         self.all_chunks_written = bool(marks.get("all_chunks_written", False))
         self._rows = RowReader(place, self.all_chunks_written, hierarchy.is_consolidated)
         self._nodes = hierarchy.arrays
+        self._group_attributes = hierarchy.groups
+        self._place = place
         try:
             clips, self.skipped = find_clips(str(self.path), hierarchy, self._whole_array)
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -107,6 +110,28 @@ class ArchiveReader:
     def misfits(self) -> list[Trajectory]:
         """Trajectories whose arrays do not fit together."""
         return [trajectory for trajectory in self.trajectories if trajectory.misfit is not None]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the archive is still the one at its place."""
+        return self._place.is_current()
+
+    def group_of(self, trajectory: Trajectory) -> str:
+        """Return the path of the group whose arrays hold a trajectory: its own, or its motion's if packed."""
+        return self._clip(trajectory).group
+
+    def documents_of(self, group: str) -> dict[str, dict[str, Any]]:
+        """Return the metadata of a group and of its arrays, by path."""
+        attributes = dict(self._group_attributes.get(group, {}))
+        documents = {path: dict(self._nodes[path]) for path in self._arrays_of[group]}
+        return {group: {"zarr_format": 3, "node_type": "group", "attributes": attributes}, **documents}
+
+    @cached_property
+    def _arrays_of(self) -> dict[str, list[str]]:
+        arrays: dict[str, list[str]] = {}
+        for path in self._nodes:
+            arrays.setdefault(path.rpartition("/")[0], []).append(path)
+        return arrays
 
     def trajectory(self, task_id: int, traj_id: int) -> Trajectory:
         """Return the trajectory with these ids; UnknownSegmentError (a KeyError) if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -24,6 +25,8 @@ from iltools_datasets.errors import ArchiveExistsError
 
 ROOT_METADATA = "zarr.json"
 _UPLOADS = 16
+_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+"""Another file system, one without links, or a file that has as many as it may."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -36,6 +39,9 @@ class Target(Protocol):
 
     def get(self, key: str) -> bytes:
         """Return a file written before."""
+
+    def link(self, key: str, file: Path) -> bool:
+        """Take a file that nobody will write to as the one at `key`; tell whether it is shared and not copied."""
 
     def publish(self, root_metadata: bytes) -> None:
         """Write the root's metadata and make the archive visible."""
@@ -65,10 +71,7 @@ class DirectoryTarget:
 
     def put(self, key: str, data: bytes) -> None:
         self._maker.require(self._path)
-        parent = key.rpartition("/")[0]
-        if parent not in self._made:
-            (self._root / parent).mkdir(parents=True, exist_ok=True)
-            self._made.add(parent)
+        self._make_parent(key)
         with (self._root / key).open("wb", buffering=0) as file:
             view = memoryview(data)
             while view:
@@ -76,6 +79,18 @@ class DirectoryTarget:
 
     def get(self, key: str) -> bytes:
         return (self._root / key).read_bytes()
+
+    def link(self, key: str, file: Path) -> bool:
+        self._maker.require(self._path)
+        self._make_parent(key)
+        try:
+            os.link(file, self._root / key, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _UNLINKABLE:
+                raise
+            shutil.copyfile(file, self._root / key)
+            return False
+        return True
 
     def publish(self, root_metadata: bytes) -> None:
         self.put(ROOT_METADATA, root_metadata)
@@ -93,6 +108,12 @@ class DirectoryTarget:
     def discard(self) -> None:
         self._maker.remove_tree(self._root)
         self._unlock()
+
+    def _make_parent(self, key: str) -> None:
+        parent = key.rpartition("/")[0]
+        if parent not in self._made:
+            (self._root / parent).mkdir(parents=True, exist_ok=True)
+            self._made.add(parent)
 
     def _unlock(self) -> None:
         # Processes that were forked meanwhile hold the same open file: closing it here would not release the lock.
@@ -150,6 +171,10 @@ class StoreTarget:
         if content is None:
             raise FileNotFoundError(f"{self._store}: {key}")
         return content
+
+    def link(self, key: str, file: Path) -> bool:
+        self.put(key, file.read_bytes())
+        return False
 
     def publish(self, root_metadata: bytes) -> None:
         self._maker.require(self._store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from zarr.abc.store import Store
 
-from iltools_datasets.archive.layouts import Layout, NestedLayout, PackedLayout
+from iltools_datasets.archive.layouts import Layout, NestedLayout, PackedLayout, add_groups
 from iltools_datasets.archive.place import Location, open_place
-from iltools_datasets.archive.reader import FORMAT
+from iltools_datasets.archive.reader import FORMAT, ArchiveReader
 from iltools_datasets.archive.schema import check_name, count_states, is_per_state
 from iltools_datasets.archive.targets import ROOT_METADATA, DirectoryTarget, StoreTarget, Target
-from iltools_datasets.errors import DuplicateTrajectoryError, SchemaError
+from iltools_datasets.errors import ArchiveCorruptError, DuplicateTrajectoryError, SchemaError
 
 _LAYOUTS: dict[str, Callable[[Target], Layout]] = {"nested": NestedLayout, "packed": PackedLayout}
 
@@ -97,6 +97,47 @@ class ArchiveWriter:
         self._layout.add(task, trajectory_name, checked, num_states, description)
         for name in (dataset_source, "/".join(task), path):
             self._names[name.casefold()] = name
+
+    def take_over(self, reader: ArchiveReader, group: str, names: Iterable[str]) -> int:
+        """Take a group of another archive as it is, with the chunks of its arrays, linked where that can be.
+
+        The other archive has to be one of this package in a directory: its files are never written to again.
+
+        Args:
+            reader: the other archive.
+            group: a trajectory's, or that of a packed motion.
+            names: of its trajectories.
+
+        Returns:
+            The bytes that are on the disk once for both.
+
+        Raises:
+            DuplicateTrajectoryError: as `add`.
+            ArchiveCorruptError: what lies among the chunks is no plain file.
+        """
+        if self._layout is None or self._target is None:
+            raise RuntimeError("ArchiveWriter.take_over works inside a with block only")
+        source, motion = group.split("/")[:2]
+        for name in names:
+            path = f"{source}/{motion}/{name}"
+            self._refuse_twins(path)
+            for part in (source, f"{source}/{motion}", path):
+                self._names[part.casefold()] = part
+        add_groups(self._layout.nodes, (source, motion))
+        documents = reader.documents_of(group)
+        self._layout.nodes.update(documents)
+        shared = 0
+        assert isinstance(reader.path, Path)
+        for path in documents.keys() - {group}:
+            with os.scandir(reader.path / path) as entries:
+                for entry in entries:
+                    if entry.name == ROOT_METADATA:
+                        continue
+                    if not entry.is_file(follow_symlinks=False):
+                        raise ArchiveCorruptError(f"{entry.path}: is no plain file, expected a chunk")
+                    if self._target.link(f"{path}/{entry.name}", Path(entry.path)):
+                        shared += entry.stat().st_size
+        return shared
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

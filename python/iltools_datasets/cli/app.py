@@ -36,6 +36,7 @@ VERBS = {
         "not fit."
     ),
     "build": "Build a store from an archive: what training samples from.",
+    "combine": "Join archives, or stores, of one schema into one; files that can be shared are not copied.",
     "info": "Say what is at a path: clips, keys, rates and sizes; or what a motion sampler saw of a store.",
     "view": "Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are.",
     "verify": (

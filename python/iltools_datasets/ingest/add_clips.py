@@ -22,7 +22,6 @@ from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 if TYPE_CHECKING:
     from iltools_datasets.archive.schema import Trajectory
-    from iltools_datasets.ingest.plan import ExportPlan
     from iltools_datasets.ingest.report import BuildReport
 
 
@@ -77,7 +76,7 @@ def add_clips(
         raise ArgumentError(f"{archives.path}: all of its {num_present} clips are in {path} already")
     with naming(archives.path):
         plan = plan_export(taken, options)
-        motion = _joined(store, plan)
+        motion = joined(store, plan.motion, len(plan.trajectories), f"trajectory {plan.trajectories[0].path}")
     attributes = {
         ATTRIBUTE: motion.as_attribute(),
         BUILT_FROM: {**store.attributes[BUILT_FROM], "mark": _joined_mark(store, archives.mark)},
@@ -123,41 +122,55 @@ def _options_of(store: TrajectoryStore) -> ExportOptions:
 
 def _numbers(store: TrajectoryStore, clips: Sequence[Trajectory]) -> dict[str, tuple[int, int]]:
     """Return the task and the number in it of each new clip, by its path."""
-    tasks = {name: number for number, name in store.task_names.items()}
-    next_task = max(tasks.values(), default=-1) + 1
-    next_in: dict[int, int] = {}
-    for segment in store.segments:
-        next_in[segment.task_id] = max(next_in.get(segment.task_id, 0), segment.traj_id + 1)
-        next_task = max(next_task, segment.task_id + 1)
-    numbers = {}
-    for clip in clips:
-        name = f"{clip.dataset_source}/{clip.motion}"
-        if name not in tasks:
-            tasks[name] = next_task
-            next_task += 1
-        task = tasks[name]
-        numbers[clip.path] = task, next_in.get(task, 0)
-        next_in[task] = next_in.get(task, 0) + 1
-    return numbers
+    numbers = Numbers(store)
+    return {clip.path: numbers.of_next(f"{clip.dataset_source}/{clip.motion}") for clip in clips}
 
 
-def _joined(store: TrajectoryStore, plan: ExportPlan) -> Description:
-    """Return what the store and new clips say of their motion together; SchemaError where they disagree."""
-    shapes = {"/".join((key,) if isinstance(key, str) else key): store.shape(key) for key in store.keys}
-    there = describe(store.attributes, shapes)
-    difference = disagreement(plan.motion, there)
+class Numbers:
+    """Gives new clips numbers behind those that a store has: tasks are known by name, or as `task <number>`."""
+
+    def __init__(self, store: TrajectoryStore) -> None:
+        store_names = store.task_names
+        self._tasks = {name: number for number, name in store_names.items()}
+        self._next_in: dict[int, int] = {}
+        for task, number in zip(store.segments.task_id.tolist(), store.segments.traj_id.tolist(), strict=True):
+            self._next_in[task] = max(self._next_in.get(task, 0), number + 1)
+            if task not in store_names:
+                self._tasks.setdefault(f"task {task}", task)
+
+    def of_next(self, task_name: str) -> tuple[int, int]:
+        """Return the task and the number in it of one more clip of a task."""
+        highest = max(*self._tasks.values(), *self._next_in, -1, -1)
+        task = self._tasks.setdefault(task_name, highest + 1)
+        number = self._next_in.get(task, 0)
+        self._next_in[task] = number + 1
+        return task, number
+
+
+def joined(store: TrajectoryStore, added: Description, count: int, what: str) -> Description:
+    """Return what the store and `count` new clips say of their motion together.
+
+    Raises SchemaError, with `what` disagrees at the beginning, where they do not say the same.
+    """
+    there = described(store)
+    difference = disagreement(added, there)
     if difference is not None:
-        raise SchemaError(f"trajectory {plan.trajectories[0].path}: {difference} as in {store.path}")
+        raise SchemaError(f"{what}: {difference} as in {store.path}")
 
     def rates(of: Description, count: int) -> tuple[float | None, ...]:
         return of.fps if isinstance(of.fps, tuple) else (of.fps,) * count
 
-    both = rates(there, store.num_trajectories) + rates(plan.motion, len(plan.trajectories))
     # The store's kinds as they are written there, not those that names suggest.
-    kinds = {
-        key: there.kinds[key] for key in store.attributes.get(ATTRIBUTE, {}).get("kinds", {}) if key in there.kinds
-    }
-    return replace(merged(there, plan.motion), kinds=kinds).with_rates(both)
+    written = store.attributes.get(ATTRIBUTE, {}).get("kinds", {})
+    kinds = {key: there.kinds[key] for key in written if key in there.kinds}
+    both = rates(there, store.num_trajectories) + rates(added, count)
+    return replace(merged(there, added), kinds=kinds).with_rates(both)
+
+
+def described(store: TrajectoryStore) -> Description:
+    """Return what a store says of its motion."""
+    shapes = {"/".join((key,) if isinstance(key, str) else key): store.shape(key) for key in store.keys}
+    return describe(store.attributes, shapes)
 
 
 def _joined_mark(store: TrajectoryStore, mark: str | None) -> str | None:

@@ -80,9 +80,9 @@ impl Build {
             )));
         }
         if manifest.generations.len() >= MOST_GENERATIONS {
-            let (store, count) = (store.display(), manifest.generations.len());
+            let (store, times) = (store.display(), manifest.generations.len() - 1);
             return Err(Error::Exists(format!(
-                "{store}: has {count} generations, and takes no more; iltools combine makes one of them"
+                "{store}: was added to {times} times, and cannot be once more; build it anew from its archives"
             )));
         }
         let data_dir = store.join(format!("{DATA_PREFIX}{uuid}"));
