@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from iltools_datasets import TrajectoryStore
 from tracking_cases import BINS, time_store
@@ -18,3 +20,13 @@ def world_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     """Clips of 4, 2.6, 0.1 and 7.4 seconds: the third is too short for steps of 0.2 s."""
     return time_store(tmp_path_factory.mktemp("small") / "store", [4.0, 2.6, 0.1, 7.4])
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch in one thread: its small operations wait for the others wherever these have no core of their own."""
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -14,7 +14,7 @@ stats = pytest.importorskip("scipy.stats", reason="scipy is the oracle")
 from iltools_datasets.motion.lookup import MotionLookup  # noqa: E402
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 CONTROL_DT = 0.02
 
 
@@ -69,11 +69,6 @@ def test_pairs_are_what_the_host_looks_up(example, clips, device):
 
 
 def test_the_pace_is_told_by_pairs(example, clips):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        motion, slow = example.train(clips, "cpu", 80)
-    finally:
-        torch.set_num_threads(threads)
+    motion, slow = example.train(clips, "cpu", 80)
     assert motion > 0.8
     assert slow < 0.4

@@ -73,9 +73,10 @@ def uncut(world_store, law):
 
 @pytest.mark.parametrize("where", ["host", pytest.param("torch", marks=pytest.mark.torch),
                                    pytest.param("each in turn", marks=pytest.mark.torch)])  # fmt: skip
-def test_a_run_cut_at_random_places_is_the_uncut_one(world_store, law, uncut, where, tmp_path):
+def test_a_run_cut_at_random_places_is_the_uncut_one(world_store, law, uncut, where, tmp_path, request):
     if where != "host":
         pytest.importorskip("torch", reason="needs the torch extra")
+        request.getfixturevalue("one_thread")
     on_torch = {"as_": "torch", "device": "cpu"}
     cuts = np.sort(np.random.default_rng(2).choice(STEPS, 6, replace=False)).tolist()
     made = {

@@ -14,6 +14,7 @@ from motion_cases import build, turn_between  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::iltools_datasets.tracking.coverage.CoverageWarning"),
 ]
 CONTROL_DT = 0.02

@@ -47,7 +47,7 @@ def test_every_block_runs_in_order(tmp_path: Path) -> None:
     other = TrajectoryStore.open(tmp_path / "other")
     known = {"path": tmp_path / "store", "other": other, "robot": Robot(64), "checkpoint": tmp_path / "state.npz"}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     distributed = torch.distributed
     distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/ranks")
     try:

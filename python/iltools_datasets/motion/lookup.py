@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -112,23 +113,32 @@ class MotionLookup:
         """Return what the numbers of one returned row of a key are, flattened."""
         return self._places[key].pieces
 
-    def rows_at(self, key: Key, clip: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[Any]:
-        """Return a key in the world at some times, `[n, *row]`, wherever look-ups see it from."""
-        arrays, _ = self.core.lookup([self._numbers[key]], clip, time, np.zeros(1))
+    def rows_at(
+        self, key: Key, clip: NDArray[np.int64], time: NDArray[np.float64], out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Return a key in the world at some times, `[n, *row]`, wherever look-ups see it from; `out` as in `at`."""
+        written = None if out is None else [out.reshape(len(clip), 1, *self.shape(key))]
+        arrays, _ = self.core.lookup([self._numbers[key]], clip, time, np.zeros(1), out=written)
         return arrays[0].reshape(len(clip), *self.shape(key))
 
     def anchor_at(
         self, clip: NDArray[np.int64], time: NDArray[np.float64]
     ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
         """Return the anchor's positions `[n, 3]` and rotations wxyz `[n, 4]` in the world at some times."""
-        if self._pose is None:
+        if self._pose_core is None:
             raise ArgumentError("anchor: none was chosen")
+        (positions, rotations), _ = self._pose_core.lookup([0, 1], clip, time, np.zeros(1))
+        return positions.reshape(-1, 3), rotations.reshape(-1, 4)
+
+    @cached_property
+    def _pose_core(self) -> _core.Motion | None:
+        """Looks up the anchor's pose, wxyz."""
+        if self._pose is None:
+            return None
         (place, first), (turn, begin) = self._pose
         parts = [(place, [(first, 3)], [("position", 3)], (3,)), (turn, [(begin, 4)], [("quaternion", 4)], (4,))]
         stored_xyzw = self.layout.quaternion_order == "xyzw"
-        core = _core.Motion(self.store.core, self.layout.fps, parts, None, stored_xyzw, False)
-        (positions, rotations), _ = core.lookup([0, 1], clip, time, np.zeros(1))
-        return positions.reshape(-1, 3), rotations.reshape(-1, 4)
+        return _core.Motion(self.store.core, self.layout.fps, parts, None, stored_xyzw, False)
 
     def at(
         self,

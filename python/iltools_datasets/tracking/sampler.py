@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from iltools_datasets.errors import ArgumentError
 from iltools_datasets.store.keys import Key
 from iltools_datasets.tracking import checkpoint
 from iltools_datasets.tracking.counts import Statistics
@@ -13,6 +14,8 @@ from iltools_datasets.tracking.host_sampler import HostSampler
 
 if TYPE_CHECKING:
     from iltools_datasets.tracking.jax_data import MotionData
+
+_OF_DEVICES = ("window_s", "wait", "budget")
 
 
 class MotionSampler(HostSampler):
@@ -22,7 +25,8 @@ class MotionSampler(HostSampler):
     simulator's own forward pass; `lookup()`. Once per iteration `sync()`.
 
     Arguments and methods are those of `HostSampler`. With `device=` and without `pin_memory=True` all of it, motion,
-    envs and counts, lives on that device: what is made is a `ResidentSampler`, which takes `budget=`, too. `to_jax`
+    envs and counts, lives on that device: what is made is a `ResidentSampler`, which takes `budget=`, too. With
+    `window_s=`, `wait=` and `budget=` as well it is a `RollingSampler`, for motion that does not fit there. `to_jax`
     gives the same to the pure functions of `tracking.jax_motion`.
     """
 
@@ -30,7 +34,13 @@ class MotionSampler(HostSampler):
 
     def __new__(cls, *arguments: Any, pin_memory: bool = False, device: Any = None, **options: Any) -> Any:
         if device is None or pin_memory:
+            if odd := [name for name in _OF_DEVICES if name in options]:
+                raise ArgumentError(f"{odd[0]}: is for motion on a device, with device= and without pin_memory=True")
             return super().__new__(cls)
+        if options.get("window_s") is not None:
+            from iltools_datasets.tracking.rolling_cache import RollingSampler
+
+            return RollingSampler(*arguments, device=device, **options)
         from iltools_datasets.tracking.torch_resident import ResidentSampler
 
         return ResidentSampler(*arguments, device=device, **options)

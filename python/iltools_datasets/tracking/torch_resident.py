@@ -185,26 +185,11 @@ class ResidentSampler(HostSampler):
         if offsets is not None:
             steps = self._tensor(checked_offsets(offsets) * self.control_dt)
         clip, time = (torch.as_tensor(each, device=self._device) for each in (clip, time))
-        given = self._checked_poses(poses, tuple(clip.shape))
+        given = self.motion.checked_poses(poses, tuple(clip.shape))
         found = self.motion.at(clip.reshape(-1), time.reshape(-1), steps, names, **given)
         batch = (*clip.shape, len(steps))
         shaped = {key: rows.reshape(*batch, *rows.shape[2:]) for key, rows in found.items()}
         return self._outputs.tensors(shaped, batch)
-
-    def _checked_poses(self, poses: Mapping[str, Any], batch: tuple[int, ...]) -> dict[str, Tensor]:
-        given = {name: pose for name, pose in poses.items() if pose is not None}
-        if self.motion.frame == "robot" and not {"anchor_pos", "anchor_quat"} <= given.keys():
-            raise ArgumentError("frame='robot' needs anchor_pos and anchor_quat, where the robot's anchor is")
-        if self.motion.frame != "world" and "env_origins" in given:
-            raise ArgumentError(f"env_origins: frame={self.motion.frame!r} has its own place")
-        found = {}
-        for name, pose in given.items():
-            tensor = torch.as_tensor(pose, device=self._device)
-            width = 4 if name == "anchor_quat" else 3
-            if tensor.shape != (*batch, width) or tensor.dtype == torch.bool or tensor.is_complex():
-                raise ArgumentError(f"{name}: expected numbers {[*batch, width]}, found {list(tensor.shape)}")
-            found[name] = tensor.to(torch.float32).reshape(-1, width)
-        return found
 
     def _standing(self, env_ids: Any) -> tuple[Any, Any, Any]:
         clip, time, origins = self._clip, self.time, self._origin
