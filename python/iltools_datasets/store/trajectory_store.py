@@ -15,6 +15,7 @@ from iltools_datasets import _core
 from iltools_datasets._base.files import bytes_below
 from iltools_datasets._base.local_path import local_path
 from iltools_datasets.errors import MissingKeyError, StoreChangedError
+from iltools_datasets.store.bounds import Bounds, bounds_of
 from iltools_datasets.store.keys import Backend, Boundary, Key, parts_of, public
 from iltools_datasets.store.maintenance import Damage, read_damages
 from iltools_datasets.store.segments import Segments, int64
@@ -236,6 +237,19 @@ class TrajectoryStore:
         there = self.layout[number]
         follows = here.rows == "state" or (not self.uuid and (here.dtype, here.shape) == (there.dtype, there.shape))
         return self.keys[number] if follows else None
+
+    def bounds(self) -> dict[Key, Bounds]:
+        """Return the smallest and the largest value of every element of a key's rows, over the whole store.
+
+        Returns:
+            `{key: (low, high)}`, arrays of the row's shape and dtype (bfloat16 as float32). A state and its successor
+            have the same: those of all states. Complex keys, and those that hold a NaN or an infinity, are left out.
+
+        The first call reads the store once; where its directory can be written to, the result is kept beside the
+        manifest as `bounds.json` and later calls, also of other processes, read that. A longer prefix of a store that
+        grows is measured anew.
+        """
+        return bounds_of(self)
 
     def field_ids(self, keys: Sequence[Key] | None = None) -> list[int]:
         """Return the positions by which `core.gather` addresses keys; all of them for None."""

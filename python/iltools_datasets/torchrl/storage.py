@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict
+from torchrl.data import Composite
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 from torchrl.data.replay_buffers.storages import TensorStorage
 
@@ -18,6 +19,7 @@ from iltools_datasets._base.saved_state import SavedState, TakeOver
 from iltools_datasets.errors import OutOfRangeError, ReadOnlyError, StateError, StoreChangedError
 from iltools_datasets.store.keys import parts_of, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
+from iltools_datasets.torchrl.specs import specs_of
 from iltools_datasets.torchrl.store_column import ADDRESSES_ARE_GUARDED, StoreColumn, loaded, non_negative
 from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
 
@@ -89,6 +91,20 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
             raise StoreChangedError(f"{self.store.path}: expected build {self.uuid}, found {longer.uuid}")
         self._open(longer)
         self.max_size = self._count
+
+    def specs(self, bounds: bool = False) -> Composite:
+        """Return the spec of one transition, nested as the transitions are: shape, dtype and domain of each key.
+
+        Its parts serve where an env's specs do: `specs["action"]` for a policy or a loss, `specs["next", "reward"]`.
+        Bools are `Categorical` with two values, as an env's `done` is; everything else is `Unbounded`, or `Bounded`
+        where bounds are asked for. Complex keys have no spec in TorchRL and are left out.
+
+        Args:
+            bounds: give numbers the smallest and the largest value of each element that the store holds
+                (`TrajectoryStore.bounds`: the first call reads the store). Keys with a number that is
+                not finite, and unsigned integers of more than a byte, which torch does not compare, stay unbounded.
+        """
+        return specs_of(self.store, [dtype for _, dtype in self._rows_like], bounds)
 
     def _column(self, number: int, row_shape: tuple[int, ...]) -> StoreColumn:
         core, threads, is_bfloat16 = self.store.core, self.store.num_threads, number in self._bfloat16
