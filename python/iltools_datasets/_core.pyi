@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 __all__ = [
-    "DEBUG_BUILD", "EpochShuffle", "Field", "IndexStream", "Motion", "MotionBins", "Recorder", "SegmentTable",
-    "SequentialCursors", "SliceCut", "Store", "StoreWriter", "Tracker", "UniformDraws", "__version__", "gather",
-    "num_threads", "release_memory", "repair", "set_num_threads", "verify", "window_rows",
+    "DEBUG_BUILD", "EpochShuffle", "Field", "History", "IndexStream", "Motion", "MotionBins", "Recorder",
+    "SegmentTable", "SequentialCursors", "SliceCut", "Store", "StoreWriter", "Tracker", "UniformDraws", "__version__",
+    "gather", "num_threads", "release_memory", "repair", "set_num_threads", "verify", "window_rows",
 ]  # fmt: skip
 
 __version__: str
@@ -173,6 +173,23 @@ class Field:
     def dtype(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def history(self) -> History | None: ...
+
+@final
+class History:
+    """How a key is put together that is read as a history of frames; parts are elements of the column's row."""
+
+    @property
+    def parts(self) -> list[tuple[int, int]]: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def lag(self) -> int: ...
+    @property
+    def oldest_first(self) -> bool: ...
+    @property
+    def repeats_first(self) -> bool: ...
 
 @final
 class Store:
@@ -354,6 +371,10 @@ class Recorder:
     def num_rows(self) -> int: ...
     @property
     def num_episodes(self) -> int: ...
+    @property
+    def num_missing(self) -> tuple[int, int]: ...
+    @property
+    def begins(self) -> list[tuple[int, int]]: ...
     @property
     def running(self) -> list[int]: ...
     @property

@@ -96,6 +96,43 @@ def test_a_reader_attached_through_100_publications_never_sees_a_wrong_or_missin
                 np.testing.assert_array_equal(values, rows[key])
 
 
+@pytest.mark.usefixtures("seldom")
+def test_counts_go_on_with_a_recording(tmp_path: Path) -> None:
+    """Rows left out, rows that are no data, and ends of which only the number is known."""
+    counts = ("num_trajectories", "num_steps", "num_dropped", "num_invalid")
+    collector = make(tmp_path / "store", max_trajectories=6)
+    rows = 0
+
+    def step(at: int, *missing: int) -> None:
+        nonlocal rows
+        mask = [env not in missing for env in range(N)]
+        before = collector.num_steps
+        collector.add_step(**step_of(at), valid_mask=mask)
+        rows += collector.num_steps - before
+
+    step(0, 1)
+    collector.mark_trajectory_end(env_ids=[0], **last_of(0))
+    step(1, 2)
+    with pytest.warns(UserWarning, match="boundaries stay unknown"):
+        collector.mark_trajectory_end(count=2)  # those that run are cut, and two are counted
+    collector._recording.core.next_file()
+    step(2)
+    collector.mark_trajectory_end(env_ids=[0, 1], **last_of(2))
+    with pytest.warns(UserWarning, match="6 trajectories are recorded"):
+        step(3, 3)
+    told = [collector.get_statistics()[name] for name in counts]
+    # One row cut at step 1 and one at step 3 are ends, too; envs 0 and 1 are left out, env 2 goes on.
+    assert told == [7, rows, 2, 3]
+    for turn in range(2):
+        del collector._recording  # what a kill leaves
+        collector = make(tmp_path / "store", max_trajectories=6, resume=True)
+        found = [collector.get_statistics()[name] for name in counts]
+        # What ran is cut, the first time.
+        assert found == [8, rows, 2, 3], turn
+        assert not collector.running
+    collector.close()
+
+
 @pytest.mark.usefixtures("at_once")
 def test_what_is_over_is_published_without_being_asked_for(tmp_path: Path) -> None:
     with make(tmp_path / "store") as collector:

@@ -25,7 +25,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     found = blocks(ROOT / "docs" / "collection.md")
-    assert len(found) == 6
+    assert len(found) == 7
     for block in found:
         exec(block, names)
     assert names["loaded"]["actions"].shape[1:] == (1, 2)

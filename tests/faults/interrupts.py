@@ -22,7 +22,7 @@ STATES, LARGE = 2048, 16 << 30
 
 def make_large(path: Path) -> None:
     """Make a store with a column of 16 GiB that nobody has written: checksums are wrong, everything else is right."""
-    from test_damaged_stores import rewrite
+    from manifests import rewrite
 
     with StoreBuilder(path) as builder:
         builder.add(0, 0, {"observation": np.zeros((STATES, 1), np.float32)})

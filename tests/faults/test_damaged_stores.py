@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fault_tools import OPEN_AND_READ, last_line, run_python, snapshot
 from iltools_datasets import TrajectoryStore, _core, errors, verify_store
+from manifests import rewrite
 from stores import build_store, make_clips
 
 BACKENDS = ["mmap", "ram", "pread"]
@@ -97,24 +98,6 @@ def test_a_manifest_cut_anywhere(path: Path) -> None:
 def test_other_metadata_cut(path: Path, name: str, length: int) -> None:
     resize(next(path.rglob(name)), length)
     assert_refused(path, "mmap", "StoreCorruptError", re.escape(name))
-
-
-def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a manifest and give it the checksum that belongs to it: damage that a checksum cannot show."""
-    document = json.loads((path / "manifest.json").read_text())
-    change(document["manifest"])
-    inner = json.dumps(document["manifest"], separators=(",", ":"))
-    (path / "manifest.json").write_text(f'{{"crc32c":{crc32c(inner.encode())},"manifest":{inner}}}')
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C, bit by bit from its definition (Castagnoli polynomial, reflected)."""
-    remainder = 0xFFFFFFFF
-    for byte in data:
-        remainder ^= byte
-        for _ in range(8):
-            remainder = (remainder >> 1) ^ (0x82F63B78 if remainder & 1 else 0)
-    return remainder ^ 0xFFFFFFFF
 
 
 def observation(manifest: dict[str, Any]) -> dict[str, Any]:

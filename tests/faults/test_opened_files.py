@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fault_tools import last_line, run_python
 from iltools_datasets import StoreBuilder, TrajectoryStore, errors, repair_store, verify_store
+from manifests import rewrite
 from stores import build_store, make_clips
-from test_damaged_stores import rewrite
 
 PUT_IN_ITS_PLACE = """
 import os, shutil, socket, sys

@@ -137,6 +137,7 @@ def collect(
                 directory=places.directory,
                 overwrite=overwrite,
                 resume=resume,
+                student_builder=None if isinstance(student, str) else student,
                 max_episode_steps=episode_steps or vector.max_episode_steps,
                 on_nan=on_nan,
                 attributes={"env": name, "policy": expert_name},

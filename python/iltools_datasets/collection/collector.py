@@ -22,21 +22,16 @@ from numpy.typing import NDArray
 from iltools_datasets._base.integers import checked_integer
 from iltools_datasets._base.plain_json import as_json
 from iltools_datasets.collection import export
-from iltools_datasets.collection.ends import checked_envs, final_rows, flags_of, names_of
+from iltools_datasets.collection.ends import KNOWN, checked_envs, final_rows, how_of, names_of
 from iltools_datasets.collection.place import Place
-from iltools_datasets.collection.recording import DEFAULT_TASK, Recording, columns_of, saved_layout
-from iltools_datasets.collection.rows import (
-    as_mask,
-    check_sigma,
-    checked_rows,
-    mask_out_nan,
-)
+from iltools_datasets.collection.recording import DEFAULT_TASK, Recording, columns_of, history_of, saved_layout
+from iltools_datasets.collection.rows import DATA, LEFT_OUT, as_mask, check_sigma, checked_rows, mask_out_nan
 from iltools_datasets.collection.settings import OnNan, Settings
+from iltools_datasets.collection.student_frames import StudentFrames
+from iltools_datasets.collection.student_obs import StudentObsBuilder
 from iltools_datasets.errors import ArgumentError, ReadOnlyError, SchemaError
 
 __all__ = ["ExpertTrajectoryCollector"]
-
-_TERMINATED, _TRUNCATED, _KNOWN = 1, 2, 4
 
 
 class ExpertTrajectoryCollector:
@@ -57,6 +52,8 @@ class ExpertTrajectoryCollector:
         overwrite: replace a store, finished or not, that is there: with the first step it is gone.
         resume: go on with a recording that was not closed. Episodes that ran when it ended are cut there.
         num_envs: N; None = as many as the first step has.
+        student_builder: what makes the student's observations. Their frames are recorded once, and not even these where
+            they are the observation; a store puts histories together when they are read (`docs/collection.md`).
         float_dtype: what float64 becomes; None keeps it. Other dtypes stay.
         on_nan: NaN and infinity in a valid row: "error", "drop" the row, or "keep".
         max_episode_steps: longer episodes are cut, with their true next state; None = 100,000.
@@ -81,14 +78,14 @@ class ExpertTrajectoryCollector:
         overwrite: bool = False,
         resume: bool = False,
         num_envs: int | None = None,
+        student_builder: StudentObsBuilder | None = None,
         float_dtype: str | None = "float32",
         on_nan: OnNan = "error",
         max_episode_steps: int | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        settings = Settings.checked(
-            obs_dim, action_dim, student_obs_dim, max_trajectories, num_envs, float_dtype, on_nan, max_episode_steps
-        )
+        limits = (max_trajectories, num_envs, student_builder, float_dtype, on_nan, max_episode_steps)
+        settings = Settings.checked(obs_dim, action_dim, student_obs_dim, *limits)
         self.obs_dim, self.action_dim = settings.obs_dim, settings.action_dim
         self.student_obs_dim, self.max_trajectories = settings.student_obs_dim, settings.max_trajectories
         self.device = torch.device(device)
@@ -96,13 +93,12 @@ class ExpertTrajectoryCollector:
         self._attributes = None if attributes is None else dict(attributes)
         self._pid = os.getpid()
         self._said_full = self._said_unknown = self._is_sealing = self._is_over = False
-        self._num_dropped = self._num_invalid = self._num_cut = self._num_unknown_ends = 0
         self._recording: Recording | None = None
+        self.student_builder = student_builder
+        self._student = None if student_builder is None else StudentFrames(student_builder, settings.longest)
         self._place = Place(directory, overwrite, resume, as_json(self._attributes or {}, "attributes"))
         if resume:
             self._go_on()
-
-    # What is recorded.
 
     @property
     def num_envs(self) -> int | None:
@@ -112,8 +108,7 @@ class ExpertTrajectoryCollector:
     @property
     def num_trajectories(self) -> int:
         """How many episodes are over."""
-        over = 0 if self._recording is None else self._recording.core.num_episodes
-        return over - self._num_cut + self._num_unknown_ends
+        return 0 if self._recording is None else self._recording.num_trajectories
 
     @property
     def num_steps(self) -> int:
@@ -174,18 +169,22 @@ class ExpertTrajectoryCollector:
         widths = dict.fromkeys(given, self.action_dim)
         widths.update(observations=self.obs_dim, student_observations=self.student_obs_dim or 0)
         columns = None if self._recording is None else self._recording.columns
-        rows = checked_rows(given, widths, columns, self._num_envs, self._settings.float_dtype)
+        take = checked_rows if self._student is None else self._student.rows
+        rows = take(given, widths, columns, self._num_envs, self._settings.float_dtype)
         num_envs = len(next(iter(rows.values())))
         mask = as_mask(valid_mask, num_envs)
         mask = mask_out_nan(rows, mask, self._settings.on_nan)
         check_sigma(rows, mask)
+        if self._student is not None:
+            self._student.check(rows, mask, 0 if self._recording is None else self._recording.core.num_steps)
         if self._recording is None:
-            self._recording = Recording.begin(self._place, num_envs, list(rows), self._settings.longest)
+            rule = None if self._student is None else self._student.rule
+            self._recording = Recording.begin(self._place, num_envs, list(rows), self._settings.longest, rule)
             self._num_envs = num_envs
-        mask, dropped = self._without_new_episodes(mask)
+        mask = self._without_new_episodes(mask)
         self._recording.core.step(mask, [values.reshape(-1).view(np.uint8) for values in rows.values()])
-        self._num_dropped += dropped
-        self._num_invalid += num_envs - int(mask.sum()) - dropped
+        if self._student is not None:
+            self._student.recorded(mask)
 
     def mark_trajectory_end(
         self,
@@ -222,21 +221,24 @@ class ExpertTrajectoryCollector:
             if number > len(running):
                 raise ArgumentError(f"count: {number} ends, {len(running)} episodes are running")
             if number != len(running):
+                if self._student is not None and number:
+                    raise SchemaError("count: which episodes ended is needed to put histories together: pass env_ids")
                 self._note_unknown_ends(number)
                 return
             env_ids = running
         ids = checked_envs(env_ids, running, self._num_envs or 0)
         if not len(ids) or self._recording is None:
             return
-        cut = flags_of("truncated", truncated, ids, self._num_envs or 0, default=np.zeros(len(ids), dtype=bool))
-        fell = flags_of("terminated", terminated, ids, self._num_envs or 0, default=~cut)
-        given = (final_observations, final_student_observations)
-        finals = final_rows(given, ids, self._recording, self._settings.float_dtype)
-        how = fell * _TERMINATED + cut * _TRUNCATED + (_KNOWN if finals else 0)
+        how, dtype = how_of(terminated, truncated, ids, self._num_envs or 0), self._settings.float_dtype
+        if self._student is not None:
+            final_student_observations = self._student.final_frames(
+                final_student_observations, final_observations, dtype
+            )
+        finals = final_rows((final_observations, final_student_observations), ids, self._recording, dtype)
         names = self._recording.task_ids(names_of(tasks, len(ids), DEFAULT_TASK))
-        self._recording.core.end(ids.tolist(), how.astype(int).tolist(), names, finals)
-
-    # What becomes of it.
+        self._recording.core.end(ids.tolist(), (how + (KNOWN if finals else 0)).tolist(), names, finals)
+        if self._student is not None:
+            self._student.ended(ids)
 
     def stop_after(self, episodes: int) -> None:
         """Let no episode begin once so many are over, if that is fewer than `max_trajectories`; nobody is warned."""
@@ -307,13 +309,15 @@ class ExpertTrajectoryCollector:
         """Drop everything that was recorded and begin again."""
         self._require_open()
         core, self._recording = None if self._recording is None else self._recording.core, None
-        self._num_dropped = self._num_invalid = self._num_cut = self._num_unknown_ends = 0
         self._said_full = False
+        if self._student is not None:
+            self._student.cleared()
         self._place.clear(core)
 
     def get_statistics(self) -> dict[str, Any]:
         """Return counts of what was recorded, its widths, and what it takes on disk and in memory."""
         core = None if self._recording is None else self._recording.core
+        dropped, invalid = (0, 0) if core is None else core.num_missing
         # Where the journal's steps lie, and the table of the store.
         held = 0 if core is None else 16 * core.num_steps + 128 * core.num_episodes
         return {
@@ -326,8 +330,8 @@ class ExpertTrajectoryCollector:
             "memory_usage_mb": held / 2**20,
             "bytes_on_disk": self._place.bytes_on_disk,
             "num_running": len(self.running),
-            "num_dropped": self._num_dropped,
-            "num_invalid": self._num_invalid,
+            "num_dropped": dropped,
+            "num_invalid": invalid,
             "stalled_seconds": 0.0 if core is None else core.stalled_seconds,
         }
 
@@ -346,8 +350,6 @@ class ExpertTrajectoryCollector:
             self._is_over = True
             self._place.remove()
 
-    # Inside.
-
     def _require_open(self) -> None:
         if os.getpid() != self._pid:
             raise ReadOnlyError("the collector belongs to the process that made it; this one is a copy of it")
@@ -363,21 +365,22 @@ class ExpertTrajectoryCollector:
     def _go_on(self) -> None:
         saved = saved_layout(self._place.unfinished_layout())
         num_envs = saved.integer("num_envs", low=1)
-        self._settings.check_resumed(str(self._place.directory), num_envs, columns_of(saved))
+        self._settings.check_resumed(str(self._place.directory), num_envs, columns_of(saved), history_of(saved))
         self._recording, self._num_envs = Recording.resume(self._place, self._attributes is not None), num_envs
-        self._num_unknown_ends = self._recording.unknown_ends
+        if self._student is not None:
+            self._student.resumed(self._recording)
 
-    def _without_new_episodes(self, mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
-        """Return the mask without rows of envs that would begin an episode though enough are over, and their number."""
+    def _without_new_episodes(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the mask with rows left out that would begin an episode though enough are over."""
         if not self.is_full or self._recording is None:
-            return mask, 0
+            return mask
         if not self._said_full:
             self._said_full = True
             full = f"{self.num_trajectories} trajectories are recorded"
             warnings.warn(f"{full}; running ones are finished, no new one begins", stacklevel=3)
-        may = np.zeros_like(mask)
-        may[self._recording.core.running] = 1
-        return mask & may, int((mask & ~may & 1).sum())
+        begins = mask == DATA
+        begins[self._recording.core.running] = False
+        return np.where(begins, np.uint8(LEFT_OUT), mask)
 
     def _note_unknown_ends(self, number: int) -> None:
         if number and not self._said_unknown:
@@ -388,10 +391,7 @@ class ExpertTrajectoryCollector:
                 stacklevel=3,
             )
         if self._recording is not None and number:
-            before = self._recording.core.num_episodes
             self._recording.note_unknown_ends(number)
-            self._num_unknown_ends += number
-            self._num_cut += self._recording.core.num_episodes - before
 
     def _metadata(self) -> dict[str, Any]:
         dims = {"teacher": self.obs_dim, "student": self.student_obs_dim}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from iltools_datasets.collection.histories import HistoryRule
 from iltools_datasets.collection.rows import RecordedColumn
 
 SIGMA = np.float32(0.01)
@@ -14,8 +15,18 @@ SIGMA = np.float32(0.01)
 _FLAGS = ("terminated", "truncated", "done")
 
 
-def layout_of(num_envs: int, columns: list[RecordedColumn], longest: int, *, knows_boundaries: bool) -> dict[str, Any]:
+def layout_of(
+    num_envs: int,
+    columns: list[RecordedColumn],
+    longest: int,
+    *,
+    knows_boundaries: bool,
+    history: HistoryRule | None = None,
+) -> dict[str, Any]:
     """Return what the native recorder needs to know: what a step holds, and what becomes of it.
+
+    With `history`, students' observations are histories of their frames, or, where those are not recorded, of the
+    observation.
 
     An episode of L rows is L transitions. Its last next state is what the env said, or else its last one once more, and
     `next_known` is False there. Where it is not known which episodes ended, observations belong to transitions and have
@@ -39,6 +50,7 @@ def layout_of(num_envs: int, columns: list[RecordedColumn], longest: int, *, kno
     views = [_alias((flag,), ("next", flag), 1) for flag in _FLAGS[:2]]
     if "action_mean" not in recorded:
         views.append(_alias(("action_mean",), (action.key,), action.width))
+    source = recorded.get("student_observations", recorded["observations"])
     return {
         "num_envs": num_envs,
         "row_bytes": [column.row_bytes for column in columns],
@@ -46,6 +58,7 @@ def layout_of(num_envs: int, columns: list[RecordedColumn], longest: int, *, kno
         "longest": longest,
         "columns": stored,
         "views": views,
+        "histories": [] if history is None else history.entries(source.key),
     }
 
 

@@ -14,6 +14,9 @@ from iltools_datasets.collection.recording import Recording
 from iltools_datasets.collection.rows import as_rows
 from iltools_datasets.errors import OutOfRangeError, SchemaError
 
+TERMINATED, TRUNCATED, KNOWN = 1, 2, 4
+"""Bits of the native recorder: how an episode ended, and whether its last next state is known."""
+
 
 def checked_envs(env_ids: Any, running: Sequence[int], num_envs: int) -> NDArray[np.int64]:
     """Return ids, or those of a bool mask `[num_envs]`, all of them running and none twice; else `OutOfRangeError`."""
@@ -54,6 +57,13 @@ def final_rows(
             )
         rows.append(found.tobytes())
     return rows
+
+
+def how_of(terminated: Any, truncated: Any, ids: NDArray[np.int64], num_envs: int) -> NDArray[np.int64]:
+    """Return how each of these episodes ended, in the recorder's bits: `TERMINATED` unless cut, `TRUNCATED`."""
+    cut = flags_of("truncated", truncated, ids, num_envs, default=np.zeros(len(ids), dtype=bool))
+    fell = flags_of("terminated", terminated, ids, num_envs, default=~cut)
+    return fell * TERMINATED + cut * TRUNCATED
 
 
 def names_of(tasks: Any, count: int, default: str) -> list[str]:

@@ -16,6 +16,7 @@ from iltools_datasets._base.files import replaced_file
 from iltools_datasets.collection.columns import SIGMA
 from iltools_datasets.collection.expert_file import StreamedArray, check_suffix, load_rollouts, write_npy
 from iltools_datasets.collection.grown_steps import GrownSteps
+from iltools_datasets.collection.histories import FrameStack, HistoryRule
 from iltools_datasets.collection.recording import Recording
 from iltools_datasets.errors import ArgumentError, SchemaError
 from iltools_datasets.sources.formats.expert_file import ROLLOUT_KEYS
@@ -42,7 +43,12 @@ def write_file(recording: Recording, path: Path, metadata: dict[str, Any], only_
     for argument in ROLLOUT_KEYS:
         number = recording.number_of("actions" if argument == "action_mean" else argument)
         given = recording.number_of(argument)
-        if (number := number if given is None else given) is not None:
+        if argument == "student_observations" and recording.history is not None:
+            frames = 0 if given is None else given  # the observation comes first
+            pieces = _stacked(found, steps, frames, recording.history, only_valid)
+            dtype = np.dtype(recording.columns[frames].dtype)
+            arrays[argument] = StreamedArray((*shape, recording.history.width), dtype, pieces)
+        elif (number := number if given is None else given) is not None:
             column = recording.columns[number]
             pieces = _pieces(found, steps, number, only_valid)
             arrays[argument] = StreamedArray((*shape, column.width), np.dtype(column.dtype), pieces)
@@ -101,6 +107,24 @@ def _pieces(found: Recording | GrownSteps, steps: int, column: int, only_valid: 
     for step in range(steps):
         rows = found.step(step, column)
         yield rows[found.mask(step), None] if only_valid else rows[None]
+
+
+def _stacked(
+    found: Recording | GrownSteps, steps: int, column: int, rule: HistoryRule, only_valid: bool
+) -> Iterator[NDArray[Any]]:
+    """Yield students' observations step by step, out of their frames; zeros where a row is no data."""
+    stack = FrameStack(rule)
+    begins = found.begins()
+    begins = begins[np.argsort(begins[:, 1], kind="stable")]
+    for step in range(steps):
+        first, last = np.searchsorted(begins[:, 1], [step, step + 1])
+        frame, mask = found.step(step, column), found.mask(step)
+        begun = np.zeros(len(frame), dtype=bool)
+        begun[begins[first:last, 0]] = True
+        rows = stack.observation(frame, begun)
+        stack.keep(frame, begun)
+        rows[~mask] = 0
+        yield rows[mask, None] if only_valid else rows[None]
 
 
 def _tensor(array: StreamedArray) -> torch.Tensor:

@@ -30,6 +30,10 @@ class GrownSteps:
         self._cached: tuple[int, int, NDArray[Any]] | None = None
         self._cached_rows: tuple[int, NDArray[np.int64]] | None = None
 
+    def begins(self) -> NDArray[np.int64]:
+        """Return env and first step of each episode, [M, 2]."""
+        return np.concatenate([np.stack([self._env, self._first], axis=1), self._recording.begins()])
+
     def mask(self, step: int) -> NDArray[np.bool_]:
         """Return which rows of a step are data, bool [N]."""
         if step >= self._recording.core.first_step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,28 @@ from numpy.typing import NDArray
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState
 from iltools_datasets.collection.columns import layout_of
+from iltools_datasets.collection.histories import HistoryRule
 from iltools_datasets.collection.place import Place
-from iltools_datasets.collection.rows import RecordedColumn
+from iltools_datasets.collection.rows import DATA, RecordedColumn
 from iltools_datasets.errors import StateError
 
 _KIND, _VERSION = "recording", 1
 DEFAULT_TASK = "expert"
+
+
+@dataclass(slots=True)
+class UnknownEnds:
+    """How many episodes ended of which it is not known in which env.
+
+    Attributes:
+        unknown_ends: so that boundaries are unknown.
+        counted_ends: for which running episodes were cut instead.
+        cut_for_them: how many were.
+    """
+
+    unknown_ends: int = 0
+    counted_ends: int = 0
+    cut_for_them: int = 0
 
 
 class Recording:
@@ -32,21 +48,25 @@ class Recording:
         columns: list[RecordedColumn],
         longest: int,
         tasks: list[str],
-        unknown_ends: int,
+        ends: UnknownEnds,
+        history: HistoryRule | None,
     ) -> None:
         self.core, self.place, self.num_envs, self.columns = core, place, num_envs, columns
         self.tasks = tasks
         """Names of the tasks, by id."""
-        self.unknown_ends = unknown_ends
-        """How many episodes ended of which it is not known in which env."""
+        self._ends = ends
+        self.history = history
+        """How frames make students' observations; None where these are recorded as they are."""
         self._longest = longest
 
     @classmethod
-    def begin(cls, place: Place, num_envs: int, columns: list[RecordedColumn], longest: int) -> Recording:
+    def begin(
+        cls, place: Place, num_envs: int, columns: list[RecordedColumn], longest: int, history: HistoryRule | None
+    ) -> Recording:
         """Begin a recording of these columns."""
         tasks = [DEFAULT_TASK]
-        core = place.begin(_text(num_envs, columns, longest, tasks, 0))
-        return cls(core, place, num_envs, columns, longest, tasks, 0)
+        core = place.begin(_text(num_envs, columns, longest, tasks, UnknownEnds(), history))
+        return cls(core, place, num_envs, columns, longest, tasks, UnknownEnds(), history)
 
     @classmethod
     def resume(cls, place: Place, has_attributes: bool) -> Recording:
@@ -60,13 +80,19 @@ class Recording:
             columns_of(saved),
             saved.integer("longest", low=1),
             list(json.loads(core.layout)["tasks"].values()),
-            saved.integer("unknown_ends"),
+            UnknownEnds(*(saved.integer(name) for name in ("unknown_ends", "counted_ends", "cut_for_them"))),
+            history_of(saved),
         )
 
     @property
     def knows_boundaries(self) -> bool:
         """Whether it is known of every episode where it ended."""
-        return not self.unknown_ends
+        return not self._ends.unknown_ends
+
+    @property
+    def num_trajectories(self) -> int:
+        """How many episodes are over, as the caller counts them."""
+        return self.core.num_episodes - self._ends.cut_for_them + self._ends.counted_ends + self._ends.unknown_ends
 
     def note_unknown_ends(self, number: int) -> None:
         """Keep how many more episodes ended of which it is not known in which env.
@@ -74,11 +100,15 @@ class Recording:
         Where a store has grown out of episodes of known boundaries, those that run are cut here instead, so that no
         next observation is made up.
         """
-        if self.place.grows and self.knows_boundaries and self.core.num_episodes:
-            self.core.end_running()
-            return
-        self.unknown_ends += number
+        cuts = self.place.grows and self.knows_boundaries and self.core.num_episodes
+        if cuts:
+            self._ends.counted_ends += number
+            self._ends.cut_for_them += len(self.core.running)
+        else:
+            self._ends.unknown_ends += number
         self._write()
+        if cuts:
+            self.core.end_running()
 
     def task_ids(self, names: Sequence[str]) -> list[int]:
         """Return the ids of tasks; a new name is kept with the recording first."""
@@ -91,17 +121,21 @@ class Recording:
         return [self.tasks.index(name) for name in names]
 
     def _write(self) -> None:
-        self.core.set_layout(_text(self.num_envs, self.columns, self._longest, self.tasks, self.unknown_ends))
+        self.core.set_layout(_text(self.num_envs, self.columns, self._longest, self.tasks, self._ends, self.history))
 
     def number_of(self, argument: str) -> int | None:
         """Return the position of an argument's column; None if it is not recorded."""
         return next((at for at, column in enumerate(self.columns) if column.argument == argument), None)
 
+    def begins(self) -> NDArray[np.int64]:
+        """Return env and first step of each episode whose steps are all in the journal, [M, 2]."""
+        return np.array(self.core.begins, dtype=np.int64).reshape(-1, 2)
+
     def mask(self, step: int) -> NDArray[np.bool_]:
         """Return which rows of a step are data, bool [N]."""
         mask = np.empty(self.num_envs, dtype=np.uint8)
         self.core.read_mask(step, mask)
-        return mask.view(np.bool_)
+        return np.asarray(mask == DATA)
 
     def step(self, step: int, column: int) -> NDArray[Any]:
         """Return one column of a step, [N, width]."""
@@ -111,14 +145,22 @@ class Recording:
         return rows
 
 
-def _text(num_envs: int, columns: list[RecordedColumn], longest: int, tasks: list[str], unknown_ends: int) -> str:
+def _text(
+    num_envs: int,
+    columns: list[RecordedColumn],
+    longest: int,
+    tasks: list[str],
+    ends: UnknownEnds,
+    history: HistoryRule | None,
+) -> str:
     content = {
         "kind": _KIND,
         "version": _VERSION,
-        **layout_of(num_envs, columns, longest, knows_boundaries=not unknown_ends),
+        **layout_of(num_envs, columns, longest, knows_boundaries=not ends.unknown_ends, history=history),
         "tasks": {str(number): name for number, name in enumerate(tasks)},
-        "unknown_ends": unknown_ends,
+        **asdict(ends),
         "recorded": [asdict(column) for column in columns],
+        "student_history": [] if history is None else [history.to_json()],
     }
     return json.dumps(content)
 
@@ -146,3 +188,11 @@ def columns_of(saved: SavedState) -> list[RecordedColumn]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(f"state of {_KIND}: recorded: {error!r}") from error
+
+
+def history_of(saved: SavedState) -> HistoryRule | None:
+    """Return how a layout's frames make students' observations, if it records frames; `StateError` if it is unclear."""
+    try:
+        return next((HistoryRule.from_json(entry) for entry in saved.entries("student_history")), None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"state of {_KIND}: student_history: {error!r}") from error

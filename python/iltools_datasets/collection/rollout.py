@@ -58,7 +58,7 @@ def collect(
         steps: stop after so many steps of all envs; what runs then is left running.
         group: the observation group that is recorded; None = "policy" or "actor", whichever there is.
         student: builds the student's observations out of the group's terms, its history is kept up here; or the name of
-            the environment's own group that a student sees.
+            the environment's own group that a student sees. None = the collector's builder, if it has one.
         stochastic: as in `as_policy`.
         seed: of the environment's first reset.
         first: what the environment was reset to already; it is not reset again.
@@ -75,7 +75,7 @@ def collect(
     if episodes is not None:
         collector.stop_after(episodes)
     vector, expert = adapt(env), as_policy(policy, stochastic=stochastic)
-    watcher = _Student(student, group)
+    watcher = _Student(collector.student_builder if student is None else student, group)
     step, tally = vector.reset(seed) if first is None else first, Tally()
     while (steps is None or tally.steps < steps) and (not collector.is_full or collector.running):
         seen = group_of(step.groups, group)

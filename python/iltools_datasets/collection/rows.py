@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from iltools_datasets.errors import SchemaError
 from iltools_datasets.sources.formats.expert_file import ROLLOUT_KEYS
 
+DATA, LEFT_OUT = 1, 2
+"""Bytes of a recorded mask: the row is data; it is none, as there are enough episodes. Others are no data either."""
+
 OnNan = Literal["error", "drop", "keep"]
 
 _STATES = ("observations", "student_observations")

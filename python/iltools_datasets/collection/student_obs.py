@@ -94,7 +94,9 @@ class StudentObsBuilder:
         self._ring: FrameRing | None = None
         self._begins = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._some_begin = True
-        self._was_asked = False
+        self._was_asked = self._was_updated = self._updates_first = False
+        self._due: torch.Tensor | None = None
+        self._latest: torch.Tensor | None = None
 
     @classmethod
     def like(cls, env: Any, group: str = "policy_student", device: torch.device | str | None = None) -> Self:
@@ -124,9 +126,14 @@ class StudentObsBuilder:
             SchemaError: a frame of another width, dtype or number of envs. Nothing was changed.
         """
         pieces = self._pieces(obs_dict)
-        self._was_asked = True
+        if not self._was_asked:
+            self._was_asked, self._updates_first = True, self._was_updated
         if not self._kept:
             return torch.cat(pieces, dim=1)
+        if not self._updates_first:
+            self._forget_due()
+        if self.history == "past":
+            self._latest = torch.cat(pieces, dim=1)
         ring = self._ring_for(pieces)
         if self._some_begin and self.pad == "first":
             ring.fill(self._begins, pieces)
@@ -146,8 +153,11 @@ class StudentObsBuilder:
                 "get_observation would be there twice; call get_observation first, or choose history='past'"
             )
         pieces = self._pieces(obs_dict)
+        self._was_updated = True
         if not self._kept:
             return
+        if self._updates_first:
+            self._forget_due()
         ring = self._ring_for(pieces)
         if self._some_begin and self.pad == "first":
             ring.fill(self._begins, pieces)
@@ -172,6 +182,27 @@ class StudentObsBuilder:
         self._begins[chosen] = True
         self._some_begin = True
 
+    def forget_later(self, envs: Any) -> None:
+        """Forget the frames of these envs, a bool mask [N], before the next step's are handed in."""
+        due = torch.as_tensor(envs, device=self.device)
+        self._due = due if self._due is None else self._due | due
+
+    @property
+    def lag(self) -> int | None:
+        """How many steps before the frame handed in the newest one of an observation is.
+
+        1 with `history="past"` where observations are asked for before the step's update, else 0; None as long as it is
+        not known which comes first.
+        """
+        if self.history == "current" or not self._kept:
+            return 0
+        return int(not self._updates_first) if self._was_asked else None
+
+    @property
+    def latest_frame(self) -> torch.Tensor | None:
+        """The frame [N, frame_dim] that an observation was asked for with last; kept with `history="past"` alone."""
+        return self._latest
+
     def split(self, group_tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms within the env's own concatenated group, each its newest frame: `{term: [N, width]}`.
 
@@ -187,6 +218,11 @@ class StudentObsBuilder:
     def frame(self, obs_dict: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the terms of one step side by side, a new tensor [N, frame_dim]; raises as `get_observation`."""
         return torch.cat(self._pieces(obs_dict), dim=1)
+
+    def _forget_due(self) -> None:
+        if self._due is not None:
+            due, self._due = self._due, None
+            self.reset_history(due)
 
     def _pieces(self, obs_dict: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Return the frame of each term, [N, width], all of one dtype."""

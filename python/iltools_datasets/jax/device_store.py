@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise missing_extra("jax", "a store on the device") from error
 
-from iltools_datasets.jax.upload import Field, upload
+from iltools_datasets.jax.upload import Field, History, upload
 
 __all__ = ["DeviceStore"]
 
@@ -153,13 +153,29 @@ def _window(
     at, inside = _steps_within(step[..., None], of(store.length), np.array(offsets, np.int32), boundary)
     rows = {"transition": of(store.start) + at, "state": of(store.state_start) + at}
     rows["next_state"] = rows["state"] + 1
-    window: dict[Key, jax.Array] = {
-        entry.key: store.columns[entry.column].at[rows[entry.rows]].get(mode="promise_in_bounds")
-        for entry in store.fields
-    }
+    window: dict[Key, jax.Array] = {}
+    for entry in store.fields:
+        column, row = store.columns[entry.column], rows[entry.rows]
+        if entry.history is None:
+            window[entry.key] = column.at[row].get(mode="promise_in_bounds")
+        else:
+            window[entry.key] = _stacked(column, row, of(store.state_start), entry.history)
     if boundary == "mask":
         window["mask"] = inside
     return nested(window)
+
+
+def _stacked(column: jax.Array, row: jax.Array, begin: jax.Array, history: History) -> jax.Array:
+    """Return the histories of rows [..., length] of trajectories that begin at rows [..., 1]."""
+    back = history.lag + np.arange(history.length, dtype=np.int32)
+    at = row[..., None] - (back[::-1] if history.oldest_first else back)
+    begin = begin[..., None]
+    flat = column.reshape(len(column), -1)
+    frames = flat.at[jnp.maximum(at, begin)].get(mode="promise_in_bounds")
+    if not history.repeats_first:
+        frames = jnp.where((at >= begin)[..., None], frames, jnp.zeros((), frames.dtype))
+    parts = [frames[..., offset : offset + width] for offset, width in history.parts]
+    return jnp.concatenate([part.reshape(*row.shape, -1) for part in parts], axis=-1)
 
 
 def _steps_within(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from numpy.typing import DTypeLike, NDArray
 
+from iltools_datasets import _core
 from iltools_datasets._base.aligned import aligned_empty
 from iltools_datasets.errors import BudgetError, OutOfRangeError, SchemaError
 from iltools_datasets.jax.placement import Placement, cast
-from iltools_datasets.store.keys import Key
+from iltools_datasets.store.keys import Key, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.windows.readers import as_bfloat16
 
@@ -29,12 +30,28 @@ Rows = Literal["transition", "state", "next_state"]
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """How a row and those before it make a history: see `docs/store-format.md`; hashable, as `jit` needs it."""
+
+    parts: tuple[tuple[int, int], ...]
+    length: int
+    lag: int
+    oldest_first: bool
+    repeats_first: bool
+
+    @classmethod
+    def of(cls, core: _core.History) -> History:
+        return cls(tuple(core.parts), core.length, core.lag, core.oldest_first, core.repeats_first)
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """Where a key's values are: in which column, and in which of its rows those of transition t of a trajectory."""
 
     key: Key
     column: int
     rows: Rows
+    history: History | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,27 @@ def _replicated(sharding: Sharding | jax.Device | None) -> Sharding | jax.Device
 
 
 def _plan(store: TrajectoryStore, names: list[Key], placement: Placement) -> tuple[list[_Column], list[Field]]:
+    """Return the columns that the keys need, and where each key is; of a history its frames are there, once."""
+    layout = dict(zip(store.keys, store.layout, strict=True))
+    known = {key: layout[key if isinstance(key, str) else public(key)] for key in names}
+    histories = {key: field for key, field in known.items() if field.history is not None}
+    sources = [public(field.column) for field in histories.values()]
+    frames = [key for source in sources for key in (source, store.successor(source)) if key is not None]
+    columns, fields = _plan_columns(store, list(dict.fromkeys([*_without(names, histories), *frames])), placement)
+    column_of = {field.key: field.column for field in fields}
+    fields = [field for field in fields if field.key in names]
+    for key, field in histories.items():
+        assert field.history is not None
+        fields.append(Field(key, column_of[public(field.column)], field.rows, History.of(field.history)))
+    order = {key: number for number, key in enumerate(names)}
+    return columns, sorted(fields, key=lambda field: order[field.key])
+
+
+def _without(names: list[Key], left_out: Container[Key]) -> list[Key]:
+    return [key for key in names if key not in left_out]
+
+
+def _plan_columns(store: TrajectoryStore, names: list[Key], placement: Placement) -> tuple[list[_Column], list[Field]]:
     columns: list[_Column] = []
     fields: list[Field] = []
     states: dict[Key, int] = {}
@@ -119,8 +157,7 @@ def _plan(store: TrajectoryStore, names: list[Key], placement: Placement) -> tup
         fields.append(Field(key, len(columns), "transition"))
         shape = (_padded(len(store), placement), *store.shape(key))
         columns.append(_Column(key, None, shape, placement.device_dtype(_host_dtype(store, key))))
-    order = {key: number for number, key in enumerate(names)}
-    return columns, sorted(fields, key=lambda field: order[field.key])
+    return columns, fields
 
 
 def _host_dtype(store: TrajectoryStore, key: Key) -> np.dtype[Any]:

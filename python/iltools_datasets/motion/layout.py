@@ -71,7 +71,9 @@ class MotionLayout:
         kinds: Mapping[Key, Any] | None = None,
     ) -> None:
         self.store = store
-        self._rows = {key: store.layout[number].rows for number, key in enumerate(store.keys)}
+        # Histories are of several times at once.
+        fields = [field for field in zip(store.keys, store.layout, strict=True) if field[1].history is None]
+        self._rows = {key: field.rows for key, field in fields}
         description = self._described()
         self.pieces: dict[Key, Pieces] = {}
         for key, rows in self._rows.items():
@@ -84,7 +86,7 @@ class MotionLayout:
                 self.pieces[key] = pieces
         for key, told in (kinds or {}).items():
             if key not in self._rows:
-                raise MissingKeyError(f"{store.path}: kinds: no key {key!r}; there are {store.keys}")
+                raise MissingKeyError(f"{store.path}: kinds: no key {key!r}; there are {list(self._rows)}")
             shape = store.shape(key)
             self.pieces[key] = as_pieces(told, shape[-1] if shape else 1, key)
         self.joint_names, self.body_names = description.joint_names, description.body_names
@@ -137,7 +139,7 @@ class MotionLayout:
             ArgumentError: no such body or joint, or one twice.
         """
         if key not in self._rows:
-            raise MissingKeyError(f"{self.store.path}: no key {key!r}; there are {self.store.keys}")
+            raise MissingKeyError(f"{self.store.path}: no key {key!r}; there are {list(self._rows)}")
         if self._rows[key] == "next_state":
             raise ArgumentError(f"key {key!r} is {parts_of(key)[1:]} of the next state; ask for a later offset instead")
         if key not in self.pieces:

@@ -7,12 +7,14 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::part::{Origin, Part, RowOf, fetched_bytes};
 use crate::pieced_file::PiecedFile;
 use crate::row_copy::{AHEAD, Rows};
+use crate::row_read::FileRows;
 use crate::segment::SegmentTable;
+use crate::watch::Watch;
 use crate::{Error, Result, parallel, streaming};
 
 /// Rows per block of work: what is fetched ahead for several columns stays in the second-level cache until they are copied.
@@ -23,8 +25,6 @@ pub const PARALLEL_BYTES: usize = 768 << 10;
 const STREAM_BYTES: usize = 8 << 20;
 /// Bytes of output per block of work at most, where rows are large: blocks are what can be interrupted between.
 const BLOCK_BYTES: usize = 4 << 20;
-/// Time between two looks at the interrupt flag. By time, not by bytes: rows may come from a disk.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Copy all parts. Nothing is written if anything is out of bounds.
 ///
@@ -80,35 +80,17 @@ pub fn gather(
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// Whether copying has to stop: because a part of it failed, or because the caller is asked to.
-struct Watch<'a> {
-    stop: &'a AtomicBool,
-    interrupted: &'a (dyn Fn() -> bool + Sync),
-    /// When the calling thread asked last; helpers do not.
-    looked: Option<Instant>,
-}
-
-impl Watch<'_> {
-    fn look(&mut self) -> Result<()> {
-        let is_due = self.looked.is_some_and(|looked| looked.elapsed() >= LOOK_EVERY);
-        if is_due {
-            self.looked = Some(Instant::now());
-        }
-        if self.stop.load(Ordering::Relaxed) || (is_due && (self.interrupted)()) {
-            return Err(Error::Interrupted);
-        }
-        Ok(())
-    }
-}
-
 fn check(parts: &[Part<'_>], index: &[i64], segments: Option<&SegmentTable>) -> Result<()> {
     let (least, greatest) = least_and_greatest(index);
     if least < 0 && !index.is_empty() {
         return Err(Error::OutOfRange(format!("index {least} is negative")));
     }
     for part in parts {
-        let end = part.offset.checked_add(part.width);
-        if end.is_none_or(|end| end > part.column.stride) {
+        let end = match part.frames {
+            Some(frames) => Some(frames.least_stride()).filter(|_| frames.width() == part.width),
+            None => part.offset.checked_add(part.width),
+        };
+        if end.is_none_or(|end| end > part.column.stride) || (part.frames.is_some() && part.row_of == RowOf::Index) {
             return Err(Error::Invalid(format!(
                 "{} bytes from byte {} of a row of {}",
                 part.width, part.offset, part.column.stride
@@ -153,25 +135,28 @@ struct Block<'a> {
     count: usize,
     index: &'a [i64],
     states: [i64; BLOCK_ROWS + AHEAD],
+    /// The first state of each one's segment.
+    begins: [i64; BLOCK_ROWS + AHEAD],
 }
 
 impl<'a> Block<'a> {
     fn new(index: &'a [i64], segments: Option<&SegmentTable>, range: Range<usize>) -> Self {
         let some = &index[range.start..index.len().min(range.end + AHEAD)];
-        let mut states = [0; BLOCK_ROWS + AHEAD];
+        let (mut states, mut begins) = ([0; BLOCK_ROWS + AHEAD], [0; BLOCK_ROWS + AHEAD]);
         if let Some(segments) = segments {
             // Of a run of transitions, as windows and slices are, only the first is looked up in each segment.
-            let (mut expected, mut position, mut end) = (i64::MIN, 0, i64::MIN);
-            for (state, &transition) in states.iter_mut().zip(some) {
-                if transition != expected || transition >= end {
+            let (mut expected, mut position, mut within) = (i64::MIN, 0, i64::MIN..i64::MIN);
+            for ((state, begin), &transition) in states.iter_mut().zip(&mut begins).zip(some) {
+                if transition != expected || transition >= within.end {
                     position = segments.position_of(transition);
-                    end = segments.end_of(position);
+                    within = segments.range_of(position);
                 }
                 expected = transition + 1;
                 *state = transition + position as i64;
+                *begin = within.start + position as i64;
             }
         }
-        Self { start: range.start, count: range.len(), index: some, states }
+        Self { start: range.start, count: range.len(), index: some, states, begins }
     }
 
     /// Copy this block of a part. Bounds were checked by `check`; concurrent calls are for different blocks.
@@ -179,8 +164,16 @@ impl<'a> Block<'a> {
         let rows = if part.row_of == RowOf::Index { self.index } else { &self.states[..self.index.len()] };
         // SAFETY: `start <= index.len()` and the output holds `width` bytes for each index, so this stays inside it.
         let out = unsafe { part.out.add(self.start * part.width) };
-        match part.column.origin {
-            Origin::Memory(memory, _) => {
+        match (part.column.origin, part.frames) {
+            (Origin::Memory(memory, _), Some(frames)) => {
+                let source = (memory, part.column.stride);
+                let (rows, further) = (rows.iter().zip(&self.begins), part.further() as i64);
+                // SAFETY: every row, and for a next state the one behind it, is below `column.rows`, its segment begins at or before
+                // it, and a row has as many bytes as a frame needs (`check`); for the output as below.
+                unsafe { frames.copy(source, rows, further, self.count, out, streams) }
+                Ok(())
+            }
+            (Origin::Memory(memory, _), None) => {
                 let rows = Rows {
                     memory: memory.wrapping_add(part.bytes().start),
                     stride: part.column.stride,
@@ -196,8 +189,8 @@ impl<'a> Block<'a> {
                 unsafe { rows.copy(out, streams) }
                 Ok(())
             }
-            Origin::Files(files) => self.read(part, rows, files, out, watch),
-            Origin::Reopened(files) => self.read(part, rows, &files.reopen()?, out, watch),
+            (Origin::Files(files), _) => self.read(part, rows, files, out, watch),
+            (Origin::Reopened(files), _) => self.read(part, rows, &files.reopen()?, out, watch),
         }
     }
 
@@ -210,41 +203,21 @@ impl<'a> Block<'a> {
         out: *mut u8,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let further = usize::from(part.row_of == RowOf::NextState);
         // SAFETY: the output holds `width` bytes for each of `count` rows from here on, initialised, and is ours alone.
         let out = unsafe { std::slice::from_raw_parts_mut(out, part.width * self.count) };
-        read_rows(files, part, &rows[..self.count], further, out, watch)
-    }
-}
-
-/// Read the rows of a part, or with `further` the ones that many rows behind them.
-fn read_rows(
-    files: &PiecedFile,
-    part: &Part<'_>,
-    rows: &[i64],
-    further: usize,
-    out: &mut [u8],
-    watch: &mut Watch<'_>,
-) -> Result<()> {
-    let dense = part.column.stride == part.width;
-    let mut i = 0;
-    while i < rows.len() {
-        // Each row may come from a slow disk, so few of them can take as long as many.
-        watch.look()?;
-        let mut run = 1;
-        while dense && rows.get(i + run).is_some_and(|&following| following == rows[i] + run as i64) {
-            run += 1;
+        let column = FileRows { files, stride: part.column.stride, rows: part.column.rows };
+        let rows = &rows[..self.count];
+        match part.frames {
+            Some(frames) => frames.read(column, rows, &self.begins, part.further(), out, watch),
+            None => column.copy(rows, part.further(), (part.offset, part.width), out, watch),
         }
-        let at = (rows[i] as u64 + further as u64) * part.column.stride as u64 + part.offset as u64;
-        files.read_exact_at(&mut out[i * part.width..(i + run) * part.width], at)?;
-        i += run;
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::Path;
 
     use proptest::prelude::*;
 

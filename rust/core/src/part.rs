@@ -4,8 +4,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::Result;
 use crate::pieced_file::PiecedFile;
+use crate::{Frames, Result};
 
 /// Where the rows of a column lie.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +68,7 @@ pub enum RowOf {
     NextState,
 }
 
-/// One output array: for each index, `width` bytes from `offset` within the row it names.
+/// One output array: for each index, `width` bytes from `offset` within the row it names, or that row's stack of frames.
 #[derive(Debug)]
 pub struct Part<'a> {
     pub(crate) column: Column<'a>,
@@ -77,6 +77,7 @@ pub struct Part<'a> {
     pub(crate) width: usize,
     pub(crate) out: *mut u8,
     pub(crate) out_len: usize,
+    pub(crate) frames: Option<&'a Frames>,
     lifetime: PhantomData<&'a mut [u8]>,
 }
 
@@ -98,13 +99,24 @@ impl<'a> Part<'a> {
         out: *mut u8,
         out_len: usize,
     ) -> Self {
-        Self { column, row_of, offset, width, out, out_len, lifetime: PhantomData }
+        Self { column, row_of, offset, width, out, out_len, frames: None, lifetime: PhantomData }
+    }
+
+    /// Copy the stack of frames of each row, which is a state, instead.
+    #[must_use]
+    pub fn stacked(self, frames: Option<&'a Frames>) -> Self {
+        Self { frames, ..self }
     }
 
     /// The bytes that are copied, counted from the beginning of the row that the index names.
     pub(crate) fn bytes(&self) -> Range<usize> {
-        let start = self.offset + usize::from(self.row_of == RowOf::NextState) * self.column.stride;
+        let start = self.offset + self.further() * self.column.stride;
         start..start + self.width
+    }
+
+    /// How many rows behind the one that the index names.
+    pub(crate) fn further(&self) -> usize {
+        usize::from(self.row_of == RowOf::NextState)
     }
 
     /// Whether an index names the same row of the same memory here and there.
@@ -118,9 +130,10 @@ impl<'a> Part<'a> {
 }
 
 /// The bytes, from the row that is named, that are fetched ahead with each part: what it copies, and what later parts copy
-/// right beside it, which then need not fetch. Observation and next observation are one range of two rows this way.
+/// right beside it, which then need not fetch. Stacks of frames fetch their own. Observation and next observation are one range of two rows this way.
 pub(crate) fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
-    let mut fetched: Vec<Range<usize>> = parts.iter().map(Part::bytes).collect();
+    let mut fetched: Vec<Range<usize>> =
+        parts.iter().map(|part| if part.frames.is_some() { 0..0 } else { part.bytes() }).collect();
     for first in 0..parts.len() {
         for later in first + 1..parts.len() {
             let (a, b) = (fetched[first].clone(), fetched[later].clone());

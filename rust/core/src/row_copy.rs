@@ -93,12 +93,18 @@ impl Rows<'_> {
 
     #[inline]
     fn fetch(self, row: i64) {
-        let start = self.fetched.wrapping_add(row as usize * self.stride);
-        // Whole lines, beginning with the one that the row begins in: the last one is missed otherwise.
-        let before = start as usize % LINE;
-        for line in (0..before + self.fetched_bytes).step_by(LINE) {
-            prefetch(start.wrapping_sub(before).wrapping_add(line));
-        }
+        fetch(self.fetched.wrapping_add(row as usize * self.stride), self.fetched_bytes);
+    }
+}
+
+/// Fetch some bytes ahead, which need not be readable.
+#[expect(clippy::inline_always, reason = "it is most of what look-ups of motion do per row")]
+#[inline(always)]
+pub fn fetch(start: *const u8, bytes: usize) {
+    // Whole lines, beginning with the one that they begin in: the last one is missed otherwise.
+    let before = start as usize % LINE;
+    for line in (0..before + bytes).step_by(LINE) {
+        prefetch(start.wrapping_sub(before).wrapping_add(line));
     }
 }
 

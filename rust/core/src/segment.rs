@@ -154,10 +154,11 @@ impl SegmentTable {
         self.locator.find(index).unwrap_or(0)
     }
 
-    /// The transition behind the last one of a segment of a contiguous table.
+    /// The transitions of a segment of a contiguous table.
     #[inline]
-    pub(crate) fn end_of(&self, position: usize) -> i64 {
-        self.locator.starts.get(position + 1).copied().unwrap_or(self.num_transitions)
+    pub(crate) fn range_of(&self, position: usize) -> std::ops::Range<i64> {
+        let start = |position: usize| self.locator.starts.get(position).copied().unwrap_or(self.num_transitions);
+        start(position)..start(position + 1)
     }
 
     /// State row of a transition of a contiguous table: each segment has one state more than transitions.

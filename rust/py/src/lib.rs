@@ -34,7 +34,7 @@ mod _core {
     #[pymodule_export]
     use super::slices::SliceCut;
     #[pymodule_export]
-    use super::store::{Field, Store, verify};
+    use super::store::{Field, History, Store, verify};
     #[pymodule_export]
     use super::tracker::{MotionBins, Tracker};
     #[pymodule_export]

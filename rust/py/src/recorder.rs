@@ -95,6 +95,19 @@ impl Recorder {
         self.lock().episodes().num_ended()
     }
 
+    /// Rows that were no data: left out as there were enough episodes, and all others.
+    #[getter]
+    fn num_missing(&self) -> (u64, u64) {
+        let missing = self.lock().episodes().missing();
+        (missing.left_out, missing.invalid)
+    }
+
+    /// Env and first step of each episode that runs, or is over and not in a store yet.
+    #[getter]
+    fn begins(&self) -> Vec<(u32, u64)> {
+        self.lock().begins()
+    }
+
     #[getter]
     fn running(&self) -> Vec<u32> {
         self.lock().running()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use iltools_core::Frames;
 use iltools_core::index::{Boundary, window_rows};
 use iltools_core::part::RowOf;
 use iltools_core::slab::Buffer;
@@ -29,6 +30,29 @@ pub struct Field {
     width: usize,
     dtype: &'static str,
     shape: Py<PyTuple>,
+    history: Option<Py<History>>,
+}
+
+/// How a key is put together that is read as a history of frames; parts are elements of the column's row.
+#[pyclass(frozen, get_all, module = "iltools_datasets._core")]
+pub struct History {
+    parts: Vec<(usize, usize)>,
+    length: usize,
+    lag: usize,
+    oldest_first: bool,
+    repeats_first: bool,
+}
+
+impl History {
+    fn of(frames: &Frames, dtype: DType) -> Self {
+        Self {
+            parts: frames.parts().iter().map(|part| (part.start / dtype.size(), part.len() / dtype.size())).collect(),
+            length: frames.length(),
+            lag: frames.lag(),
+            oldest_first: frames.oldest_first(),
+            repeats_first: frames.repeats_first(),
+        }
+    }
 }
 
 /// An open store; what can be gathered is addressed by its position in `layout`.
@@ -177,6 +201,10 @@ impl Store {
                 width: self.store.field_bytes(number),
                 dtype: field.dtype.name(),
                 shape: PyTuple::new(py, &field.shape)?.unbind(),
+                history: match &field.frames {
+                    Some(frames) => Some(Py::new(py, History::of(frames, field.dtype))?),
+                    None => None,
+                },
             })
         };
         self.store.fields().iter().enumerate().map(described).collect()

@@ -5,12 +5,10 @@ use super::mix::{Kind, Piece, Shape};
 use super::picks::READ_BEHIND;
 use super::runs::{Run, fetched, joined, merged, starts};
 use crate::part::{Column, Origin, RowOf};
-use crate::row_copy::prefetch;
+use crate::row_copy::fetch;
 use crate::slab::Buffer;
 use crate::store::{DType, Store, show};
 use crate::{Error, Result};
-
-const LINE: usize = 64;
 
 /// What a number is in the store, and what it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +68,9 @@ impl Key {
             return refuse(format!("a piece of {} numbers of kind {:?}", piece.len, piece.kind));
         }
         let held = pieces.iter().all(|piece| piece.kind == Kind::Hold);
+        if about.frames.is_some() {
+            return refuse("is a stack of frames; look its source up".into());
+        }
         let per_state = about.rows == RowOf::State;
         let numbers = match about.dtype {
             _ if held => Numbers::Raw,
@@ -315,18 +316,6 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-    }
-}
-
-/// Fetch the lines of some bytes, beginning with the one they begin in.
-#[inline(always)]
-fn fetch(start: *const u8, bytes: usize) {
-    let before = start as usize % LINE;
-    let first = start.wrapping_sub(before);
-    let mut line = 0;
-    while line < before + bytes {
-        prefetch(first.wrapping_add(line));
-        line += LINE;
     }
 }
 

@@ -39,7 +39,21 @@ impl Episode {
     }
 }
 
-/// The episodes that run, and how many are over.
+/// Byte of a step's mask: the row is data.
+pub const DATA: u8 = 1;
+/// Byte of a step's mask: the row is none, as it would have begun an episode and there are enough. Any other byte: it is none.
+pub const LEFT_OUT: u8 = 2;
+
+/// Rows that are no data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Left out, as there were enough episodes.
+    pub left_out: u64,
+    /// All others.
+    pub invalid: u64,
+}
+
+/// The episodes that run, how many are over, and how many rows are no data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Episodes {
     /// First step of each env's running episode.
@@ -47,6 +61,7 @@ pub struct Episodes {
     num_running: usize,
     num_ended: u64,
     next_step: u64,
+    missing: Missing,
     longest: u64,
 }
 
@@ -58,13 +73,25 @@ impl Episodes {
             .try_reserve_exact(num_envs)
             .map_err(|_| Error::OutOfMemory(format!("no memory for {num_envs} envs")))?;
         running.resize(num_envs, None);
-        Ok(Self { running, num_running: 0, num_ended: 0, next_step: 0, longest: longest.max(1) })
+        Ok(Self {
+            running,
+            num_running: 0,
+            num_ended: 0,
+            next_step: 0,
+            missing: Missing::default(),
+            longest: longest.max(1),
+        })
     }
 
     /// Go on where a journal's file began: see `Record::Begin`.
-    pub fn restore(running: Vec<Option<u64>>, num_ended: u64, next_step: u64, longest: u64) -> Self {
+    pub fn restore(running: Vec<Option<u64>>, num_ended: u64, next_step: u64, missing: Missing, longest: u64) -> Self {
         let num_running = running.iter().flatten().count();
-        Self { running, num_running, num_ended, next_step, longest: longest.max(1) }
+        Self { running, num_running, num_ended, next_step, missing, longest: longest.max(1) }
+    }
+
+    /// Rows that were no data.
+    pub fn missing(&self) -> Missing {
+        self.missing
     }
 
     /// Number of envs.
@@ -97,13 +124,14 @@ impl Episodes {
         self.running.iter().flatten().min().copied()
     }
 
-    /// Take a step's mask, `[num_envs]`, 0 where a row is no data; give the episodes that end by it to `over`.
+    /// Take a step's mask, `[num_envs]`, `DATA` where a row is data; give the episodes that end by it to `over`.
     pub fn step(&mut self, mask: &[u8], mut over: impl FnMut(Episode)) {
         let step = self.next_step;
         self.next_step += 1;
-        for (env, &is_data) in mask.iter().enumerate().take(self.running.len()) {
+        for (env, &what) in mask.iter().enumerate().take(self.running.len()) {
             let first = self.running[env];
-            if is_data == 0 {
+            if what != DATA {
+                *(if what == LEFT_OUT { &mut self.missing.left_out } else { &mut self.missing.invalid }) += 1;
                 if first.is_some() {
                     over(self.finish(env, step - 1, false, true, Last::Unknown));
                 }

@@ -90,7 +90,8 @@ impl Growth {
                 Work::Sync(file) => file.sync_data().map_err(Error::io(&self.journal))?,
                 Work::Begin(layout) => {
                     if layout.specs() != self.layout.specs() {
-                        self.store.begin_anew(&layout.specs(), layout.views().to_vec())?;
+                        let (views, histories) = (layout.views().to_vec(), layout.histories().to_vec());
+                        self.store.begin_anew(&layout.specs(), views, histories)?;
                     }
                     self.layout = layout;
                 }

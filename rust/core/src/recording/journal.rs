@@ -114,7 +114,9 @@ impl Journal {
 
     fn write_begin(&mut self, episodes: &Episodes) -> Result<()> {
         let running = episodes.running().iter().map(|first| first.unwrap_or(u64::MAX));
-        let mut body: Vec<u8> = episodes.num_ended().to_le_bytes().to_vec();
+        let missing = episodes.missing();
+        let counts = [episodes.num_ended(), missing.left_out, missing.invalid];
+        let mut body: Vec<u8> = counts.into_iter().flat_map(u64::to_le_bytes).collect();
         body.extend(running.flat_map(u64::to_le_bytes));
         self.write(Kind::Begin, episodes.num_envs() as u32, episodes.next_step(), &[&body]).map(|_| ())
     }

@@ -10,7 +10,7 @@ use super::episodes::Last;
 use super::reader::{Finished, JournalReader};
 use super::records::{Place, Shape};
 use crate::store::files::{LARGEST_JSON, read, replace_durably, sync_directory};
-use crate::store::{Array, ColumnSpec, DType, Key, Kind, Trajectory, View};
+use crate::store::{Array, ColumnSpec, DType, History, Key, Kind, Trajectory, View};
 use crate::{Error, Result};
 
 /// Beside the journal's files.
@@ -59,6 +59,7 @@ pub struct Layout {
     longest: u64,
     columns: Vec<Column>,
     views: Vec<View>,
+    histories: Vec<History>,
     tasks: BTreeMap<i64, String>,
 }
 
@@ -70,6 +71,8 @@ struct Read {
     longest: u64,
     columns: Vec<Column>,
     views: Vec<View>,
+    #[serde(default)]
+    histories: Vec<History>,
     tasks: BTreeMap<i64, String>,
 }
 
@@ -78,7 +81,7 @@ impl Layout {
     pub fn parse(json: &str) -> Result<Self> {
         let invalid = |error: serde_json::Error| Error::Invalid(format!("layout of a recording: {error}"));
         let read: Read = serde_json::from_str(json).map_err(invalid)?;
-        let Read { num_envs, row_bytes, num_states, longest, columns, views, tasks } = read;
+        let Read { num_envs, row_bytes, num_states, longest, columns, views, histories, tasks } = read;
         let shape = Shape { num_envs, row_bytes, num_states };
         shape.step_bytes()?;
         if num_states > shape.row_bytes.len() || u32::try_from(num_envs).is_err() {
@@ -97,7 +100,7 @@ impl Layout {
             }
         }
         let text = RawValue::from_string(json.to_owned()).map_err(invalid)?;
-        Ok(Self { text, shape, longest, columns, views, tasks })
+        Ok(Self { text, shape, longest, columns, views, histories, tasks })
     }
 
     /// Read the layout of the journal in a directory.
@@ -138,6 +141,11 @@ impl Layout {
     /// Keys that are parts of columns.
     pub fn views(&self) -> &[View] {
         &self.views
+    }
+
+    /// Keys that are histories of columns.
+    pub fn histories(&self) -> &[History] {
+        &self.histories
     }
 
     /// Names of tasks by id.

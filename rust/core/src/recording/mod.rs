@@ -12,7 +12,7 @@ mod recorder;
 mod records;
 mod repair;
 
-pub use episodes::{Episode, Last};
+pub use episodes::{DATA, Episode, LEFT_OUT, Last, Missing};
 pub use growth::Pace;
 pub use layout::Layout;
 pub use progress::{Ending, Progress, State};

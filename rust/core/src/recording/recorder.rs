@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::episodes::{Episodes, Last};
+use super::episodes::{DATA, Episodes, Last};
 use super::growth::{self, Pace};
 use super::journal::{Journal, replay};
 use super::layout::Layout;
@@ -52,7 +52,8 @@ impl Recorder {
         let directory = writer.journal()?;
         let mut this = Self::begin(&directory, layout.clone())?;
         // The journal is there before anybody can find the store.
-        let store = GrowingStore::begin(writer, layout.specs(), layout.views().to_vec(), layout.tasks().clone())?;
+        let (views, histories) = (layout.views().to_vec(), layout.histories().to_vec());
+        let store = GrowingStore::begin(writer, layout.specs(), views, histories, layout.tasks().clone())?;
         this.thread = Some(growth::spawn(store, layout, &directory, pace, &this.progress)?);
         Ok(this)
     }
@@ -68,7 +69,7 @@ impl Recorder {
         let layout = Layout::read(&directory)?;
         if store.num_trajectories() == 0 {
             // It may have died between a change of the layout and that of the columns.
-            store.begin_anew(&layout.specs(), layout.views().to_vec())?;
+            store.begin_anew(&layout.specs(), layout.views().to_vec(), layout.histories().to_vec())?;
         }
         let mut this = Self::replay(&directory, layout.clone(), store.num_trajectories() as u64)?;
         this.rows += store.num_transitions();
@@ -163,6 +164,14 @@ impl Recorder {
         running.filter(|(_, first)| first.is_some()).map(|(env, _)| env as u32).collect()
     }
 
+    /// Env and first step of each episode that runs, or is over and not in a store yet.
+    pub fn begins(&self) -> Vec<(u32, u64)> {
+        let running = self.episodes.running().iter().enumerate();
+        let running = running.filter_map(|(env, first)| first.map(|first| (env as u32, first)));
+        let state = self.progress.lock();
+        state.waiting.iter().map(|over| (over.episode.env, over.episode.first)).chain(running).collect()
+    }
+
     /// Ask for a publication of what is over now, which `Progress::wait_until` waits for: true of the state once it was made.
     pub fn ask_to_publish(&self) -> impl Fn(&State) -> bool + Send + use<> {
         let wanted = self.progress.tell(|state| {
@@ -189,7 +198,7 @@ impl Recorder {
         let place = self.journal.step(&self.episodes, mask, columns)?;
         let mut over = Vec::new();
         self.episodes.step(mask, |episode| over.push(Finished { episode, end: None, task: 0 }));
-        self.rows += mask.iter().map(|&is_data| u64::from(is_data)).sum::<u64>();
+        self.rows += mask.iter().map(|&what| u64::from(what == DATA)).sum::<u64>();
         self.note(Some(place), over)
     }
 
@@ -280,6 +289,7 @@ impl Recorder {
 
     /// Write a store of the episodes that are over, of a recording of which no store grows.
     pub fn write_store(&mut self, mut writer: StoreWriter, interrupted: &dyn Fn() -> bool) -> Result<String> {
+        writer.set_histories(self.layout.histories().to_vec());
         let finished: Vec<Finished> = self.progress.lock().waiting.iter().copied().collect();
         let (mut buffers, mut counts) = (Vec::new(), BTreeMap::new());
         for finished in finished {

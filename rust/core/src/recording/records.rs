@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::episodes::Episodes;
+use super::episodes::{Episodes, Missing};
 use crate::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"ILJ1";
@@ -66,7 +66,7 @@ pub struct End {
 /// A record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// At the beginning of each file: which episodes run, how many are over, and which step comes next.
+    /// At the beginning of each file: which episodes run, how many are over, how many rows were no data, which step comes next.
     Begin(Episodes),
     /// A step: which rows are data.
     Step(Vec<u8>),
@@ -177,9 +177,10 @@ pub(super) fn read_record(
         }
         _ => {
             let mut numbers = kept.chunks_exact(8).map(|n| u64::from_le_bytes(n.try_into().unwrap_or_default()));
-            let num_ended = numbers.next().unwrap_or_default();
+            let [num_ended, left_out, invalid] = [(); 3].map(|()| numbers.next().unwrap_or_default());
+            let missing = Missing { left_out, invalid };
             let running = numbers.map(|first| (first != u64::MAX).then_some(first)).collect();
-            Record::Begin(Episodes::restore(running, num_ended, header.step, longest))
+            Record::Begin(Episodes::restore(running, num_ended, header.step, missing, longest))
         }
     };
     Ok(Some((record, header.body_bytes)))
@@ -189,7 +190,7 @@ pub(super) fn read_record(
 fn fits(header: &Header, shape: &Shape, is_first: bool) -> Result<bool> {
     let (count, bytes) = (header.count as usize, header.body_bytes as usize);
     Ok(match header.kind {
-        kind if kind == Kind::Begin as u8 => is_first && count == shape.num_envs && bytes == 8 * (count + 1),
+        kind if kind == Kind::Begin as u8 => is_first && count == shape.num_envs && bytes == 8 * (count + 3),
         kind if kind == Kind::Step as u8 => !is_first && count == shape.num_envs && bytes == shape.step_bytes()?,
         kind if kind == Kind::End as u8 => {
             let sizes = [false, true].map(|with_states| shape.end_bytes(count, with_states));

@@ -1,13 +1,15 @@
-//! What can be gathered, and of which rows: columns, parts of columns, and the next state of either.
+//! What can be gathered, and of which rows: columns, parts of columns, histories of either, and the next state of each.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::column::{ColumnSpec, DType, Key, Kind, check_key, check_nesting, show};
+use super::history::History;
 use super::manifest::View;
 use crate::part::RowOf;
-use crate::{Error, Result};
+use crate::{Error, Frames, Result};
 
-/// Something that can be gathered: (part of) the rows of a column, of the same step or of the next.
+/// Something that can be gathered: (part of) the rows of a column, of the same step or of the next, or histories of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     /// Key under which callers ask for it.
@@ -22,6 +24,8 @@ pub struct Field {
     pub dtype: DType,
     /// Shape of one row.
     pub shape: Vec<usize>,
+    /// How a history is put together; `None` for what is stored as it is read.
+    pub frames: Option<Arc<Frames>>,
 }
 
 /// `("next", key)`.
@@ -36,8 +40,8 @@ fn rows_of(kind: Kind) -> RowOf {
     }
 }
 
-/// Everything that can be gathered from some columns and views, `("next", key)` of state columns included.
-pub(super) fn fields(specs: &[ColumnSpec], views: &[View]) -> Result<Vec<Field>> {
+/// Everything that can be gathered from some columns, views and histories, `("next", key)` of state columns included.
+pub(super) fn fields(specs: &[ColumnSpec], views: &[View], histories: &[History]) -> Result<Vec<Field>> {
     let mut fields: Vec<Field> = Vec::new();
     let mut known: HashSet<Key> = HashSet::new();
     let mut add = |field: Field| {
@@ -56,7 +60,7 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[View]) -> Result<Vec<Field>>
     };
     for (column, spec) in specs.iter().enumerate() {
         let (key, dtype, shape) = (spec.key.clone(), spec.dtype, spec.shape.clone());
-        add(Field { key, column, rows: rows_of(spec.kind), offset: 0, dtype, shape })?;
+        add(Field { key, column, rows: rows_of(spec.kind), offset: 0, dtype, shape, frames: None })?;
     }
     let position: HashMap<&Key, usize> = specs.iter().enumerate().map(|(column, spec)| (&spec.key, column)).collect();
     for view in views {
@@ -78,16 +82,31 @@ pub(super) fn fields(specs: &[ColumnSpec], views: &[View]) -> Result<Vec<Field>>
             )));
         }
         let (key, dtype, shape) = (view.key.clone(), spec.dtype, view.shape.clone());
-        add(Field { key, column, rows: rows_of(spec.kind), offset: view.offset * dtype.size(), dtype, shape })?;
+        add(Field {
+            key,
+            column,
+            rows: rows_of(spec.kind),
+            offset: view.offset * dtype.size(),
+            dtype,
+            shape,
+            frames: None,
+        })?;
+    }
+    for history in histories {
+        let (column, frames) = history.frames(specs)?;
+        let (key, dtype) = (history.key.clone(), specs[column].dtype);
+        let shape = vec![frames.width() / dtype.size()];
+        let frames = Some(Arc::new(frames));
+        add(Field { key, column, rows: RowOf::State, offset: 0, dtype, shape, frames })?;
     }
     Ok(fields)
 }
 
-/// Check what columns and views would give before anything is written: what can be gathered also has to nest, as in a `TensorDict`.
+/// Check what columns, views and histories would give before anything is written: what can be gathered also has to nest, as in a `TensorDict`.
 ///
 /// More than is asked of a store that is opened: earlier releases published keys that meet, and arrays of them can be gathered.
-pub(super) fn check_fields(specs: &[ColumnSpec], views: &[View]) -> Result<()> {
-    let fields = fields(specs, views)?;
+pub(super) fn check_fields(specs: &[ColumnSpec], views: &[View], histories: &[History]) -> Result<()> {
+    let fields = fields(specs, views, histories)?;
     let is_next_of_a_state = |field: &&Field| field.rows == RowOf::State && field.key[0] == "next";
     if let Some(field) = fields.iter().find(is_next_of_a_state) {
         return Err(Error::Schema(format!("key {}: the next of a state is not a state", show(&field.key))));

@@ -11,6 +11,7 @@ use super::checksum;
 use super::column::ColumnSpec;
 use super::column_file::ColumnFile;
 use super::files::{is_there, open_to_resume, sync_directories};
+use super::history::History;
 use super::manifest::{Manifest, View};
 use super::names::Line;
 use super::tensordict::metadata_files;
@@ -33,16 +34,17 @@ pub struct GrowingStore {
 }
 
 impl GrowingStore {
-    /// Publish the empty beginning of a generation with these columns and views.
+    /// Publish the empty beginning of a generation with these columns, views and histories.
     pub fn begin(
         mut writer: StoreWriter,
         specs: Vec<ColumnSpec>,
         views: Vec<View>,
+        histories: Vec<History>,
         task_names: BTreeMap<i64, String>,
     ) -> Result<Self> {
-        check_first(&specs, &views).map_err(Error::Schema)?;
+        check_first(&specs, &views, &histories).map_err(Error::Schema)?;
         writer.create_columns(specs)?;
-        (writer.views, writer.has_table) = (views, true);
+        (writer.views, writer.histories, writer.has_table) = (views, histories, true);
         let log = |name: &str| writer.build.step(|place| Log::create(place.data_dir.join(name)));
         let (segments, names) = (log(SEGMENTS)?, log(NAMES_LOG)?);
         let mut this = Self { writer, segments, names, logged: 0, published_bytes: 0 };
@@ -68,12 +70,12 @@ impl GrowingStore {
         Ok(Self { writer, segments, names, logged, published_bytes: 0 })
     }
 
-    /// Publish other columns and views in the place of those that were begun with; there must be no trajectory.
-    pub fn begin_anew(&mut self, specs: &[ColumnSpec], views: Vec<View>) -> Result<()> {
+    /// Publish other columns, views and histories in the place of those that were begun with; there must be no trajectory.
+    pub fn begin_anew(&mut self, specs: &[ColumnSpec], views: Vec<View>, histories: Vec<History>) -> Result<()> {
         if !self.writer.segments.is_empty() {
             return Err(Error::Invalid("columns are begun anew as long as there are no trajectories".into()));
         }
-        check_first(specs, &views).map_err(Error::Schema)?;
+        check_first(specs, &views, &histories).map_err(Error::Schema)?;
         let old = std::mem::take(&mut self.writer.columns);
         let is_kept = |column: &ColumnFile| specs.contains(column.spec());
         let (kept, dropped): (Vec<_>, Vec<_>) = old.into_iter().partition(is_kept);
@@ -84,7 +86,7 @@ impl GrowingStore {
         self.writer.create_columns(new)?;
         self.writer.columns.extend(kept);
         self.writer.columns.sort_by_key(|column| specs.iter().position(|spec| spec == column.spec()));
-        self.writer.views = views;
+        (self.writer.views, self.writer.histories) = (views, histories);
         self.publish()?;
         // Readers of what was published before open their files until here.
         dropped.into_iter().try_for_each(ColumnFile::remove)
@@ -153,7 +155,8 @@ impl GrowingStore {
         self.log_new()?;
         let writer = &mut self.writer;
         let build = Arc::clone(&writer.build);
-        let mut manifest = Manifest::new(writer.uuid.clone(), writer.attributes.clone());
+        let mut manifest =
+            Manifest::new(writer.uuid.clone(), writer.attributes.clone()).with_histories(writer.histories.clone());
         manifest.num_states = writer.num_states;
         manifest.num_transitions = writer.num_transitions;
         manifest.num_segments = writer.segments.len() as u64;

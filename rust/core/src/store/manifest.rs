@@ -7,10 +7,11 @@ use serde_json::value::RawValue;
 
 use super::column::{ColumnSpec, DType, Key, Kind, check_apart, check_key, row_bytes, show};
 use super::files::{self, Refusal};
+use super::history::History;
 use super::{DATA_PREFIX, MANIFEST, checksum};
 use crate::{Error, Result};
 
-/// Format versions this code writes and reads: the second one where a store grows, or was added to.
+/// Format versions this code writes and reads: the second one where a store grows, was added to, or has histories.
 const VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 const FORMAT: &str = "iltools-store";
 
@@ -37,6 +38,8 @@ pub struct Manifest {
     pub block_bytes: u64,
     pub columns: Vec<ColumnEntry>,
     pub views: Vec<View>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub histories: Vec<History>,
     /// Whatever the builder wanted to keep with the data, as it was written: numbers are not read and written again.
     pub attributes: Box<RawValue>,
 }
@@ -152,13 +155,15 @@ impl Manifest {
             block_bytes: checksum::BLOCK_BYTES as u64,
             columns: Vec::new(),
             views: Vec::new(),
+            histories: Vec::new(),
             attributes,
         }
     }
 
     /// The version that a manifest like this one is written in: the lowest that readers of it have to know.
     fn own_version(&self) -> u32 {
-        if self.sealed && self.generations.is_empty() { 1 } else { 2 }
+        let is_plain = self.sealed && self.generations.is_empty() && self.histories.is_empty();
+        if is_plain { 1 } else { 2 }
     }
 
     /// Mark it with the version that it is to be written in.
@@ -192,6 +197,12 @@ impl Manifest {
     /// Say that the store grows, and how long the names are that it has so far.
     pub fn grows(mut self, names_bytes: u64) -> Self {
         (self.sealed, self.names_bytes) = (false, names_bytes);
+        self.of_own_version()
+    }
+
+    /// Say which keys are histories.
+    pub fn with_histories(mut self, histories: Vec<History>) -> Self {
+        self.histories = histories;
         self.of_own_version()
     }
 

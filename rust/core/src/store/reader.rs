@@ -132,7 +132,7 @@ impl Store {
             )?);
             specs.push(spec);
         }
-        let fields = fields(&specs, &manifest.views)
+        let fields = fields(&specs, &manifest.views, &manifest.histories)
             .map_err(|error| Error::Corrupt(format!("{}: {error}", path.join(MANIFEST).display())))?;
         Ok(Self {
             path: path.to_path_buf(),
@@ -174,7 +174,7 @@ impl Store {
             });
             specs.push(spec);
         }
-        let fields = fields(&specs, &[])?;
+        let fields = fields(&specs, &[], &[])?;
         Ok(Self {
             path: path.to_path_buf(),
             data_dirs: vec![path.to_path_buf()],
@@ -298,7 +298,8 @@ impl Store {
                 let field = &self.fields[number];
                 let column = self.columns[field.column].column();
                 // SAFETY: promised by the caller.
-                unsafe { Part::new(column, field.rows, field.offset, self.field_bytes(number), out, bytes) }
+                let part = unsafe { Part::new(column, field.rows, field.offset, self.field_bytes(number), out, bytes) };
+                part.stacked(field.frames.as_deref())
             })
             .collect();
         gather(&parts, index, Some(&self.segments), threads, interrupted)

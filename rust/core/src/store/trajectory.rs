@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::column::{ColumnSpec, Key, Kind, check_apart, check_key, show};
 use super::fields::check_fields;
+use super::history::History;
 use super::lent::Lent;
 use super::manifest::View;
 
@@ -112,10 +113,14 @@ pub(super) fn check_lengths(arrays: &[Array<'_>]) -> std::result::Result<usize, 
     if states < 2 { Err(format!("expected at least 2 states, found {states}")) } else { Ok(states) }
 }
 
-/// Whether a store may consist of such arrays and views.
-pub(super) fn check_first(specs: &[ColumnSpec], views: &[View]) -> std::result::Result<(), String> {
+/// Whether a store may consist of such arrays, views and histories.
+pub(super) fn check_first(
+    specs: &[ColumnSpec],
+    views: &[View],
+    histories: &[History],
+) -> std::result::Result<(), String> {
     let on_disk = [Kind::State, Kind::Transition]
         .into_iter()
         .try_for_each(|kind| check_apart(specs.iter().filter(|spec| spec.kind == kind).map(|spec| &spec.key)));
-    on_disk.and_then(|()| check_fields(specs, views)).map_err(|error| error.to_string())
+    on_disk.and_then(|()| check_fields(specs, views, histories)).map_err(|error| error.to_string())
 }

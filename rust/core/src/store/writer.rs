@@ -13,6 +13,7 @@ use super::checksum;
 use super::column::{ColumnSpec, Key};
 use super::column_file::{ColumnFile, GoOn};
 use super::files::{LARGEST_JSON, sync_directories, write_durably};
+use super::history::History;
 use super::lent::Lent;
 use super::lock::BuildLock;
 use super::manifest::{Generation, Manifest, View, checked_attributes};
@@ -33,6 +34,7 @@ pub struct StoreWriter {
     pub(super) attributes: Box<RawValue>,
     pub(super) columns: Vec<ColumnFile>,
     pub(super) views: Vec<View>,
+    pub(super) histories: Vec<History>,
     pub(super) segments: Vec<[i64; 3]>,
     /// Whether the segments lie on disk already.
     pub(super) has_table: bool,
@@ -61,6 +63,7 @@ impl StoreWriter {
             attributes,
             columns: Vec::new(),
             views: Vec::new(),
+            histories: Vec::new(),
             segments: Vec::new(),
             has_table: false,
             seen: HashSet::new(),
@@ -100,7 +103,7 @@ impl StoreWriter {
         let ids = table.task_id().iter().zip(table.traj_id());
         this.seen = ids.clone().map(|(&task, &trajectory)| (task, trajectory)).collect();
         this.segments = ids.zip(table.length()).map(|((&task, &id), &length)| [task, id, length]).collect();
-        (this.columns, this.views) = (columns, manifest.views);
+        (this.columns, this.views, this.histories) = (columns, manifest.views, manifest.histories);
         (this.num_states, this.num_transitions) = (manifest.num_states, manifest.num_transitions);
         Ok(this)
     }
@@ -119,6 +122,11 @@ impl StoreWriter {
     pub fn set_attributes(&mut self, attributes: &str) -> Result<()> {
         self.attributes = checked_attributes(attributes)?;
         Ok(())
+    }
+
+    /// Have these keys be histories of columns that come with the trajectories, the first of which is checked with them.
+    pub fn set_histories(&mut self, histories: Vec<History>) {
+        self.histories = histories;
     }
 
     /// Append one trajectory; returns its first transition and their number. Everything is checked before any of it is written.
@@ -181,7 +189,7 @@ impl StoreWriter {
         let states = check_lengths(arrays).map_err(|why| Error::Schema(format!("{label}: {why}")))?;
         let checked = if self.columns.is_empty() {
             let specs: Vec<ColumnSpec> = arrays.iter().map(|array| array.spec.clone()).collect();
-            check_first(&specs, views)
+            check_first(&specs, views, &self.histories)
         } else {
             {
                 let specs: Vec<&ColumnSpec> = self.columns.iter().map(ColumnFile::spec).collect();
@@ -220,7 +228,8 @@ impl StoreWriter {
             return Err(Error::Invalid(format!("names: {} bytes, more than {LARGEST_JSON}", names.len())));
         }
         let table: Vec<u8> = self.segments.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
-        let mut manifest = Manifest::new(self.uuid.clone(), std::mem::take(&mut self.attributes));
+        let mut manifest = Manifest::new(self.uuid.clone(), std::mem::take(&mut self.attributes))
+            .with_histories(std::mem::take(&mut self.histories));
         manifest.num_states = self.num_states;
         manifest.num_transitions = self.num_transitions;
         manifest.num_segments = self.segments.len() as u64;
