@@ -22,6 +22,7 @@ import google_crc32c
 import numpy as np
 import pytest
 import torch
+from iltools_datasets import TrajectoryStore
 from iltools_datasets.collection import ExpertTrajectoryCollector, StudentObsBuilder
 from iltools_datasets.collection.expert_file import StreamedArray, load_rollouts, write_npy
 from race import Row, figure
@@ -203,6 +204,14 @@ def test_open(record: Any, expert_file: Path, quick: bool) -> None:
     record(figure("open an expert's .npy", "memory", [memory[0]], 1.0, "MB", "numpy: the file"), gated=False)
 
 
+def env_of_terms() -> Any:
+    """An env with the terms of a G1 that tracks motion."""
+    manager = SimpleNamespace(
+        active_terms={"policy": list(TERMS)}, group_obs_term_dim={"policy": [(width,) for width in TERMS.values()]}
+    )
+    return SimpleNamespace(observation_manager=manager, num_envs=NUM_ENVS, device="cpu")
+
+
 class UsualHistory:
     """A buffer [N, H, width] per term, shifted by a frame each step."""
 
@@ -218,11 +227,7 @@ class UsualHistory:
 
 
 def test_builder(record: Any, quick: bool) -> None:
-    manager = SimpleNamespace(
-        active_terms={"policy": list(TERMS)}, group_obs_term_dim={"policy": [(width,) for width in TERMS.values()]}
-    )
-    env = SimpleNamespace(observation_manager=manager, num_envs=NUM_ENVS, device="cpu")
-    builder, usual = StudentObsBuilder(env, list(TERMS), 5), UsualHistory(5)
+    builder, usual = StudentObsBuilder(env_of_terms(), list(TERMS), 5), UsualHistory(5)
     frames = {name: torch.rand(NUM_ENVS, width) for name, width in TERMS.items()}
     some = torch.arange(0, NUM_ENVS, 50)
 
@@ -253,6 +258,75 @@ def test_builder(record: Any, quick: bool) -> None:
             record(measured, gated=False)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def student_store(tmp_path_factory: Any, quick: bool) -> Path:
+    """Episodes of 50 steps, 1,580 bytes a row, a student's frames among them, to be read as 5 side by side."""
+    path: Path = tmp_path_factory.mktemp("collected") / "store"
+    builder, generator = StudentObsBuilder(env_of_terms(), list(TERMS), 5), torch.Generator().manual_seed(0)
+    step = step_of()
+    with ExpertTrajectoryCollector(
+        OBS, ACTIONS, student_builder=builder, directory=path, max_trajectories=10**9
+    ) as collector:
+        for at in range(100 if quick else 600):
+            frames = {name: torch.rand((NUM_ENVS, width), generator=generator) for name, width in TERMS.items()}
+            collector.add_step(**{**step, "student_observations": builder.get_observation(frames)})
+            builder.update_history(frames)
+            if at % 50 == 49:
+                collector.mark_trajectory_end(count=NUM_ENVS)
+                builder.reset_history(torch.arange(NUM_ENVS))
+    return path
+
+
+@pytest.mark.parametrize(("size", "target"), [(256, 0.35), (4096, 4.0)])
+def test_batch_with_history(record: Any, student_store: Path, size: int, target: float, quick: bool) -> None:
+    """A batch as MOSAIC's trainer draws it: a student's five frames are put together while it is gathered."""
+    store = TrajectoryStore.open(student_store, num_threads=1)
+    keys = ["observation", "student_observation", "action", "action_mean", "action_sigma"]
+    frame_alone = [key if key != "student_observation" else "student_frame" for key in keys]
+    rng, rounds = np.random.default_rng(0), 5 if quick else 9
+    batches = [rng.integers(0, len(store), size) for _ in range(2**17 // size)]
+
+    def per_batch(names: list[str]) -> list[float]:
+        turn = iter(batches * (rounds + 1))
+
+        def call() -> None:
+            store.gather(next(turn), names)
+
+        cpu_ms(call, len(batches), 1)
+        return cpu_ms(call, len(batches), rounds)
+
+    def measured() -> Row:
+        found, floor = per_batch(keys), per_batch(frame_alone)
+        told = f"no history {middle(floor):.2f} ms, {middle(found) / middle(floor):.1f} times"
+        return figure(f"batch of {size}, five frames", "CPU of the thread", found, target, "ms", told)
+
+    record(measured, gated=False)
+
+
+def test_memory_of_a_long_recording(record: Any, tmp_path: Path, quick: bool) -> None:
+    """Anonymous memory above what there was after the first rows, over 10^6 rows (quick: 10^5)."""
+    step, rows = step_of(), 10**5 if quick else 10**6
+    with ExpertTrajectoryCollector(
+        OBS, ACTIONS, OBS, max_trajectories=10**9, directory=tmp_path / "store"
+    ) as collector:
+
+        def steps(count: int) -> None:
+            for at in range(count):
+                collector.add_step(**step)
+                if at % 50 == 49:
+                    collector.mark_trajectory_end(count=NUM_ENVS)
+
+        steps(100)
+        collector.flush()
+        with peak_of_memory() as peak:
+            steps(rows // NUM_ENVS)
+    # Where each step of the journal lies, and the tables of trajectories: 16 bytes a step, some 100 an episode.
+    record(
+        figure("RAM over 10^6 rows", "peak above the first 10^5", [peak[0]], 64.0, "MB", "the usual way: 4 GB"),
+        gated=False,
+    )
 
 
 def test_seal(record: Any, tmp_path: Path, quick: bool) -> None:

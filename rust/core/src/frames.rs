@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
-use std::ptr::{copy_nonoverlapping, write_bytes};
 
+use crate::frame_output::{Output, Plain, Streamed};
 use crate::memory::with_room;
 use crate::row_copy::{AHEAD, fetch};
 use crate::row_read::FileRows;
@@ -152,20 +152,44 @@ impl Frames {
     #[inline]
     unsafe fn stack(&self, memory: *const u8, stride: usize, row: i64, begin: i64, out: &mut impl Output) {
         let newest = row - self.lag as i64;
-        let there = (newest + 1 - begin).clamp(0, self.length as i64);
-        let lacking = self.length - there as usize;
+        let there = (newest + 1 - begin).clamp(0, self.length as i64) as usize;
+        let at = |row: i64| memory.wrapping_add(row as usize * stride);
         for part in &self.parts {
-            let at = |row: i64| memory.wrapping_add(row as usize * stride + part.start);
-            let bytes = part.len();
-            // SAFETY: rows from `begin` to `newest`, and `begin` itself, are within what the caller says is readable.
+            let frames = Known {
+                newest: at(newest.max(begin)).wrapping_add(part.start),
+                first: at(begin).wrapping_add(part.start),
+                stride,
+                bytes: part.len(),
+                there,
+            };
+            // SAFETY: rows from `begin` to `newest`, and `begin` itself, are within what the caller says is readable; the room is for
+            // as many bytes as the part has.
             unsafe {
-                if self.oldest_first {
-                    self.pad(lacking, at(begin), bytes, out);
-                    (newest + 1 - there..=newest).for_each(|row| out.push(at(row), bytes));
-                } else {
-                    (0..there).for_each(|back| out.push(at(newest - back), bytes));
-                    self.pad(lacking, at(begin), bytes, out);
+                match out.room(part.len() * self.length) {
+                    Some(room) => {
+                        self.part(frames, &mut Plain(room));
+                        out.took(part.len() * self.length);
+                    }
+                    None => self.part(frames, out),
                 }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The frames that are there are readable, as is the first one; the output has room for a part.
+    #[inline]
+    unsafe fn part(&self, frames: Known, out: &mut impl Output) {
+        let Known { newest, first, stride, bytes, there } = frames;
+        let at = |back: usize| newest.wrapping_sub(back * stride);
+        // SAFETY: promised by the caller.
+        unsafe {
+            if self.oldest_first {
+                self.pad(self.length - there, first, bytes, out);
+                (0..there).rev().for_each(|back| out.push(at(back), bytes));
+            } else {
+                (0..there).for_each(|back| out.push(at(back), bytes));
+                self.pad(self.length - there, first, bytes, out);
             }
         }
     }
@@ -219,58 +243,15 @@ impl Frames {
     }
 }
 
-/// Where stacks are written to, from beginning to end.
-trait Output {
-    /// # Safety
-    /// `bytes` from `from` are readable and no part of the output, which has room for them.
-    unsafe fn push(&mut self, from: *const u8, bytes: usize);
-
-    /// # Safety
-    /// The output has room for so many.
-    unsafe fn zeros(&mut self, bytes: usize);
-}
-
-struct Plain(*mut u8);
-
-impl Output for Plain {
-    #[inline]
-    unsafe fn push(&mut self, from: *const u8, bytes: usize) {
-        // SAFETY: promised by the caller.
-        unsafe {
-            copy_nonoverlapping(from, self.0, bytes);
-            self.0 = self.0.add(bytes);
-        }
-    }
-
-    #[inline]
-    unsafe fn zeros(&mut self, bytes: usize) {
-        // SAFETY: promised by the caller.
-        unsafe {
-            write_bytes(self.0, 0, bytes);
-            self.0 = self.0.add(bytes);
-        }
-    }
-}
-
-struct Streamed(streaming::Output);
-
-impl Output for Streamed {
-    #[inline]
-    unsafe fn push(&mut self, from: *const u8, bytes: usize) {
-        // SAFETY: promised by the caller.
-        unsafe { self.0.push(from, bytes) }
-    }
-
-    #[inline]
-    unsafe fn zeros(&mut self, mut bytes: usize) {
-        const ZEROS: [u8; 256] = [0; 256];
-        while bytes > 0 {
-            let now = bytes.min(ZEROS.len());
-            // SAFETY: promised by the caller.
-            unsafe { self.0.push(ZEROS.as_ptr(), now) };
-            bytes -= now;
-        }
-    }
+/// What is known of a part of a row's frames: where the newest and the episode's first one lie, how far apart they are, their
+/// bytes, and how many are there.
+#[derive(Clone, Copy)]
+struct Known {
+    newest: *const u8,
+    first: *const u8,
+    stride: usize,
+    bytes: usize,
+    there: usize,
 }
 
 #[cfg(test)]
@@ -302,8 +283,9 @@ mod tests {
     proptest! {
         #[test]
         fn agree_with_the_definition(
-            stride in 1_usize..40,
-            cuts in prop::collection::vec((0_usize..40, 1_usize..40), 1..4),
+            // Parts that fit into what is put together in the cache, and larger ones.
+            stride in prop_oneof![1_usize..40, 400_usize..700],
+            cuts in prop::collection::vec((0_usize..700, 1_usize..700), 1..4),
             (length, lag) in (1_usize..7, 0_usize..2),
             (oldest_first, repeats_first) in any::<(bool, bool)>(),
             asks in prop::collection::vec((0_i64..30, 0_i64..12), 0..70),

@@ -217,7 +217,6 @@ impl<'a> Block<'a> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::path::Path;
 
     use proptest::prelude::*;
 

@@ -1,12 +1,13 @@
 //! The part of `iltools_datasets` that is measured: the store on disk, index generation, the gather and the look-up of motion.
 //!
 //! Nothing here knows Python. `unsafe` lives where memory is handled: `store/map.rs` (mapping files), `slab.rs` (aligned output
-//! memory), `part.rs`, `gather.rs`, `frames.rs`, `row_copy.rs` and `streaming.rs` (copying rows) and the two functions of `store/reader.rs`
+//! memory), `part.rs`, `gather.rs`, `frames.rs`, `frame_output.rs`, `row_copy.rs` and `streaming.rs` (copying rows) and the two functions of `store/reader.rs`
 //! that hand addresses to them; `motion/` but for its rules of time and turns (mixing rows of the same columns, in the machine's
 //! vectors); and in `parallel.rs`, where helpers borrow the caller's work, and around one system call.
 #![deny(unsafe_code)]
 
 pub mod error;
+mod frame_output;
 mod frames;
 pub mod gather;
 pub mod index;
