@@ -38,6 +38,35 @@ def check_round_trip(path: Path) -> None:
     np.testing.assert_array_equal(batch["action"], batch["next", "qpos"])
 
 
+def check_motion(path: Path) -> None:
+    """Motion is looked up, followed and resumed with numpy alone."""
+    from iltools_datasets.tracking import MotionSampler
+
+    half = np.pi * np.arange(31) / 90
+    turn = np.stack([np.cos(half / 2), 0 * half, 0 * half, np.sin(half / 2)], axis=1)[:, None].astype(np.float32)
+    place = np.arange(31, dtype=np.float32)[:, None, None] * np.ones((1, 1, 3), dtype=np.float32)
+    with StoreBuilder(path, attributes={"motion": {"fps": 30.0}}) as builder:
+        builder.add(0, 0, states={"body_pos_w": place, "body_quat_w": turn})
+    sampler = MotionSampler(TrajectoryStore.open(path), 8, 0.02, [0, 1, 2.5])
+    sampler.reset()
+    sampler.reset(sampler.step())
+    sampler.sync()
+    found = sampler.lookup_at([0, 0], [0.5, 0.51])
+    frame = 30 * (np.array([[0.5], [0.51]]) + 0.02 * np.array([0, 1, 2.5]))
+    np.testing.assert_allclose(found["body_pos_w"][..., 0, 0], frame, rtol=1e-6)
+    np.testing.assert_allclose(found["body_quat_w"][..., 0, 3], np.sin(np.pi * frame / 180), atol=3e-7)
+    sampler.load_state_dict(sampler.state_dict())
+    assert sampler.lookup()["valid"][:, 0].all()
+    loaded = {name for name in ("torch", "jax", "tensordict") if name in sys.modules}
+    assert not loaded, f"following motion loads {loaded}"
+    message = ""
+    try:
+        MotionSampler(TrajectoryStore.open(path), 8, 0.02, as_="torch")
+    except MissingExtraError as error:
+        message = str(error)
+    assert "[torch]" in message, message
+
+
 def check_missing_extra(module: str, extra: str) -> None:
     """A part whose extra is missing says which one to install."""
     try:
@@ -64,6 +93,7 @@ if __name__ == "__main__":
     check_import()
     with tempfile.TemporaryDirectory() as directory:
         check_round_trip(Path(directory) / "store")
+        check_motion(Path(directory) / "motion")
     check_missing_extra("iltools_datasets.torchrl", "torch")
     check_missing_extra("iltools_datasets.replay_manager", "torch")
     check_command_line()

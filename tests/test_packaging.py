@@ -39,6 +39,10 @@ def test_the_store_loads_neither_torch_nor_zarr() -> None:
     assert not loaded_by("iltools_datasets.store.trajectory_store") & {"torch", "jax", "zarr"}
 
 
+def test_following_motion_loads_neither_torch_nor_jax() -> None:
+    assert not loaded_by("iltools_datasets.tracking") & {"torch", "tensordict", "jax", "zarr", "scipy"}
+
+
 def test_every_public_name_resolves() -> None:
     for name in iltools_datasets.__all__:
         try:

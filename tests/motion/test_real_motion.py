@@ -9,7 +9,7 @@ from iltools_datasets.sources import export, open_source
 
 pytest.importorskip("scipy", reason="scipy is the oracle")
 
-from motion_cases import turn_between
+from motion_cases import assert_on_a_line, places, turn_between
 from scipy.spatial.transform import Rotation, Slerp
 
 pytestmark = pytest.mark.shared_data
@@ -22,24 +22,6 @@ def built(source, tmp_path, keys):
     return TrajectoryStore.open(path)
 
 
-def between(rows, fps, seconds):
-    """Interpolate rows [T, ...] linearly in float64 at times that are inside."""
-    flat = rows.reshape(len(rows), -1).astype(np.float64)
-    frames = np.arange(len(rows)) / fps
-    found = np.stack([np.interp(seconds, frames, column) for column in flat.T], axis=1)
-    return found.reshape(len(seconds), *rows.shape[1:])
-
-
-def close(found, rows, fps, seconds):
-    """Within one ulp of the larger of both frames."""
-    wanted = between(rows, fps, seconds)
-    before = np.minimum((seconds * fps + 1e-6).astype(int), len(rows) - 2)
-    ulp = np.spacing(np.maximum(np.abs(rows[before]), np.abs(rows[before + 1])))
-    # A fraction below a millionth counts as none, so that much of a step is left out.
-    left_out = 1e-6 * np.abs(rows[before + 1] - rows[before])
-    assert (np.abs(found - wanted) <= ulp + left_out).all()
-
-
 def rotations_close(found, rows, fps, seconds):
     frames = np.arange(len(rows)) / fps
     inside = np.minimum(seconds, frames[-1])
@@ -47,6 +29,9 @@ def rotations_close(found, rows, fps, seconds):
         turns = Rotation.from_quat(rows[:, body].astype(np.float64), scalar_first=True)
         wanted = Slerp(frames, turns)(inside).as_quat(scalar_first=True)
         assert turn_between(found[:, body], wanted) < 5e-7
+    # What is not copied is of unit length, however long the frames were.
+    between = found[places(seconds, fps, len(rows))[1] > 0].astype(np.float64)
+    assert np.abs(np.linalg.norm(between, axis=-1) - 1).max() < 3e-7
 
 
 def test_bodies_at_30_hz(shared_data, tmp_path):
@@ -64,7 +49,7 @@ def test_bodies_at_30_hz(shared_data, tmp_path):
         "body_linear_velocities",
         "body_angular_velocities",
     ):
-        close(found[key][:, 0], arrays[key], 30, seconds)
+        assert_on_a_line(found[key][:, 0], arrays[key], 30, seconds)
     rotations_close(found["body_rotations"][:, 0], arrays["body_rotations"], 30, seconds)
     np.testing.assert_array_equal(
         found["body_positions"][::5, 0], arrays["body_positions"][::3][: len(found["valid"][::5])]
@@ -79,8 +64,8 @@ def test_a_root_at_60_hz(shared_data, tmp_path, name):
     lookup = MotionLookup(store, ["qpos", "qvel"])
     found = lookup.at(np.zeros(len(seconds), int), seconds)
     plain = [0, 1, 2, *range(7, 36)]
-    close(found["qpos"][:, 0, plain], arrays["qpos"][:, plain], 60, seconds)
-    close(found["qvel"][:, 0], arrays["qvel"], 60, seconds)
+    assert_on_a_line(found["qpos"][:, 0, plain], arrays["qpos"][:, plain], 60, seconds)
+    assert_on_a_line(found["qvel"][:, 0], arrays["qvel"], 60, seconds)
     rotations_close(found["qpos"][:, :, 3:7], arrays["qpos"][:, None, 3:7], 60, seconds)
     legs = MotionLookup(store, ["qpos"], joints=["right_knee_joint", "left_knee_joint"])
     names = list(store.attributes["motion"]["joint_names"])

@@ -97,6 +97,27 @@ def expected(kind: str, rows: NDArray[Any], frame: int, fraction: float) -> NDAr
     return first + fraction * (second - first)
 
 
+def places(seconds: NDArray[Any], fps: float, states: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return frames and fractions of times, held to the clip; a millionth of a frame from a frame is that frame."""
+    held = np.clip(np.asarray(seconds, dtype=np.float64) * fps, 0, states - 1)
+    frame = np.floor(held + 1e-6).astype(np.int64)
+    return frame, np.where(held - frame < 1e-6, 0.0, held - frame)
+
+
+def assert_on_a_line(found: NDArray[Any], rows: NDArray[Any], fps: float, seconds: NDArray[Any]) -> None:
+    """Hold plain numbers `[*seconds, ...]` against float64: an ulp of the largest of both frames and their step.
+
+    The fraction is a float32, too, which is 2^-25 of a step.
+    """
+    frame, fraction = places(seconds, fps, len(rows))
+    first, second = (rows[np.minimum(frame + at, len(rows) - 1)].astype(np.float64) for at in (0, 1))
+    wanted = first + fraction.reshape(*frame.shape, *(1,) * (rows.ndim - 1)) * (second - first)
+    largest = np.max([np.abs(first), np.abs(second), np.abs(second - first)], axis=0)
+    ulp = np.spacing(largest.astype(np.float32))
+    assert (np.abs(found - wanted) <= ulp + 2.0**-25 * np.abs(second - first)).all()
+    np.testing.assert_array_equal(found[fraction == 0], rows[frame[fraction == 0]])
+
+
 def turn_between(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     """Return the largest angle in radians between rotations wxyz `[..., 4]`."""
     a, b = (np.asarray(q, dtype=np.float64).reshape(-1, 4) for q in (found, wanted))

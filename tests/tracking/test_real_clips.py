@@ -11,7 +11,7 @@ from iltools_datasets.tracking import MotionSampler
 
 pytest.importorskip("scipy", reason="scipy is the oracle")
 
-from motion_cases import turn_between
+from motion_cases import assert_on_a_line, turn_between
 from scipy.spatial.transform import Rotation, Slerp
 
 pytestmark = pytest.mark.shared_data
@@ -34,15 +34,8 @@ def test_envs_are_told_what_scipy_says(shared_data, tmp_path):
     for _ in range(30):
         found = sampler.lookup()
         seconds = np.clip(sampler.time[:, None] + CONTROL_DT * OFFSETS, 0, frames[-1])
-        place = np.minimum((seconds * 30 + 1e-6).astype(int), store.num_states - 2)
-        part = (seconds * 30 - place)[..., None]
         for key in ("dof_positions", "body_positions", "body_linear_velocities"):
-            table = rows[key].reshape(store.num_states, -1).astype(np.float64)
-            first, second = table[place], table[place + 1]
-            off = np.abs(found[key].reshape(first.shape) - (first + part * (second - first)))
-            ulp = np.spacing(np.maximum(np.abs(first), np.abs(second)).astype(np.float32))
-            # A fraction below a millionth counts as none, so that much of a step is left out.
-            assert (off <= ulp + 1e-6 * np.abs(second - first)).all(), key
+            assert_on_a_line(found[key], rows[key], 30, seconds)
         for body, turn in enumerate(turns):
             wanted = turn(seconds.ravel()).as_quat(scalar_first=True)
             assert turn_between(found["body_rotations"][:, :, body], wanted) < 5e-7

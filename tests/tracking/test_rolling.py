@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("scipy", reason="makes the motion")
 
 from iltools_datasets.tracking.windows import Measure, Slots  # noqa: E402
-from motion_cases import build  # noqa: E402
+from motion_cases import build, motion_attributes  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
@@ -35,6 +35,13 @@ def device(request):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return build(tmp_path_factory.mktemp("bodies") / "store", (400, 7, 90, 2, 333))[0]
+
+
+@pytest.fixture(scope="module")
+def stores(store, tmp_path_factory):
+    """Two, whose clips have other rates."""
+    other = build(tmp_path_factory.mktemp("bodies") / "store", (150, 60), attributes=motion_attributes(47.0))[0]
+    return {"one": store, "other": other}
 
 
 def rolling(store, device, num_envs, **options):
@@ -71,9 +78,10 @@ def each_in_its_place(sampler):
 
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
-def test_windows_are_the_motion_that_is_all_there(store, data):
+def test_windows_are_the_motion_that_is_all_there(store, stores, data):
     """Any loop: falls, ends, envs that outlive their windows, resets of some or all, placed envs, few slots."""
     num_envs = data.draw(st.integers(1, 9))
+    store = data.draw(st.sampled_from([store, stores]))
     options = data.draw(
         st.sampled_from(
             [
