@@ -249,7 +249,7 @@ proptest! {
         model.end_running();
         prop_assume!(!model.over.is_empty());
         let path = directory.path().join("store");
-        recorder.write_store(StoreWriter::begin(&path, false, "{}").unwrap(), &|| false).unwrap();
+        recorder.saving().unwrap().write(StoreWriter::begin(&path, false, "{}").unwrap(), &|| false).unwrap();
         assert_holds(&open(&path), &model.over);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use iltools_core::recording::{self, End, Ending, Layout, Pace, State};
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::errors::{IntoPyResult, interrupted};
@@ -15,8 +15,9 @@ use crate::writer::StoreWriter;
 
 /// The journal of a recording, and the store that grows out of it.
 ///
-/// Everything is done with the interpreter: callers' memory is read and written, and nobody else gets at it then. Only the
-/// wait for the disk, and for the thread that builds the store, is without it.
+/// Callers' memory is read and written with the interpreter, so that nobody else gets at it then. What waits, for the disk or
+/// for the thread that builds the store, or writes a store, is without it and without the lock: signal handlers and other
+/// threads may call any method meanwhile.
 #[pyclass(frozen, module = "iltools_datasets._core")]
 pub struct Recorder {
     recorder: Mutex<recording::Recorder>,
@@ -130,11 +131,11 @@ impl Recorder {
             recorder.step(mask.as_slice()?, &columns).into_py_result(py)?;
             recorder.due_for_sync().into_py_result(py)?
         };
-        let Some(file) = due else { return Ok(()) };
+        let Some(due) = due else { return Ok(()) };
         let began = Instant::now();
-        let synced = py.detach(|| file.sync_data()).map_err(PyOSError::new_err);
+        let synced = py.detach(|| due.sync());
         self.stalled.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        synced
+        synced.into_py_result(py)
     }
 
     fn end(&self, py: Python<'_>, envs: Vec<u32>, how: Vec<u8>, tasks: Vec<u32>, states: Vec<Vec<u8>>) -> PyResult<()> {
@@ -157,18 +158,17 @@ impl Recorder {
 
     /// Bring the journal to disk, and have what is over published.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        let published = {
-            let mut recorder = self.lock();
-            recorder.sync().into_py_result(py)?;
-            recorder.ask_to_publish()
-        };
+        let unsynced = self.lock().unsynced().into_py_result(py)?;
+        py.detach(|| unsynced.sync()).into_py_result(py)?;
+        let published = self.lock().ask_to_publish();
         self.wait(py, published)
     }
 
     fn write_store(&self, py: Python<'_>, writer: &StoreWriter) -> PyResult<String> {
+        let saving = self.lock().saving().into_py_result(py)?;
         let writer = writer.give(py)?;
-        // With the interpreter: the recorder is in use, and whoever asked for it would wait.
-        self.lock().write_store(writer, &interrupted).into_py_result(py)
+        // Signal handlers run meanwhile, and other threads, which may all ask for the recorder: nobody has it.
+        py.detach(|| saving.write(writer, &interrupted)).into_py_result(py)
     }
 
     /// Finish the store that grows: when this returns, or raises anything but an interruption, the thread has ended.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::journal::{files, path_of};
+use super::journal::{Unsynced, files, path_of};
 use super::layout::Layout;
 use super::progress::{Ending, Progress, State};
 use super::reader::{Finished, JournalReader};
 use super::records::Place;
-use crate::store::GrowingStore;
+use crate::store::{GrowingStore, sync_directory};
 use crate::{Error, Result};
 
 /// When what is finished is published: at the latest after so long, or so many bytes.
@@ -75,7 +75,7 @@ struct Growth {
 }
 
 enum Work {
-    Sync(File),
+    Sync(Unsynced),
     Begin(Layout),
     Append(Finished, Vec<Place>),
     /// After so many flushes were asked for.
@@ -87,7 +87,7 @@ impl Growth {
     fn run(&mut self, progress: &Progress) -> Result<Ending> {
         loop {
             match self.next(progress)? {
-                Work::Sync(file) => file.sync_data().map_err(Error::io(&self.journal))?,
+                Work::Sync(files) => files.sync()?,
                 Work::Begin(layout) => {
                     if layout.specs() != self.layout.specs() {
                         let (views, histories) = (layout.views().to_vec(), layout.histories().to_vec());
@@ -112,8 +112,8 @@ impl Growth {
             if let Some(ending @ (Ending::Stop | Ending::Discard)) = &state.ending {
                 return Ok(Work::End(ending.clone()));
             }
-            if let Some(file) = state.to_sync.take() {
-                return Ok(Work::Sync(file));
+            if !state.to_sync.is_empty() {
+                return Ok(Work::Sync(std::mem::take(&mut state.to_sync)));
             }
             if let Some(layout) = state.new_layout.take() {
                 return Ok(Work::Begin(layout));
@@ -157,6 +157,7 @@ impl Growth {
                 let path = path_of(&self.journal, number);
                 File::open(&path).and_then(|file| file.sync_data()).map_err(Error::io(&path))?;
             }
+            sync_directory(&self.journal)?;
             self.store.name_tasks(self.layout.tasks().clone())?;
             self.store.publish()?;
             self.published = Instant::now();

@@ -3,6 +3,7 @@
 //! A record is good if both its checksums are; the first that is not, and all after it, never happened: it is what a kill left
 //! half-written. Records lie in files of about 64 MiB, which are removed when all their rows are elsewhere.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{IoSlice, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +19,34 @@ pub(super) const FILE_BYTES: u64 = 64 << 20;
 /// Bytes that may be written and not yet be on disk.
 const SYNC_BYTES: u64 = 16 << 20;
 
+/// Among the files that are not on disk yet: the directory.
+const DIRECTORY: u64 = u64::MAX;
+
+/// Files of a journal that are not on disk yet, once each. To bring them there takes a while, and nothing is held meanwhile.
+#[derive(Debug, Default)]
+pub struct Unsynced {
+    journal: PathBuf,
+    files: BTreeMap<u64, File>,
+}
+
+impl Unsynced {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Add others, of the same journal.
+    pub fn extend(&mut self, others: Self) {
+        self.journal = others.journal;
+        self.files.extend(others.files);
+    }
+
+    /// Bring them to disk.
+    pub fn sync(self) -> Result<()> {
+        self.files.values().try_for_each(File::sync_data).map_err(Error::io(self.journal))
+    }
+}
+
 /// The journal of one recording, being written.
 #[derive(Debug)]
 pub struct Journal {
@@ -27,6 +56,8 @@ pub struct Journal {
     number: u64,
     written: u64,
     unsynced: u64,
+    /// Files that are full, and the directory that has the next one's name, which are not on disk yet.
+    left: Vec<(u64, File)>,
     /// Whether a write failed: what is in the file then is cut off by whoever reads it.
     broken: bool,
 }
@@ -36,9 +67,17 @@ impl Journal {
     pub fn begin(directory: &Path, number: u64, shape: Shape, episodes: &Episodes) -> Result<Self> {
         shape.step_bytes()?;
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
+        let this = Self::begin_file(directory, number, shape, episodes)?;
+        sync_directory(directory)?;
+        Ok(this)
+    }
+
+    /// Begin a file, whose name is not on disk yet.
+    fn begin_file(directory: &Path, number: u64, shape: Shape, episodes: &Episodes) -> Result<Self> {
         let file = create(directory, number)?;
+        let (directory_path, left) = (directory.to_path_buf(), Vec::new());
         let mut this =
-            Self { directory: directory.to_path_buf(), shape, file, number, written: 0, unsynced: 0, broken: false };
+            Self { directory: directory_path, shape, file, number, written: 0, unsynced: 0, left, broken: false };
         // A file that does not begin so is thrown away by whoever reads it, with all that comes to lie in it.
         this.write_begin(episodes).inspect_err(|_| {
             let _ = fs::remove_file(path_of(directory, number));
@@ -89,26 +128,27 @@ impl Journal {
         self.write(Kind::End, ended as u32, episodes.next_step(), &pieces)
     }
 
-    /// Bring what was written to disk.
-    pub fn sync(&mut self) -> Result<()> {
-        self.unsynced = 0;
-        self.file.sync_data().map_err(Error::io(self.path(self.number)))
-    }
-
-    /// The file, if so much of it is not on disk yet that somebody should call `sync_data` on it: that takes a while.
-    pub fn due_for_sync(&mut self) -> Result<Option<File>> {
-        if self.unsynced < SYNC_BYTES {
-            return Ok(None);
-        }
+    /// What is not on disk yet, for whoever has the time to bring it there.
+    pub fn unsynced(&mut self) -> Result<Unsynced> {
         let file = self.file.try_clone().map_err(Error::io(self.path(self.number)))?;
         self.unsynced = 0;
-        Ok(Some(file))
+        let mut files: BTreeMap<u64, File> = self.left.drain(..).collect();
+        files.insert(self.number, file);
+        Ok(Unsynced { journal: self.directory.clone(), files })
+    }
+
+    /// The same if it is so much that somebody should.
+    pub fn due_for_sync(&mut self) -> Result<Option<Unsynced>> {
+        if self.unsynced < SYNC_BYTES && self.left.is_empty() { Ok(None) } else { self.unsynced().map(Some) }
     }
 
     /// Begin the next file; this one goes on where that fails.
     pub fn next_file(&mut self, episodes: &Episodes) -> Result<()> {
-        self.sync()?;
-        *self = Self::begin(&self.directory, self.number + 1, self.shape.clone(), episodes)?;
+        let directory = File::open(&self.directory).map_err(Error::io(&self.directory))?;
+        let next = Self::begin_file(&self.directory, self.number + 1, self.shape.clone(), episodes)?;
+        let before = std::mem::replace(self, next);
+        self.left = before.left;
+        self.left.extend([(before.number, before.file), (DIRECTORY, directory)]);
         Ok(())
     }
 
@@ -150,9 +190,7 @@ pub(super) fn path_of(directory: &Path, number: u64) -> PathBuf {
 
 fn create(directory: &Path, number: u64) -> Result<File> {
     let path = path_of(directory, number);
-    let file = File::options().append(true).read(true).create_new(true).open(&path).map_err(Error::io(&path))?;
-    sync_directory(directory)?;
-    Ok(file)
+    File::options().append(true).read(true).create_new(true).open(&path).map_err(Error::io(&path))
 }
 
 fn write_all(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {

@@ -11,11 +11,14 @@ mod reader;
 mod recorder;
 mod records;
 mod repair;
+mod saving;
 
 pub use episodes::{DATA, Episode, LEFT_OUT, Last, Missing};
 pub use growth::Pace;
+pub use journal::Unsynced;
 pub use layout::Layout;
 pub use progress::{Ending, Progress, State};
 pub use recorder::{KNOWN, Recorder, TERMINATED, TRUNCATED};
 pub use records::{End, Shape};
 pub use repair::repair;
+pub use saving::Saving;

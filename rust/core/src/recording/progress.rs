@@ -1,10 +1,10 @@
 //! What the caller who records and the thread that builds the store know of each other.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::journal::Unsynced;
 use super::layout::Layout;
 use super::reader::Finished;
 use super::records::Place;
@@ -45,6 +45,14 @@ impl Steps {
     /// First step that is known.
     pub fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The same, for somebody else.
+    pub fn copied(&self) -> Result<Self> {
+        let mut places = VecDeque::new();
+        reserve(&mut places, self.places.len())?;
+        places.extend(&self.places);
+        Ok(Self { first: self.first, places })
     }
 
     /// Note where the next step lies.
@@ -92,8 +100,8 @@ pub struct State {
     pub steps: Steps,
     /// First step of which a row belongs to an episode that runs.
     pub oldest_running: Option<u64>,
-    /// A file of the journal to bring to disk.
-    pub to_sync: Option<File>,
+    /// Files of the journal to bring to disk.
+    pub to_sync: Unsynced,
     /// Columns to begin anew with, as long as there is no trajectory.
     pub new_layout: Option<Layout>,
     /// How often a publication was asked for, and how many of these were served.

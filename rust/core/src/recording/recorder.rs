@@ -1,18 +1,19 @@
 //! A recording: steps go into the journal, episodes come out of it, into a store that grows or one that is written in the end.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::episodes::{DATA, Episodes, Last};
 use super::growth::{self, Pace};
-use super::journal::{Journal, replay};
+use super::journal::{Journal, Unsynced, replay};
 use super::layout::Layout;
 use super::progress::{Ending, Progress, State, Steps, check};
 use super::reader::{Finished, JournalReader};
 use super::records::{End, Place, Record, Shape};
+use super::saving::Saving;
+use crate::memory::collected;
 use crate::store::{GrowingStore, StoreWriter};
 use crate::{Error, Result};
 
@@ -234,18 +235,21 @@ impl Recorder {
         let oldest_running = self.episodes.oldest_running();
         // The step is recorded: where there is no handle for it now, it is brought to disk with a later one.
         let due = if self.thread.is_some() { self.journal.due_for_sync().unwrap_or(None) } else { None };
+        let due = due.unwrap_or_default();
         let change = |state: &mut State| {
             state.oldest_running = oldest_running;
             state.waiting.extend(over);
-            state.to_sync = due.or(state.to_sync.take());
+            if !due.is_empty() {
+                state.to_sync.extend(due);
+            }
             step.map_or(Ok(()), |place| state.steps.push(place))
         };
         if self.thread.is_some() { self.progress.tell(change) } else { change(&mut self.progress.lock()) }
     }
 
-    /// The file to bring to disk now, unless the thread does: see `Journal::due_for_sync`.
-    pub fn due_for_sync(&mut self) -> Result<Option<File>> {
-        self.journal.due_for_sync()
+    /// What to bring to disk now, unless the thread does: see `Journal::due_for_sync`.
+    pub fn due_for_sync(&mut self) -> Result<Option<Unsynced>> {
+        if self.thread.is_some() { Ok(None) } else { self.journal.due_for_sync() }
     }
 
     /// Begin another file of the journal.
@@ -253,10 +257,10 @@ impl Recorder {
         self.journal.next_file(&self.episodes)
     }
 
-    /// Bring the journal to disk.
-    pub fn sync(&mut self) -> Result<()> {
+    /// What of the journal is not on disk yet.
+    pub fn unsynced(&mut self) -> Result<Unsynced> {
         check(&self.progress.lock())?;
-        self.journal.sync()
+        self.journal.unsynced()
     }
 
     /// Take another layout of the same steps. Other columns need that no episode is over.
@@ -287,19 +291,11 @@ impl Recorder {
         self.reader.mask(place, out)
     }
 
-    /// Write a store of the episodes that are over, of a recording of which no store grows.
-    pub fn write_store(&mut self, mut writer: StoreWriter, interrupted: &dyn Fn() -> bool) -> Result<String> {
-        writer.set_histories(self.layout.histories().to_vec());
-        let finished: Vec<Finished> = self.progress.lock().waiting.iter().copied().collect();
-        let (mut buffers, mut counts) = (Vec::new(), BTreeMap::new());
-        for finished in finished {
-            let steps = self.progress.lock().steps.of(&finished)?;
-            let count = counts.entry(finished.task).or_insert(0);
-            let trajectory = self.layout.trajectory(&finished, &steps, *count, &mut self.reader, &mut buffers)?;
-            writer.append(trajectory, interrupted)?;
-            *count += 1;
-        }
-        writer.publish(self.layout.tasks().clone(), interrupted)
+    /// What a store of the episodes that are over is written of, of a recording out of which none grows. Recording may go on.
+    pub fn saving(&self) -> Result<Saving> {
+        let state = self.progress.lock();
+        let finished = collected(state.waiting.iter().copied())?;
+        Ok(Saving::new(finished, state.steps.copied()?, self.layout.clone(), self.journal.directory()))
     }
 
     /// Have the thread end; `Progress::wait_until` tells when it has.
