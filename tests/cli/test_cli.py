@@ -80,6 +80,25 @@ def test_clips_are_added_to_a_store(iltools: Any, raw: Path, store: Path, tmp_pa
     assert iltools("verify", store).code == 0
 
 
+def test_the_doctor_mends_what_can_be_computed(iltools: Any, tmp_path: Path) -> None:
+    time = np.arange(60) / 50
+    joints = np.sin(np.outer(time, [1.0, 2.0, 3.0]))
+    speeds = np.array([1.0, 2.0, 3.0]) * np.cos(np.outer(time, [1.0, 2.0, 3.0]))
+    speeds[:, 1] *= -1
+    with ArchiveWriter(tmp_path / "a.zarr") as writer:
+        writer.add("lab", "walk", "x", {"joint_pos": joints, "joint_vel": speeds}, {"fps": 50.0})
+    assert iltools("doctor", tmp_path / "a.zarr").code == 1
+    outcome = iltools("doctor", tmp_path / "a.zarr", "--fix", tmp_path / "b.zarr")
+    assert outcome.code == 0
+    assert "changed lab/walk/x joint_vel" in outcome.out
+    assert "nothing found" in outcome.out
+    assert iltools("doctor", tmp_path / "b.zarr").code == 0
+    document = iltools("doctor", tmp_path / "a.zarr", "--fix", tmp_path / "b.zarr", "--overwrite", "--json").json
+    assert [change["key"] for change in document["changes"]] == ["joint_vel"]
+    assert document["healthy"]
+    assert iltools("doctor", tmp_path / "a.zarr", "--overwrite").code == 2
+
+
 def test_parts_are_joined(iltools: Any, raw: Path, archive: Path, store: Path, tmp_path: Path) -> None:
     more = write_csv(tmp_path / "run_60hz.csv", 22, 9)
     assert iltools("export", "auto", more, "--out", tmp_path / "more.zarr").code == 0

@@ -13,7 +13,7 @@ from rich.text import Text
 from iltools_datasets._base.terminal_progress import terminal_progress
 from iltools_datasets.cli.opened import is_lerobot, open_archive
 from iltools_datasets.cli.output import EXIT_FOUND, AsJson, heading, out, print_json
-from iltools_datasets.doctor import Diagnosis, examine
+from iltools_datasets.doctor import Diagnosis, examine, fix_archive
 
 
 def doctor(
@@ -23,13 +23,28 @@ def doctor(
     fps: Annotated[
         float | None, typer.Option(help="Hold velocities against this rate, not against the one each clip declares.")
     ] = None,
+    fix: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a mended archive there: signs of quaternions, rates (--fps: of all clips), velocities.",
+            metavar="ARCHIVE",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --fix: replace what is there.")] = False,
     most: Annotated[int, typer.Option(min=0, help="Findings to print of each kind; 0 prints all.")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Look for what ruins training: NaN, bad quaternions, wrong velocities and rates, teleports, names that do not fit.
 
-    Exits with 1 if there is any.
+    Exits with 1 if there is any, with --fix if there still is.
     """
+    if overwrite and fix is None:
+        raise typer.BadParameter("--overwrite goes with --fix")
+    if fix is not None:
+        if is_lerobot(archive):
+            raise typer.BadParameter("a LeRobot set is looked at, and not mended", param_hint="--fix")
+        _fix(archive, fix, fps, overwrite, most, as_json)
+        return
     if is_lerobot(archive):
         from iltools_datasets.doctor.lerobot import examine_lerobot
 
@@ -42,6 +57,31 @@ def doctor(
     else:
         _present(diagnosis, out(), most)
     if diagnosis.findings:
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _fix(archive: str, place: str, fps: float | None, overwrite: bool, most: int, as_json: bool) -> None:
+    """Write a mended archive, and say what was changed and what is left."""
+    with terminal_progress("mending", len(open_archive(archive)), False if as_json else None) as advance:
+        mended = fix_archive(archive, place, fps, overwrite, advance)
+    left = examine(place)
+    if as_json:
+        print_json({**asdict(mended), "left": asdict(left), "healthy": not left.findings})
+    else:
+        console = out()
+        clips = len({change.clip for change in mended.changes})
+        remark = f"{mended.num_clips:,} clips, {clips:,} of them changed"
+        console.print(heading(mended.path, remark), soft_wrap=True)
+        for change in mended.changes[: most or None]:
+            place_of = Text.assemble(("changed", "good"), " ", (change.clip, "number"))
+            if change.key is not None:
+                place_of.append(f" {change.key}", style="head")
+            console.print(place_of, soft_wrap=True)
+            console.print(Text(f"  {change.message}"), soft_wrap=True)
+        if most and len(mended.changes) > most:
+            console.print(Text(f"{len(mended.changes) - most} more; --most 0 prints them", style="dim"))
+        _present(left, console, most)
+    if left.findings:
         raise typer.Exit(EXIT_FOUND)
 
 

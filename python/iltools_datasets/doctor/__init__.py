@@ -2,7 +2,8 @@
 
 from iltools_datasets.doctor.examine import Diagnosis, examine
 from iltools_datasets.doctor.finding import Finding
+from iltools_datasets.doctor.fix import Change, Mended, fix_archive
 
 # `doctor.lerobot.examine_lerobot` looks at a LeRobot set; it is found there, as it needs the extra `data`.
 
-__all__ = ["Diagnosis", "Finding", "examine"]
+__all__ = ["Change", "Diagnosis", "Finding", "Mended", "examine", "fix_archive"]

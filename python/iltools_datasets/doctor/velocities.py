@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iltools_datasets.doctor.checks import repeated_frames
 from iltools_datasets.doctor.finding import Finding
@@ -20,6 +21,7 @@ _RATE_TOLERANCE = 0.1
 _ERROR_SHARE = 0.5
 _PEAK_RATIO = 10.0
 _MOVING_SHARE = 0.1
+_CERTAIN_COLUMNS = 3
 _LEAST_SPEED = 1e-3  # m/s or rad/s
 
 
@@ -32,6 +34,53 @@ class _Pair:
     labels: tuple[str, ...]
     velocities: Floats
     changes: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Velocities of a key that are not those of the motion: `columns`, bool [C], says which.
+
+    Columns are those of `Motion.coordinates`, or, where it `turns`, the rotations of `Motion.rotations`, of `of`.
+    """
+
+    key: str
+    of: str
+    turns: bool
+    columns: NDArray[np.bool_]
+
+
+def certain_rate(motion: Motion) -> float | None:
+    """Return the rate that velocities fit; None unless several columns do, all of them the same one."""
+    if motion.num_states < _LEAST_STATES or repeated_frames(motion) is not None:
+        return None
+    rates = np.array(_fitted_rates([*_coordinate_pairs(motion), *_rotation_pairs(motion)]))
+    if len(rates) < _CERTAIN_COLUMNS:
+        return None
+    rate = float(np.median(rates))
+    return None if (np.abs(rates / rate - 1) > _RATE_TOLERANCE).any() else rate
+
+
+def is_another_rate(fitted: float, declared: float) -> bool:
+    """Whether a rate that fits is so far from the declared one that the doctor says so."""
+    return abs(fitted / declared - 1) > _RATE_TOLERANCE
+
+
+def disagreements(motion: Motion, rate: float) -> list[Disagreement]:
+    """Return the velocities that disagree with finite differences at a rate, and that no fixed offset explains.
+
+    Where they are those of another rate, for certain, all of them do.
+    """
+    if motion.num_states < _LEAST_STATES or repeated_frames(motion) is not None:
+        return []
+    certain = certain_rate(motion)
+    all_do = certain is not None and is_another_rate(certain, rate)
+    found = []
+    for turns, pairs in ((False, _coordinate_pairs(motion)), (True, _rotation_pairs(motion))):
+        for pair in pairs:
+            wrong = _wrong_columns(pair, rate)[0] | all_do
+            if wrong.any() and _explanation(motion, pair, rate) is None:
+                found.append(Disagreement(pair.key, pair.of, turns, wrong))
+    return found
 
 
 def look_at_velocities(motion: Motion) -> tuple[list[Finding], list[Offset]]:
@@ -50,7 +99,7 @@ def look_at_velocities(motion: Motion) -> tuple[list[Finding], list[Offset]]:
     rate = motion.fps if motion.fps is not None else fitted
     if rate is None:
         return [], []
-    if fitted is not None and abs(fitted / rate - 1) > _RATE_TOLERANCE:
+    if fitted is not None and is_another_rate(fitted, rate):
         message = f"declares {rate:g} frames per second, its velocities fit {fitted:.4g}"
         findings.append(Finding("rate", motion.clip, None, None, message))
         rate = fitted
@@ -97,6 +146,12 @@ def _rotation_pairs(motion: Motion) -> Iterator[_Pair]:
 
 def _fitted_rate(pairs: list[_Pair]) -> float | None:
     """Return the median, over columns that follow their position closely, of the rate that fits best, or None."""
+    rates = _fitted_rates(pairs)
+    return float(np.median(rates)) if rates else None
+
+
+def _fitted_rates(pairs: list[_Pair]) -> list[float]:
+    """Return the rate that fits best of each column that follows its position closely."""
     rates: list[float] = []
     for pair in pairs:
         change = np.nan_to_num((pair.changes[1:] + pair.changes[:-1]) / 2)
@@ -106,10 +161,14 @@ def _fitted_rate(pairs: list[_Pair]) -> float | None:
         good = product > _GOOD_CORRELATION * scale
         good &= scale > 0
         rates += (product[good] / power[good]).tolist()
-    return float(np.median(rates)) if rates else None
+    return rates
 
 
-def _disagreements(motion: Motion, pair: _Pair, rate: float) -> Iterator[Finding]:
+def _wrong_columns(pair: _Pair, rate: float) -> tuple[NDArray[np.bool_], Floats, Floats, Floats]:
+    """Return which columns disagree, bool [C], by how much of their speed in each frame, and between what they may lie.
+
+    The latter three are [T - 2, C], of all frames but the first and the last.
+    """
     before, after = pair.changes[:-1] * rate, pair.changes[1:] * rate
     low, high = np.minimum(before, after), np.maximum(before, after)
     velocity = pair.velocities[1:-1]
@@ -120,7 +179,13 @@ def _disagreements(motion: Motion, pair: _Pair, rate: float) -> Iterator[Finding
     wrong = np.where(moving, np.sqrt((excess**2).mean(axis=0)) / scale, 0) > _ERROR_SHARE
     peaks = np.where(moving, excess / scale, 0)
     wrong |= peaks.max(axis=0, initial=0) > _PEAK_RATIO
+    return wrong, peaks, low, high
+
+
+def _disagreements(motion: Motion, pair: _Pair, rate: float) -> Iterator[Finding]:
+    wrong, peaks, low, high = _wrong_columns(pair, rate)
     if wrong.any():
+        velocity = pair.velocities[1:-1]
         frame, column = np.unravel_index(int(np.where(wrong, peaks, 0).argmax()), peaks.shape)
         yield Finding(
             "velocity",

@@ -108,7 +108,7 @@ def _split(
     rates = None
     if velocity is not None and velocity.shape == (*array.shape[:-1], expected_width):
         rates = _numbers(velocity).reshape(num_states, -1, expected_width)
-    walk = list(_walk(width, starts))
+    walk = list(walk_columns(width, starts))
     plain_columns = [column for column, _, is_quaternion in walk if not is_quaternion]
     plain_rates = [rate for _, rate, is_quaternion in walk if not is_quaternion]
     turning = [(column, rate) for column, rate, is_quaternion in walk if is_quaternion]
@@ -141,7 +141,7 @@ def _numbers(array: NDArray[Any]) -> Floats:
     return numbers
 
 
-def _walk(width: int, starts: tuple[int, ...]) -> Iterator[tuple[int, int, bool]]:
+def walk_columns(width: int, starts: tuple[int, ...]) -> Iterator[tuple[int, int, bool]]:
     """Yield (column, column of its velocity, whether a quaternion begins there) along the last axis."""
     column = rate_column = 0
     while column < width:
