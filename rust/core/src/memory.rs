@@ -20,9 +20,23 @@ pub fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
 
 /// The items of an iterator that knows how many there are.
 pub fn collected<T>(from: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
-    let mut items = with_room(from.len())?;
+    refilled(Vec::new(), from)
+}
+
+/// The same, in the memory of a vector that nobody needs any more: fresh pages cost as much as what is written to them.
+pub fn refilled<T>(memory: Vec<T>, from: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
+    let mut items = emptied(memory, from.len())?;
     items.extend(from);
     Ok(items)
+}
+
+/// A vector that nobody needs any more, empty and with room for so many items.
+pub fn emptied<T>(mut memory: Vec<T>, len: usize) -> Result<Vec<T>> {
+    memory.clear();
+    if memory.capacity() < len {
+        return with_room(len);
+    }
+    Ok(memory)
 }
 
 /// A copy of a slice.

@@ -1,10 +1,10 @@
 //! Which item a point of a row of widths lies in: prefix sums in f64, and a table that says where to begin to look.
 
 use crate::Result;
-use crate::memory::{filled, with_room};
+use crate::memory::refilled;
 
 /// Items laid one after the other, each as wide as its weight.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Cumulative {
     /// Where each item ends.
     ends: Vec<f64>,
@@ -18,18 +18,24 @@ pub struct Cumulative {
 
 impl Cumulative {
     /// Weights that are finite and not negative, of which at least one is positive, and whose number is below 2^32.
-    pub fn new(weights: impl ExactSizeIterator<Item = f64>) -> Result<Self> {
+    pub fn new(weights: &[f64]) -> Result<Self> {
+        Self::default().remade(weights)
+    }
+
+    /// One over other weights, in the memory of this one.
+    pub fn remade(self, weights: &[f64]) -> Result<Self> {
         let len = weights.len();
-        let (mut ends, mut sum, mut last) = (with_room(len)?, 0.0, 0);
-        for (item, weight) in weights.enumerate() {
-            sum += weight;
-            ends.push(sum);
-            if weight > 0.0 {
-                last = item;
-            }
-        }
+        let mut sum = 0.0;
+        let ends = refilled(
+            self.ends,
+            weights.iter().map(|weight| {
+                sum += weight;
+                sum
+            }),
+        )?;
+        let last = weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0);
         let scale = len as f64 / sum;
-        let mut guide = filled(len + 2, 0_u32)?;
+        let mut guide = refilled(self.guide, std::iter::repeat_n(0_u32, len + 2))?;
         let mut bucket = 0;
         for (item, &end) in ends.iter().enumerate() {
             let own = ((end * scale) as usize).min(len);
@@ -88,7 +94,7 @@ mod tests {
             fractions in prop::collection::vec(0.0_f64..1.0, 1..50),
         ) {
             prop_assume!(weights.iter().any(|&weight| weight > 0.0));
-            let cumulative = Cumulative::new(weights.iter().copied()).unwrap();
+            let cumulative = Cumulative::new(&weights).unwrap();
             let total: f64 = weights.iter().fold(0.0, |sum, &weight| sum + weight);
             let below_one = 1.0 - f64::EPSILON / 2.0;
             for fraction in fractions.into_iter().chain([0.0, below_one]) {
@@ -105,7 +111,7 @@ mod tests {
     #[test]
     fn more_items_than_a_single_float_can_tell_apart() {
         let len = (1 << 24) + 1000;
-        let cumulative = Cumulative::new((0..len).map(|_| 1.0)).unwrap();
+        let cumulative = Cumulative::new(&vec![1.0; len]).unwrap();
         assert_eq!(cumulative.find((len - 1) as f64 / len as f64 + 1e-9), len - 1);
         assert_eq!(cumulative.find(0.75), len * 3 / 4);
     }

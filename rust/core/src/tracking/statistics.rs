@@ -3,14 +3,14 @@
 use super::bins::Bins;
 use super::ledger::Counts;
 use super::scheme::{Scheme, Statistic};
-use crate::memory::{collected, filled, with_room};
+use crate::memory::{emptied, filled, refilled, with_room};
 use crate::{Error, Result};
 
 /// Passes are summed as whole numbers of this part of one.
 const FIXED: f64 = 4_294_967_296.0;
 
 /// Passes and failures of each bin.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Statistics {
     /// Control steps spent in the bin ÷ control steps it has.
     pub passes: Vec<f64>,
@@ -35,7 +35,8 @@ impl Statistics {
         )))
     }
 
-    /// These with new counts of some bins, and part of what was there forgotten; `drawn` is how many bins take part.
+    /// These with new counts of some bins, and part of what was there forgotten; `drawn` is how many bins take part. `memory` is that of others
+    /// which nobody needs any more.
     ///
     /// In whatever order the counts come, the result is the same to the bit: the sum of passes is one of whole numbers.
     pub fn folded(
@@ -44,14 +45,15 @@ impl Statistics {
         counts: impl Iterator<Item = (usize, Counts)> + Clone,
         drawn: usize,
         scheme: &Scheme,
+        memory: Self,
     ) -> Result<Self> {
         let passes_of = |bin: usize, counts: Counts| counts.visits as f64 / bins.steps(bin);
         let new: u128 = counts.clone().map(|(bin, counts)| (passes_of(bin, counts) * FIXED) as u128).sum();
         let kept = scheme.half_life.map_or(1.0, |(passes, syncs)| {
             half_to_the((new as f64 / FIXED / (drawn.max(1) as f64 * passes)).min(1.0 / syncs))
         });
-        let mut passes = collected(self.passes.iter().map(|before| kept * before))?;
-        let mut failures = collected(self.failures.iter().map(|before| kept * before))?;
+        let mut passes = refilled(memory.passes, self.passes.iter().map(|before| kept * before))?;
+        let mut failures = refilled(memory.failures, self.failures.iter().map(|before| kept * before))?;
         for (bin, counts) in counts {
             passes[bin] += passes_of(bin, counts);
             failures[bin] += counts.failures as f64;
@@ -60,7 +62,7 @@ impl Statistics {
     }
 
     /// How likely a bin, or what it leads to, is believed to fail: a bin is like its clip until it was passed, a clip like all.
-    pub fn scores(&self, bins: &Bins, scheme: &Scheme) -> Result<Vec<f64>> {
+    pub fn scores(&self, bins: &Bins, scheme: &Scheme, memory: Vec<f64>) -> Result<Vec<f64>> {
         let mut of_clips: Vec<(f64, f64)> = with_room(bins.num_clips())?;
         let (mut all_passes, mut all_failures) = (0.0, 0.0);
         for clip in 0..bins.num_clips() {
@@ -75,12 +77,11 @@ impl Statistics {
         let prior = scheme.prior;
         let of_all = prior * rate(all_failures, all_passes);
         let (count, factor) = scheme.look_back;
-        let mut scores = filled(bins.len(), 0.0)?;
+        let mut scores = emptied(memory, bins.len())?;
         let mut rates = with_room((0..bins.num_clips()).map(|clip| bins.of_clip(clip).len()).max().unwrap_or(0))?;
         for (clip, &(passes, failures)) in of_clips.iter().enumerate() {
             let of = bins.of_clip(clip);
             let believed = prior * rate(failures + of_all, passes + prior);
-            let own = &mut scores[of.clone()];
             rates.clear();
             let (passes, failures) = (&self.passes[of.clone()], &self.failures[of]);
             match scheme.statistic {
@@ -89,7 +90,9 @@ impl Statistics {
                     rates.extend(failures.iter().zip(passes).map(|(f, p)| rate(f + believed, p + prior)));
                 }
             }
-            own.copy_from_slice(&rates);
+            let begin = scores.len();
+            scores.extend_from_slice(&rates);
+            let own = &mut scores[begin..];
             let mut less = 1.0;
             for ahead in 1..count.min(rates.len()) {
                 less *= factor;
@@ -127,7 +130,7 @@ mod tests {
         counts[2] = Counts { visits: 50, failures: 2, ..Counts::default() };
         let scheme = Scheme { uniform: 0.1, cap: Some(10.0), ..Scheme::UNIFORM };
         let start = Statistics { passes: vec![4.0; 5], failures: vec![1.0; 5] };
-        let found = start.folded(&bins, counts.iter().copied().enumerate(), 5, &scheme).unwrap();
+        let found = start.folded(&bins, counts.iter().copied().enumerate(), 5, &scheme, Statistics::default()).unwrap();
         let kept = (-3.0_f64 / 500.0).exp2();
         for (bin, (passes, failures)) in
             [(2.0, 0.0), (0.0, 0.0), (1.0, 2.0), (0.0, 0.0), (0.0, 0.0)].into_iter().enumerate()
@@ -136,7 +139,7 @@ mod tests {
             assert!((found.failures[bin] - (kept + failures)).abs() < 1e-12);
         }
         let many = [Counts { visits: 50_000, ..Counts::default() }; 5];
-        let after = start.folded(&bins, many.iter().copied().enumerate(), 5, &scheme).unwrap();
+        let after = start.folded(&bins, many.iter().copied().enumerate(), 5, &scheme, found).unwrap();
         assert!((after.failures[0] - (-0.05_f64).exp2()).abs() < 1e-12);
 
         let told = Statistics { passes: vec![3.0, 1.0, 0.0, 2.0, 0.0], failures: vec![0.0, 1.0, 0.0, 0.0, 0.0] };
@@ -151,10 +154,10 @@ mod tests {
             rate[3] + 0.8 * rate[4],
             rate[4],
         ];
-        for (score, wanted) in told.scores(&bins, &scheme).unwrap().into_iter().zip(wanted) {
+        for (score, wanted) in told.scores(&bins, &scheme, vec![7.0; 9]).unwrap().into_iter().zip(wanted) {
             assert!((score - wanted).abs() < 1e-12);
         }
         let counting = Scheme { prior: 0.0, statistic: Statistic::Count, look_back: (1, 0.8), ..scheme };
-        assert_eq!(told.scores(&bins, &counting).unwrap(), told.failures);
+        assert_eq!(told.scores(&bins, &counting, Vec::new()).unwrap(), told.failures);
     }
 }

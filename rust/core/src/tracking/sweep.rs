@@ -39,7 +39,7 @@ impl Sweep {
         let round = positive().count();
         let (least, most) = positive().fold((f64::INFINITY, 0.0_f64), |(low, high), w| (low.min(w), high.max(w)));
         let order = if most > least * (1.0 + SAME) {
-            Order::Weighted(Cumulative::new(weights.iter().copied())?)
+            Order::Weighted(Cumulative::new(weights)?)
         } else if round == weights.len() {
             Order::Flat(None)
         } else {

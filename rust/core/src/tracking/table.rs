@@ -3,10 +3,18 @@
 use super::cumulative::Cumulative;
 use super::scheme::Scheme;
 use crate::Result;
-use crate::memory::collected;
+use crate::memory::{collected, refilled};
 
 /// Sums that are made at once.
 const LANES: usize = 8;
+
+/// Of a table that nobody needs any more, or of none.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Room for a number per bin: scores that a table is made of may be in it.
+    pub shares: Vec<f64>,
+    drawn: Cumulative,
+}
 
 /// What starts are drawn from until the next sync.
 #[derive(Debug)]
@@ -19,14 +27,20 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table over base weights that make 1; without scores, or with none above 0, all is drawn by these.
-    pub fn new(base: &[f64], scores: Option<Vec<f64>>, scheme: &Scheme) -> Result<Self> {
+    /// A table over base weights that make 1; without scores, or with none above 0, all is drawn by these. `memory` is that of a table that
+    /// nobody needs any more.
+    pub fn new(base: &[f64], scores: Option<Vec<f64>>, scheme: &Scheme, memory: Memory) -> Result<Self> {
         let adaptive = match scores {
             Some(scores) => shares(base, scores, scheme.cap),
-            None => collected(base.iter().copied())?,
+            None => refilled(memory.shares, base.iter().copied())?,
         };
-        let drawn = if scheme.uniform < 1.0 { Some(Cumulative::new(adaptive.iter().copied())?) } else { None };
+        let drawn = if scheme.uniform < 1.0 { Some(memory.drawn.remade(&adaptive)?) } else { None };
         Ok(Self { adaptive, uniform: scheme.uniform, drawn })
+    }
+
+    /// What it is in, for the next one.
+    pub fn into_memory(self) -> Memory {
+        Memory { shares: self.adaptive, drawn: self.drawn.unwrap_or_default() }
     }
 
     /// The share that follows the scores.
@@ -133,7 +147,7 @@ mod tests {
             prop_assume!(total > 0.0);
             let base: Vec<f64> = items.iter().map(|item| item.0 / total).collect();
             let scores = items.iter().map(|item| item.1).collect();
-            let table = Table::new(&base, Some(scores), &scheme(uniform, Some(cap))).unwrap();
+            let table = Table::new(&base, Some(scores), &scheme(uniform, Some(cap)), Memory::default()).unwrap();
             let adaptive: f64 = table.adaptive().iter().sum();
             prop_assert!((adaptive - 1.0).abs() < 1e-9, "{}", adaptive);
             let p = table.probabilities(&base).unwrap();
@@ -155,14 +169,17 @@ mod tests {
     #[test]
     fn a_cap_pushes_the_excess_over_others_caps() {
         // 0.5, 0.3 and 0.2 times, of which the first is held to 1.2, then the second.
-        let table = Table::new(&[0.25; 4], Some(vec![10.0, 5.0, 4.0, 1.0]), &scheme(0.0, Some(1.25))).unwrap();
+        let table =
+            Table::new(&[0.25; 4], Some(vec![10.0, 5.0, 4.0, 1.0]), &scheme(0.0, Some(1.25)), Memory::default())
+                .unwrap();
         let wanted = [0.3125, 0.3125, 0.3, 0.075];
         assert!(
             table.adaptive().iter().zip(wanted).all(|(q, wanted)| (q - wanted).abs() < 1e-12),
             "{:?}",
             table.adaptive()
         );
-        let only = Table::new(&[0.25; 4], Some(vec![1.0, 0.0, 0.0, 0.0]), &scheme(0.0, Some(2.0))).unwrap();
+        let only = Table::new(&[0.25; 4], Some(vec![1.0, 0.0, 0.0, 0.0]), &scheme(0.0, Some(2.0)), table.into_memory())
+            .unwrap();
         assert!((only.adaptive()[1] - 0.5 / 3.0).abs() < 1e-12 && (only.adaptive()[0] - 0.5).abs() < 1e-15);
     }
 }

@@ -9,8 +9,8 @@ use super::envs::{Envs, is_within};
 use super::ledger::{Counts, Ledger, counts_of, numbers_of};
 use super::scheme::Scheme;
 use super::statistics::Statistics;
-use super::table::Table;
-use crate::memory::{collected, copied, filled};
+use super::table::{Memory, Table};
+use crate::memory::{collected, copied, filled, refilled};
 use crate::{Error, Result};
 
 /// What a tracker is made of, besides its bins.
@@ -65,6 +65,8 @@ pub struct Tracker {
     scores: Option<Vec<f64>>,
     base: Base,
     table: Table,
+    /// What the statistics and the table before these were in: the next sync's go there.
+    spare: Option<(Statistics, Memory)>,
 }
 
 impl Tracker {
@@ -79,7 +81,7 @@ impl Tracker {
         }
         let statistics = Statistics::new(bins.len())?;
         let base = Base::new(&bins, &masses)?;
-        let table = Self::table_of(&bins, &base, &scheme, &statistics, None)?;
+        let table = Self::table_of(&bins, &base, &scheme, &statistics, None, Memory::default())?;
         Ok(Self {
             envs: Envs::new(num_envs)?,
             here: filled(num_envs, (None, false))?,
@@ -95,6 +97,7 @@ impl Tracker {
             statistics,
             base,
             table,
+            spare: None,
         })
     }
 
@@ -104,13 +107,18 @@ impl Tracker {
         scheme: &Scheme,
         statistics: &Statistics,
         scores: Option<&[f64]>,
+        mut memory: Memory,
     ) -> Result<Table> {
+        let room = std::mem::take(&mut memory.shares);
         let scores = match scores {
-            Some(scores) => Some(copied(scores)?),
-            None if scheme.uniform < 1.0 => Some(statistics.scores(bins, scheme)?),
-            None => None,
+            Some(scores) => Some(refilled(room, scores.iter().copied())?),
+            None if scheme.uniform < 1.0 => Some(statistics.scores(bins, scheme, room)?),
+            None => {
+                memory.shares = room;
+                None
+            }
         };
-        Table::new(base.weights(), scores, scheme)
+        Table::new(base.weights(), scores, scheme, memory)
     }
 
     /// The bins.
@@ -276,17 +284,17 @@ impl Tracker {
     /// What is believed of the bins once some counts are taken up.
     pub fn folded(&self, counted: Option<&[i64]>) -> Result<Statistics> {
         let counted = counted.map(|numbers| counts_of(numbers, self.bins.len(), "counts")).transpose()?;
-        self.fold(counted.as_deref())
+        self.fold(counted.as_deref(), Statistics::default())
     }
 
-    fn fold(&self, counted: Option<&[Counts]>) -> Result<Statistics> {
+    fn fold(&self, counted: Option<&[Counts]>, memory: Statistics) -> Result<Statistics> {
         let (before, drawn) = (&self.statistics, self.base.num_drawn());
         match counted {
             Some(counted) => {
                 let some = counted.iter().copied().enumerate().filter(|&(_, counts)| counts != Counts::default());
-                before.folded(&self.bins, some, drawn, &self.scheme)
+                before.folded(&self.bins, some, drawn, &self.scheme, memory)
             }
-            None => before.folded(&self.bins, self.ledger.news(), drawn, &self.scheme),
+            None => before.folded(&self.bins, self.ledger.news(), drawn, &self.scheme, memory),
         }
     }
 
@@ -295,18 +303,20 @@ impl Tracker {
     pub fn sync(&mut self, counted: Option<&[i64]>, scores: Option<&[f64]>) -> Result<()> {
         let counted = counted.map(|numbers| counts_of(numbers, self.bins.len(), "counts")).transpose()?;
         check_scores(scores, self.bins.len())?;
-        let statistics = self.fold(counted.as_deref())?;
+        let (room, memory) = self.spare.take().unwrap_or_default();
+        let statistics = self.fold(counted.as_deref(), room)?;
         let moved = self.masses != self.next_masses;
         let base = if moved { Some(Base::new(&self.bins, &self.next_masses)?) } else { None };
         let over = base.as_ref().unwrap_or(&self.base);
-        let table = Self::table_of(&self.bins, over, &self.scheme, &statistics, scores)?;
+        let table = Self::table_of(&self.bins, over, &self.scheme, &statistics, scores, memory)?;
         self.scores = scores.map(copied).transpose()?;
         if let Some(base) = base {
             self.masses.copy_from_slice(&self.next_masses);
             self.base = base;
         }
         self.ledger.settle(counted.as_deref());
-        (self.statistics, self.table) = (statistics, table);
+        let before = std::mem::replace(&mut self.table, table).into_memory();
+        self.spare = Some((std::mem::replace(&mut self.statistics, statistics), before));
         self.syncs += 1;
         Ok(())
     }
@@ -357,7 +367,7 @@ impl Tracker {
         Base::check(&self.bins, &saved.next_masses).map_err(as_state)?;
         let base = Base::new(&self.bins, &saved.masses).map_err(as_state)?;
         let scores = saved.scores.as_deref();
-        let table = Self::table_of(&self.bins, &base, &self.scheme, &saved.statistics, scores)?;
+        let table = Self::table_of(&self.bins, &base, &self.scheme, &saved.statistics, scores, Memory::default())?;
         let mut here = filled(self.envs.len(), (None, false))?;
         for (env, here) in here.iter_mut().enumerate().filter(|&(env, _)| saved.envs.clip[env] >= 0) {
             *here = self.bins.at(saved.envs.clip[env] as usize, saved.envs.time(env, self.bins.control_dt()));
