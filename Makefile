@@ -21,7 +21,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-rust test-python test-oldest test-faults kill-loop kill-collecting soak memcheck fuzz fuzz-archive \
-	fuzz-quick lint format bench bench-gate build wheel clean distclean
+	fuzz-quick lint format bench bench-gate build docs wheel clean distclean
 
 help: ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,12 +92,15 @@ bench-gate: $(VENV)/.dev $(VENV)/.native ## The quick benchmarks; fails where ev
 
 build: $(VENV)/.native ## Install the package into .venv, editable, with an optimised native module.
 
+docs: $(VENV)/.docs ## Build the site with the reference into site/; a dead link or an unknown name fails it.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 wheel: $(VENV)/bin/maturin ## Build the wheel into dist/.
 	rm -rf dist
 	$(BIN)/maturin build --release --out dist
 
 clean: ## Remove what was built; .venv stays.
-	rm -rf dist build target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf dist build site target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f $(VENV)/.native python/iltools_datasets/_core*.so
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} +
 
@@ -122,6 +125,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/maturin
 	@echo "installing the package with everything its tests use; the first time this downloads a lot"
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/maturin
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
+	@touch $@
 
 # The package is installed editable, so a rebuilt native module only has to lie beside its Python files.
 $(VENV)/.native: $(RUST_SOURCES) $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.runtime)
