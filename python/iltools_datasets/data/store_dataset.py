@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iltools_datasets._base.aligned import aligned_empty
+from iltools_datasets._base.bfloat16 import as_bfloat16
 from iltools_datasets.data.dataset import BatchDataset
 from iltools_datasets.data.transition import Transition
 from iltools_datasets.errors import MissingKeyError
 from iltools_datasets.store.keys import Key, parts_of
 from iltools_datasets.store.segments import int64
 from iltools_datasets.store.trajectory_store import TrajectoryStore
-from iltools_datasets.windows.readers import as_bfloat16
 
 __all__ = ["StoreDataset"]
 

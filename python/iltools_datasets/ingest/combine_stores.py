@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from iltools_datasets import _core
-from iltools_datasets._base.extras import missing_extra
+from iltools_datasets._base.bfloat16 import as_bfloat16
 from iltools_datasets._base.files import Maker, make_directory, sync_directory, sync_tree
 from iltools_datasets._base.local_path import local_path
 from iltools_datasets._base.plain_json import as_json
@@ -179,7 +177,7 @@ def _append(store: TrajectoryStore, stage: Path) -> None:
                 task_names[task] = task_name
             arrays = store.trajectory(position, [*columns["state"], *columns["transition"]])
             for key in filter(store.is_bfloat16, arrays):
-                arrays[key] = arrays[key].view(_bfloat16())
+                arrays[key] = as_bfloat16(arrays[key])
             rows = {kind: [(parts_of(key), arrays[key]) for key in keys] for kind, keys in columns.items()}
             writer.append(task, number, name, rows["state"], rows["transition"], views)
         writer.set_attributes(as_json(attributes, "attributes"))
@@ -187,12 +185,3 @@ def _append(store: TrajectoryStore, stage: Path) -> None:
     except BaseException:
         writer.abort()
         raise
-
-
-def _bfloat16() -> np.dtype[Any]:
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise missing_extra("jax", "a store of bfloat16 that is joined") from error
-    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return found

@@ -17,11 +17,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from iltools_datasets import _core
 from iltools_datasets._base.aligned import aligned_empty
+from iltools_datasets._base.bfloat16 import as_bfloat16
 from iltools_datasets.errors import BudgetError, OutOfRangeError, SchemaError
 from iltools_datasets.jax.placement import Placement, cast
 from iltools_datasets.store.keys import Key, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
-from iltools_datasets.windows.readers import as_bfloat16
 
 _CHUNK_BYTES = 32 << 20
 _MOST_ROWS = 2**31 - 1  # rows are counted in int32 on the device

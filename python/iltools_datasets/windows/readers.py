@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.bfloat16 import as_bfloat16
 from iltools_datasets.errors import SchemaError, UnknownSegmentError
 from iltools_datasets.store.keys import Boundary, Key, nested
 from iltools_datasets.store.trajectory_store import TrajectoryStore
@@ -118,13 +119,6 @@ def refuse_unreadable(keys: Sequence[Key], boundary: Boundary) -> None:
     nested(dict.fromkeys(keys))
     if boundary == "mask" and "mask" in keys:
         raise SchemaError("boundary='mask' returns its mask as 'mask', which is also one of the keys; name other keys")
-
-
-def as_bfloat16(bits: NDArray[np.uint16]) -> NDArray[Any]:
-    """Return bfloat16 values of the bits a store keeps them as, without a copy."""
-    import ml_dtypes  # comes with JAX
-
-    return bits.view(ml_dtypes.bfloat16)
 
 
 def _fingerprint(lengths: Index) -> str:
