@@ -17,12 +17,15 @@ __version__: str
 DEBUG_BUILD: bool
 
 _Key = tuple[str, ...]
+_Fields = Sequence[int]
+_Backend = Literal["mmap", "ram", "pread"]
 _Boundary = Literal["wrap", "clamp", "mask", "error"]
 _Index = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 _Mask = NDArray[np.bool_]
 _Items = int | tuple[SegmentTable, _Index]
 """So many transitions, or those of some segments of a table."""
+_Damages = list[tuple[str, _Key | None, int | None, str]]
 _Slices = tuple[_Index, _Mask, _Mask | None, _Index, list[np.ndarray]]
 """Rows, the last one of each slice, what is no padding, positions of trajectories, and the rows of the fields."""
 
@@ -50,7 +53,7 @@ class SegmentTable:
 class IndexStream:
     """A generator of indices; a native thread can make batches ahead of it."""
 
-    def look_ahead(self, store: Store, fields: Sequence[int], depth: int) -> None: ...
+    def look_ahead(self, store: Store, fields: _Fields, depth: int) -> None: ...
     def num_ready(self) -> int: ...
     def depth_ahead(self, store: Store) -> int: ...
     def rows_of(self, store: Store, index: _Index) -> list[np.ndarray] | None: ...
@@ -151,9 +154,7 @@ def num_threads() -> int: ...
 def set_num_threads(count: int | None) -> None: ...
 def release_memory() -> None: ...
 def repair(path: str) -> list[str]: ...
-def verify(
-    path: str, progress: Callable[[int, int], None] | None = None
-) -> list[tuple[str, _Key | None, int | None, str]]: ...
+def verify(path: str, progress: Callable[[int, int], None] | None = None) -> _Damages: ...
 
 @final
 class Field:
@@ -196,13 +197,11 @@ class Store:
     """An open store; keys are addressed by their position in `layout`."""
 
     @staticmethod
-    def open(path: str, backend: Literal["mmap", "ram", "pread"]) -> Store: ...
+    def open(path: str, backend: _Backend) -> Store: ...
     @staticmethod
-    def open_prefix(path: str, uuid: str, trajectories: int, backend: Literal["mmap", "ram", "pread"]) -> Store: ...
+    def open_prefix(path: str, uuid: str, trajectories: int, backend: _Backend) -> Store: ...
     @staticmethod
-    def open_foreign(
-        path: str, traj_key: _Key | None, end_key: _Key | None, backend: Literal["mmap", "ram", "pread"]
-    ) -> Store: ...
+    def open_foreign(path: str, traj_key: _Key | None, end_key: _Key | None, backend: _Backend) -> Store: ...
     @property
     def path(self) -> str: ...
     @property
@@ -212,7 +211,7 @@ class Store:
     @property
     def is_growing(self) -> bool: ...
     @property
-    def backend(self) -> Literal["mmap", "ram", "pread"]: ...
+    def backend(self) -> _Backend: ...
     @property
     def num_transitions(self) -> int: ...
     @property
@@ -228,24 +227,18 @@ class Store:
     @property
     def attributes(self) -> str: ...
     def gather(
-        self,
-        fields: Sequence[int],
-        index: _Index,
-        out: Sequence[np.ndarray] | None = None,
-        threads: int | None = None,
+        self, fields: _Fields, index: _Index, out: Sequence[np.ndarray] | None = None, threads: int | None = None
     ) -> list[np.ndarray]: ...
     def windows(
         self,
-        fields: Sequence[int],
+        fields: _Fields,
         segment: _Index,
         step: _Index,
         length: int,
         boundary: _Boundary,
         threads: int | None = None,
     ) -> tuple[list[np.ndarray], _Mask | None]: ...
-    def verify(
-        self, progress: Callable[[int, int], None] | None = None
-    ) -> list[tuple[str, _Key | None, int | None, str]]: ...
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> _Damages: ...
 
 @final
 class Motion:
@@ -263,19 +256,11 @@ class Motion:
     @property
     def dtypes(self) -> list[np.dtype[Any]]: ...
     def lookup(
-        self,
-        keys: Sequence[int],
-        clip: _Index,
-        time: _Floats,
-        offsets: _Floats,
-        frame: str = "world",
-        anchor_pos: NDArray[np.float32] | None = None,
-        anchor_quat: NDArray[np.float32] | None = None,
-        origins: NDArray[np.float32] | None = None,
-        refuses_outside: bool = False,
-        out: Sequence[np.ndarray] | None = None,
-        threads: int | None = None,
-    ) -> tuple[list[np.ndarray], _Mask]: ...
+        self, keys: _Fields, clip: _Index, time: _Floats, offsets: _Floats, frame: str = "world",
+        anchor_pos: NDArray[np.float32] | None = None, anchor_quat: NDArray[np.float32] | None = None,
+        origins: NDArray[np.float32] | None = None, refuses_outside: bool = False,
+        out: Sequence[np.ndarray] | None = None, threads: int | None = None,
+    ) -> tuple[list[np.ndarray], _Mask]: ...  # fmt: skip
 
 @final
 class MotionBins:

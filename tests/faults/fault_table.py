@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "pipe, link or device": "no file of a store is waited for or followed, when read, verified, built or locked",
         "file that is a hole": "no memory is taken by its length, or by the manifest's word",
         "foreign metadata": "leads nowhere out of its directory; odd types are typed errors",
+        "a history that lies": "refused by name when the store is opened; no memory is taken by its length",
     },
     "something else is taken for one's own": {
         "somebody else's directory": "a Zarr archive, or another manifest.json, is never built over or cleaned",
