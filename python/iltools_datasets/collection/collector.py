@@ -22,14 +22,25 @@ from numpy.typing import NDArray
 from iltools_datasets._base.integers import checked_integer
 from iltools_datasets._base.plain_json import as_json
 from iltools_datasets.collection import export
+from iltools_datasets.collection.counts import metadata_of, statistics_of
 from iltools_datasets.collection.ends import KNOWN, checked_envs, final_rows, how_of, names_of
 from iltools_datasets.collection.place import Place
 from iltools_datasets.collection.recording import DEFAULT_TASK, Recording, columns_of, history_of, saved_layout
-from iltools_datasets.collection.rows import DATA, LEFT_OUT, as_mask, check_sigma, checked_rows, mask_out_nan
+from iltools_datasets.collection.rows import (
+    DATA,
+    LEFT_OUT,
+    RecordedColumn,
+    as_mask,
+    check_sigma,
+    checked_rows,
+    mask_out_nan,
+)
 from iltools_datasets.collection.settings import OnNan, Settings
+from iltools_datasets.collection.staging import MASK, Staging, is_on_device
 from iltools_datasets.collection.student_frames import StudentFrames
 from iltools_datasets.collection.student_obs import StudentObsBuilder
 from iltools_datasets.errors import ArgumentError, ReadOnlyError, SchemaError
+from iltools_datasets.sources.formats.expert_file import ROLLOUT_KEYS
 
 __all__ = ["ExpertTrajectoryCollector"]
 
@@ -92,8 +103,9 @@ class ExpertTrajectoryCollector:
         self._settings, self._num_envs = settings, settings.num_envs
         self._attributes = None if attributes is None else dict(attributes)
         self._pid = os.getpid()
-        self._said_full = self._said_unknown = self._is_sealing = self._is_over = False
+        self._said_full = self._is_sealing = self._is_over = False
         self._recording: Recording | None = None
+        self._staging = Staging()
         self.student_builder = student_builder
         self._student = None if student_builder is None else StudentFrames(student_builder, settings.longest)
         self._place = Place(directory, overwrite, resume, as_json(self._attributes or {}, "attributes"))
@@ -108,12 +120,14 @@ class ExpertTrajectoryCollector:
     @property
     def num_trajectories(self) -> int:
         """How many episodes are over."""
-        return 0 if self._recording is None else self._recording.num_trajectories
+        recording = self._so_far()
+        return 0 if recording is None else recording.num_trajectories
 
     @property
     def num_steps(self) -> int:
         """How many valid rows there are: env-steps that are data."""
-        return 0 if self._recording is None else self._recording.core.num_rows
+        recording = self._so_far()
+        return 0 if recording is None else recording.core.num_rows
 
     @property
     def num_running(self) -> int:
@@ -123,7 +137,8 @@ class ExpertTrajectoryCollector:
     @property
     def running(self) -> list[int]:
         """The envs that have an episode that is not over."""
-        return [] if self._recording is None else self._recording.core.running
+        recording = self._so_far()
+        return [] if recording is None else recording.core.running
 
     @property
     def is_full(self) -> bool:
@@ -144,8 +159,7 @@ class ExpertTrajectoryCollector:
         Args:
             observations: `[N, obs_dim]`, what the expert saw.
             actions: `[N, action_dim]`, what it did.
-            action_mean: `[N, action_dim]`; None = the action.
-            action_sigma: `[N, action_dim]`; None = 0.01.
+            action_mean, action_sigma: `[N, action_dim]`; None = the action, and 0.01.
             student_observations: `[N, student_obs_dim]`; with every step if `student_obs_dim` was given.
             valid_mask: bool `[N]`: False where the row is no data; an episode that ran there is cut. None = all are.
 
@@ -155,22 +169,30 @@ class ExpertTrajectoryCollector:
             ReadOnlyError: the collector is closed, or this process is a copy of the one that has it.
             OSError: the disk is full, also where the store could not be written meanwhile; what was published stays.
         """
+        self._settle()
+        values = (observations, student_observations, actions, action_mean, action_sigma)
+        given = dict(zip(ROLLOUT_KEYS, values, strict=True))
+        self._settings.check_student(student_observations is not None)
+        # A history is told from its builder, which goes on with the next step.
+        if self._student is None and is_on_device({**given, MASK: valid_mask}):
+            self._staging.put({**given, MASK: valid_mask}, self._rows)
+        else:
+            self._record(given, valid_mask)
+
+    def _settle(self) -> None:
+        """Record the step that came from a device with the call before; raises what is wrong with it."""
         self._require_open()
-        if (student_observations is None) != (self.student_obs_dim is None):
-            expected = "none, as student_obs_dim is not given" if self.student_obs_dim is None else "one per step"
-            raise SchemaError(f"student_observations: expected {expected}")
-        given = {
-            "observations": observations,
-            "student_observations": student_observations,
-            "actions": actions,
-            "action_mean": action_mean,
-            "action_sigma": action_sigma,
-        }
-        widths = dict.fromkeys(given, self.action_dim)
-        widths.update(observations=self.obs_dim, student_observations=self.student_obs_dim or 0)
+        if self._staging.holds_step:
+            given = self._staging.take()
+            self._record(given, given.pop(MASK))
+
+    def _rows(self, given: dict[str, Any]) -> dict[RecordedColumn, NDArray[Any]]:
         columns = None if self._recording is None else self._recording.columns
         take = checked_rows if self._student is None else self._student.rows
-        rows = take(given, widths, columns, self._num_envs, self._settings.float_dtype)
+        return take(given, self._settings.widths, columns, self._num_envs, self._settings.float_dtype)
+
+    def _record(self, given: dict[str, Any], valid_mask: Any) -> None:
+        rows = self._rows(given)
         num_envs = len(next(iter(rows.values())))
         mask = as_mask(valid_mask, num_envs)
         mask = mask_out_nan(rows, mask, self._settings.on_nan)
@@ -214,7 +236,7 @@ class ExpertTrajectoryCollector:
             ArgumentError: a negative count, or more than are running. OutOfRangeError: an id twice, out of range or
                 without a running episode. SchemaError: a final observation that does not fit. Nothing was changed.
         """
-        self._require_open()
+        self._settle()
         running = self.running
         if env_ids is None:
             number = checked_integer("count", 1 if count is None else count, low=0)
@@ -223,7 +245,8 @@ class ExpertTrajectoryCollector:
             if number != len(running):
                 if self._student is not None and number:
                     raise SchemaError("count: which episodes ended is needed to put histories together: pass env_ids")
-                self._note_unknown_ends(number)
+                if number and self._recording is not None:
+                    self._recording.note_unknown_ends(number)
                 return
             env_ids = running
         ids = checked_envs(env_ids, running, self._num_envs or 0)
@@ -250,7 +273,7 @@ class ExpertTrajectoryCollector:
 
         With a directory, readers of the store find every episode that is over when this returns.
         """
-        self._require_open()
+        self._settle()
         if self._recording is not None:
             self._recording.core.flush()
 
@@ -268,9 +291,11 @@ class ExpertTrajectoryCollector:
         target = Path(path)
         if target.suffix:
             export.check_suffix(target)
-        recording = self._require_recorded()
+        self._settle()
+        if (recording := self._recording) is None:
+            raise SchemaError(f"{self._place.directory}: nothing was recorded")
         if target.suffix:
-            export.write_file(recording, target, self._metadata(), only_valid)
+            export.write_file(recording, target, metadata_of(self._settings, recording), only_valid)
         else:
             export.write_store(recording, target, as_json(self._attributes or {}, "attributes"))
 
@@ -289,6 +314,12 @@ class ExpertTrajectoryCollector:
         if self._is_over:
             return
         self._require_open()
+        try:
+            self._settle()
+        finally:
+            self._seal()
+
+    def _seal(self) -> None:
         recording = self._recording
         if self._place.grows and recording is not None:
             if not self._is_sealing:
@@ -308,6 +339,7 @@ class ExpertTrajectoryCollector:
     def clear(self) -> None:
         """Drop everything that was recorded and begin again."""
         self._require_open()
+        self._staging.drop()
         core, self._recording = None if self._recording is None else self._recording.core, None
         self._said_full = False
         if self._student is not None:
@@ -316,24 +348,8 @@ class ExpertTrajectoryCollector:
 
     def get_statistics(self) -> dict[str, Any]:
         """Return counts of what was recorded, its widths, and what it takes on disk and in memory."""
-        core = None if self._recording is None else self._recording.core
-        dropped, invalid = (0, 0) if core is None else core.num_missing
-        # Where the journal's steps lie, and the table of the store.
-        held = 0 if core is None else 16 * core.num_steps + 128 * core.num_episodes
-        return {
-            "num_trajectories": self.num_trajectories,
-            "num_steps": self.num_steps,
-            "avg_steps_per_trajectory": self.num_steps / self.num_trajectories if self.num_trajectories else 0.0,
-            "obs_dim": self.obs_dim,
-            "student_obs_dim": self.student_obs_dim,
-            "action_dim": self.action_dim,
-            "memory_usage_mb": held / 2**20,
-            "bytes_on_disk": self._place.bytes_on_disk,
-            "num_running": len(self.running),
-            "num_dropped": dropped,
-            "num_invalid": invalid,
-            "stalled_seconds": 0.0 if core is None else core.stalled_seconds,
-        }
+        stalled = self._staging.stalled_seconds
+        return statistics_of(self._settings, self._so_far(), self._place.bytes_on_disk, stalled)
 
     def __enter__(self) -> ExpertTrajectoryCollector:
         return self
@@ -344,7 +360,7 @@ class ExpertTrajectoryCollector:
         # What is finished is kept, whatever ended the block; a forked copy that leaves it has no part in it.
         if os.getpid() != self._pid:
             return
-        if kind is None or self._recording is not None:
+        if kind is None or self._staging.holds_step or self._recording is not None:
             self.close()
         elif not self._is_over:
             self._is_over = True
@@ -356,10 +372,9 @@ class ExpertTrajectoryCollector:
         if self._is_over:
             raise ReadOnlyError("the collector is closed")
 
-    def _require_recorded(self) -> Recording:
-        self._require_open()
-        if self._recording is None:
-            raise SchemaError(f"{self._place.directory}: nothing was recorded")
+    def _so_far(self) -> Recording | None:
+        if self._staging.holds_step and os.getpid() == self._pid:
+            self._settle()
         return self._recording
 
     def _go_on(self) -> None:
@@ -377,24 +392,7 @@ class ExpertTrajectoryCollector:
         if not self._said_full:
             self._said_full = True
             full = f"{self.num_trajectories} trajectories are recorded"
-            warnings.warn(f"{full}; running ones are finished, no new one begins", stacklevel=3)
+            warnings.warn(f"{full}; running ones are finished, no new one begins", stacklevel=4)
         begins = mask == DATA
         begins[self._recording.core.running] = False
         return np.where(begins, np.uint8(LEFT_OUT), mask)
-
-    def _note_unknown_ends(self, number: int) -> None:
-        if number and not self._said_unknown:
-            self._said_unknown = True
-            warnings.warn(
-                f"{number} of {len(self.running)} running episodes ended, and not which: boundaries stay unknown, "
-                "and a store of this recording has no next observations; pass env_ids",
-                stacklevel=3,
-            )
-        if self._recording is not None and number:
-            self._recording.note_unknown_ends(number)
-
-    def _metadata(self) -> dict[str, Any]:
-        dims = {"teacher": self.obs_dim, "student": self.student_obs_dim}
-        counts = {"num_trajectories": self.num_trajectories, "num_steps": self.num_steps}
-        known = {name: dim for name, dim in dims.items() if dim is not None}
-        return {**counts, "obs_dim_dict": known, "action_dim": self.action_dim}

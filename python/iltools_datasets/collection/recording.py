@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class Recording:
         self.core, self.place, self.num_envs, self.columns = core, place, num_envs, columns
         self.tasks = tasks
         """Names of the tasks, by id."""
-        self._ends = ends
+        self._ends, self._said_unknown = ends, False
         self.history = history
         """How frames make students' observations; None where these are recorded as they are."""
         self._longest = longest
@@ -100,6 +101,13 @@ class Recording:
         Where a store has grown out of episodes of known boundaries, those that run are cut here instead, so that no
         next observation is made up.
         """
+        if not self._said_unknown:
+            self._said_unknown = True
+            warnings.warn(
+                f"{number} of {len(self.core.running)} running episodes ended, and not which: boundaries stay unknown, "
+                "and a store of this recording has no next observations; pass env_ids",
+                stacklevel=3,
+            )
         cuts = self.place.grows and self.knows_boundaries and self.core.num_episodes
         if cuts:
             self._ends.counted_ends += number

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from iltools_datasets.errors import SchemaError
-from iltools_datasets.sources.formats.expert_file import ROLLOUT_KEYS
+from iltools_datasets.sources.formats.expert_file import REQUIRED_KEYS, ROLLOUT_KEYS
 
 DATA, LEFT_OUT = 1, 2
 """Bytes of a recorded mask: the row is data; it is none, as there are enough episodes. Others are no data either."""
@@ -80,6 +80,9 @@ def checked_rows(
 
     Raises `SchemaError` naming the argument that does not fit, is new or is missing.
     """
+    for argument in REQUIRED_KEYS:
+        if given[argument] is None:
+            raise SchemaError(f"{argument}: expected [num_envs, {widths[argument]}], found None")
     arrays = {
         argument: as_rows(argument, value, widths[argument], float_dtype)
         for argument, value in given.items()

@@ -69,6 +69,19 @@ class Settings:
             checked_integer("max_episode_steps", _ENDLESS if max_episode_steps is None else max_episode_steps, low=1),
         )
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Widths of the arguments of a step."""
+        student, action = self.student_obs_dim or 0, self.action_dim
+        known = {"observations": self.obs_dim, "student_observations": student, "actions": action}
+        return {**known, "action_mean": action, "action_sigma": action}
+
+    def check_student(self, is_given: bool) -> None:
+        """Raise `SchemaError` unless a student's observations are given with a step exactly where they are to be."""
+        if is_given != (self.student_obs_dim is not None):
+            expected = "none, as student_obs_dim is not given" if self.student_obs_dim is None else "one per step"
+            raise SchemaError(f"student_observations: expected {expected}")
+
     def check_resumed(
         self, label: str, num_envs: int, columns: list[RecordedColumn], history: HistoryRule | None
     ) -> None:
