@@ -99,6 +99,33 @@ def test_the_doctor_mends_what_can_be_computed(iltools: Any, tmp_path: Path) -> 
     assert iltools("doctor", tmp_path / "a.zarr", "--overwrite").code == 2
 
 
+def test_a_store_says_its_rate_and_names(iltools: Any, tmp_path: Path) -> None:
+    with ArchiveWriter(tmp_path / "a.zarr") as writer:
+        for number, fps in enumerate((30.0, 50.0)):
+            arrays = {"joint_pos": np.zeros((6, 2)), "joint_vel": np.zeros((6, 2))}
+            writer.add("lab", "walk", f"c{number}", arrays, {"fps": fps, "joint_names": ["hip", "knee"]})
+    assert iltools("build", tmp_path / "a.zarr", "--out", tmp_path / "store").code == 0
+    said = iltools("info", tmp_path / "store").out
+    assert "30 Hz, 50 Hz" in said
+    assert "2: hip, knee" in said
+    document = iltools("info", tmp_path / "store", "--json").json
+    assert (document["rates"], document["attributes"]["joint_names"]) == ([30.0, 50.0], ["hip", "knee"])
+    columns = iltools("view", tmp_path / "store", "--key", "joint_pos", "--json").json["columns"]
+    assert [column["name"] for column in columns] == ["hip", "knee"]
+
+
+def test_several_processes_export_the_same(iltools: Any, raw: Path, tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        arguments = ("export", "auto", raw, "--out", tmp_path / f"{jobs}.zarr", "--jobs", jobs)
+        assert iltools(*arguments).code == 0
+    one, two = (
+        {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        for path in (tmp_path / "1.zarr", tmp_path / "2.zarr")
+    )
+    assert one == two
+    assert iltools("export", "auto", raw, "--out", tmp_path / "0.zarr", "--jobs", 0).code == 2
+
+
 def test_parts_are_joined(iltools: Any, raw: Path, archive: Path, store: Path, tmp_path: Path) -> None:
     more = write_csv(tmp_path / "run_60hz.csv", 22, 9)
     assert iltools("export", "auto", more, "--out", tmp_path / "more.zarr").code == 0

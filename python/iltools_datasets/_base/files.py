@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +17,9 @@ from iltools_datasets.errors import StateError
 
 _SYNC_ALL_ABOVE = 256
 """Files above which one sync of the whole system is cheaper than one of each (a tenth of a millisecond per file)."""
+
+_PATIENCE = 0.1
+"""Seconds that who has interrupted is kept waiting for what is being removed."""
 
 
 class Maker:
@@ -42,6 +46,26 @@ class Maker:
         """Remove a directory with all below it, as far as that is possible; in a copy, nothing."""
         if self.is_here:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_soon(path: Path, seconds: float = _PATIENCE) -> None:
+    """Remove a directory with all below it, for so long; what is left by then goes by a process of its own.
+
+    For whoever is interrupted: a hundred thousand files take longer to remove than anybody waits for.
+    """
+    deadline = time.monotonic() + seconds
+    for directory, below, names in os.walk(path, topdown=False):
+        here = Path(directory)
+        for entry in (*(here / name for name in names), *(here / name for name in below)):
+            if time.monotonic() > deadline:
+                nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+                command = ["rm", "-rf", "--", os.fspath(path)]
+                os.posix_spawnp(command[0], command, os.environ, file_actions=nowhere, setpgroup=0)
+                return
+            with suppress(OSError):
+                entry.unlink()  # of a directory it is refused, and of a link to one it is the link
+        with suppress(OSError):
+            here.rmdir()
 
 
 def bytes_below(directory: Path) -> int:

@@ -19,7 +19,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-from iltools_datasets._base.files import Maker, make_directory, sync_directory, sync_tree
+from iltools_datasets._base.files import Maker, make_directory, remove_soon, sync_directory, sync_tree
 from iltools_datasets.archive.place import read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
@@ -46,8 +46,8 @@ class Target(Protocol):
     def publish(self, root_metadata: bytes) -> None:
         """Write the root's metadata and make the archive visible."""
 
-    def discard(self) -> None:
-        """Remove everything written."""
+    def discard(self, at_once: bool = False) -> None:
+        """Remove everything written; `at_once`, where somebody waits, as soon as can be and not by and by."""
 
 
 class DirectoryTarget:
@@ -105,8 +105,11 @@ class DirectoryTarget:
             sync_directory(self._path.parent)
         self._unlock()
 
-    def discard(self) -> None:
-        self._maker.remove_tree(self._root)
+    def discard(self, at_once: bool = False) -> None:
+        if at_once and self._maker.is_here:
+            remove_soon(self._root)
+        else:
+            self._maker.remove_tree(self._root)
         self._unlock()
 
     def _make_parent(self, key: str) -> None:
@@ -182,7 +185,7 @@ class StoreTarget:
         self._uploads.shutdown()
         self._upload(ROOT_METADATA, root_metadata)
 
-    def discard(self) -> None:
+    def discard(self, at_once: bool = False) -> None:
         if not self._maker.is_here:
             return
         self._uploads.shutdown(cancel_futures=True)

@@ -147,15 +147,15 @@ class ArchiveWriter:
         assert layout is not None
         self._target = self._layout = None
         if kind is not None:
-            target.discard()
+            target.discard(at_once=issubclass(kind, KeyboardInterrupt))
             return
         try:
             layout.finish()
             for path, node in layout.nodes.items():
                 target.put(f"{path}/{ROOT_METADATA}", _dump(node))
             target.publish(_dump(self._root(layout.nodes)))
-        except BaseException:
-            target.discard()
+        except BaseException as failure:
+            target.discard(at_once=isinstance(failure, KeyboardInterrupt))
             raise
 
     def _root(self, nodes: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def export(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave out what cannot be read, list it at the end, and exit with 1.")
     ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that read files.", metavar="N")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Write raw motion files of any known format to one Zarr archive."""
@@ -71,6 +72,7 @@ def export(
             overwrite=overwrite,
             keep_going=keep_going,
             progress=_show_on(bar),
+            jobs=jobs,
         )
     if as_json:
         print_json(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from iltools_datasets.cli.looked_at import ClipInfo, KeyInfo, Opened, size_on_disk
 from iltools_datasets.errors import IltoolsError, MissingKeyError, SourceError, SourceNotFoundError, UnknownSegmentError
-from iltools_datasets.motion.description import declared_rate
+from iltools_datasets.motion.description import ATTRIBUTE, declared_rate
 from iltools_datasets.store.keys import Key
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
@@ -156,16 +156,18 @@ class OpenedStore:
         self.path = path
         self._store = store = TrajectoryStore.open(path)
         names = store.task_names
+        self._motion = _motion_of(store)
+        rates = _rates_of(self._motion.get("fps"), store.num_trajectories)
         has_states = any(store.successor(key) is not None for key in store.keys)
         self.clips = [
             ClipInfo(
                 names.get(segment.task_id, f"task {segment.task_id}"),
                 name or f"trajectory {segment.traj_id}",
                 segment.length + has_states,
-                None,
+                rate,
                 not has_states,
             )
-            for segment, name in zip(store.segments, store.trajectory_names, strict=True)
+            for segment, name, rate in zip(store.segments, store.trajectory_names, rates, strict=True)
         ]
         self.numbers: Sequence[int] = range(len(self.clips))
         self.keys = {
@@ -195,8 +197,8 @@ class OpenedStore:
         return np.array(sums)
 
     def attributes(self, position: int) -> Mapping[str, Any]:
-        """Return nothing: a store keeps the attributes of its archive, not those of each clip."""
-        return {}
+        """Return what a store says of all its clips: names, and the order of quaternions."""
+        return self._motion
 
     def read(self, position: int, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return whole columns of a clip."""
@@ -206,6 +208,18 @@ class OpenedStore:
                 raise MissingKeyError(f"{self.path}: no key {name!r}; there are {sorted(self.keys)}")
         arrays = self._store.trajectory(position, [self._parts[name] for name in names])
         return {name: arrays[self._parts[name]] for name in names}
+
+
+def _motion_of(store: TrajectoryStore) -> dict[str, Any]:
+    """Return what a store says of its motion, as far as it does."""
+    told = store.attributes.get(ATTRIBUTE)
+    return {name: value for name, value in told.items() if value is not None} if isinstance(told, dict) else {}
+
+
+def _rates_of(fps: object, count: int) -> list[float | None]:
+    """Return the rate of each of so many clips; of a store that is longer by now, those of its first ones."""
+    told = fps[:count] if isinstance(fps, list) and len(fps) >= count else [fps] * count
+    return [float(rate) if isinstance(rate, int | float) and rate > 0 else None for rate in told]
 
 
 def _text(key: Key) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+from iltools_datasets._base.integers import checked_integer
 from iltools_datasets.archive.place import Location
 from iltools_datasets.archive.writer import ArchiveWriter
 from iltools_datasets.errors import ArgumentError, IltoolsError, SourceError
 from iltools_datasets.sources.protocol import Recording, Source, SourceFile
-from iltools_datasets.sources.resample import resample
+from iltools_datasets.sources.readers import Job, Readers, read_file
 from iltools_datasets.sources.summary import DatasetMetadata, Summary
 
 Progress = Callable[[int, int, Path], None]
@@ -74,6 +76,7 @@ def export(
     max_trajectories_per_motion: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> ExportReport:
     """Write every recording of the sources as `<dataset_source>/<motion>/traj<i>` of a Zarr archive.
 
@@ -91,32 +94,34 @@ def export(
         max_trajectories_per_motion: stop reading a motion after so many trajectories.
         metadata: entries of the archive's description (fields of `DatasetMetadata`: `name`, `version`, ...).
         progress: called as `progress(files_done, files_in_all, next_file)` before each file.
+        jobs: so many processes read files and resample, which begin as multiprocessing's "spawn" does; one reads here.
+            The archive is the same, bit for bit.
 
     Raises:
-        ArgumentError: a rate that is none.
-        SourceError: a file is damaged or not what it claims to be, or nothing is left to write. Nothing has changed.
+        ArgumentError: a rate that is none, or a number of processes.
+        SourceError: a file is damaged or not what it claims to be, the process that read it is gone, or nothing is left
+            to write. Nothing has changed.
         SchemaError: its arrays do not fit together.
         ArchiveExistsError: there is an archive and `overwrite` is False.
     """
     if fps is not None and not (isfinite(fps) and fps > 0):
         raise ArgumentError(f"fps: expected a positive number, found {fps:g}")
+    processes = checked_integer("jobs", jobs, 1)
     opened = [sources] if isinstance(sources, Source) else list(sources)
     report = ExportReport(out)
-    jobs = [(source, file) for source in opened for file in _files(source, keep_going, report)]
+    files = [(source, file) for source in opened for file in _files(source, keep_going, report)]
     summary = Summary()
-    with ArchiveWriter(out, overwrite, layout=layout) as writer:
-        for number, (source, file) in enumerate(jobs):
+    with ArchiveWriter(out, overwrite, layout=layout) as writer, _reading(files, processes, fps) as read:
+        for number, (source, file) in enumerate(files):
             if progress is not None:
-                progress(number, len(jobs), file.path)
+                progress(number, len(files), file.path)
             target = dataset_source or source.dataset_source
             try:
-                for index, recording in enumerate(source.read(file)):
+                for index, recording in enumerate(read(number)):
                     task = (target, file.motion)
                     count = summary.count(task)
                     if max_trajectories_per_motion is not None and count >= max_trajectories_per_motion:
                         break
-                    if fps is not None:
-                        recording = resample(recording, fps, str(file.path))
                     attributes = describe(source, file, index, recording)
                     writer.add(*task, f"traj{count}", recording.arrays, attributes)
                     summary.add(task, recording)
@@ -135,6 +140,16 @@ def export(
         writer.metadata = asdict(report.metadata)
     report.notes = [note for source in opened for note in source.notes] + summary.remarks()
     return report
+
+
+@contextmanager
+def _reading(files: Sequence[Job], processes: int, fps: float | None) -> Iterator[Callable[[int], Iterator[Recording]]]:
+    """Yield what reads the file of a number: here, or in processes of its own."""
+    if processes == 1 or len(files) < 2:
+        yield lambda number: read_file(*files[number], fps)
+        return
+    with Readers(files, processes, fps) as readers:
+        yield readers.read
 
 
 def describe(source: Source, file: SourceFile, index: int, recording: Recording) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class LeRobotSource(Source):
 
     def read(self, file: SourceFile) -> Iterator[Recording]:
         reader = self._reader(file.path)
-        self.notes += [f"{file.path}: {note}" for note in reader.notes]
+        for note in reader.notes:
+            self.note(f"{file.path}: {note}")
         keys = [key for key in reader.info.number_keys if key not in ID_KEYS]
         for position, number in enumerate(reader.episode_numbers.tolist()):
             segment = reader.store.segments[position]
