@@ -431,39 +431,40 @@ def test_a_forked_copy_touches_nothing(tmp_path: Path) -> None:
 @pytest.mark.faults("a signal handler that records")
 def test_a_signal_handler_and_another_thread_use_a_collector_that_writes_a_store(tmp_path: Path) -> None:
     """A store is written by a native call in which handlers run and other threads go on: nobody waits for ever."""
-    collector = make(max_trajectories=10**6)
-    for at in range(500):
-        collector.add_step(**step_of(at))
+    steps, wide, path = 60, 1 << 14, tmp_path / "store"
+    collector = ExpertTrajectoryCollector(wide, ACT, STUDENT, max_trajectories=10**6)
+    for at in range(steps):
+        rows = np.full((N, wide), at, np.float32)
+        collector.add_step(**{**step_of(at), "observations": rows})
         collector.mark_trajectory_end(count=N)
-    asked: list[tuple[str, int]] = []
-    over = threading.Event()
+    asked: set[tuple[str, int]] = set()
+    idle, over = threading.Event(), threading.Event()
+    idle.set()
 
     def handler(_: int, frame: Any) -> None:
-        # The frame says what is under way: the call that writes the store, for one.
-        asked.append((frame.f_code.co_name, collector.num_steps))
+        # The frame says what is under way: the call that writes the store.
+        asked.add((frame.f_code.co_name, collector.num_steps))
         collector.flush()
+        idle.set()
 
     def ask() -> None:
-        while not over.is_set():
-            assert collector.num_trajectories >= 500 * N
+        while not over.wait(0.001):
+            assert collector.num_trajectories == steps * N
+            if idle.is_set() and any(file.stat().st_size for file in path.rglob("observation.memmap")):
+                idle.clear()
+                os.kill(os.getpid(), signal.SIGALRM)
 
     other = threading.Thread(target=ask)
     before = signal.signal(signal.SIGALRM, handler)
     try:
         other.start()
-        for turn in range(50):
-            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-            collector.save(tmp_path / str(turn))
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            if any(name == "write_store" for name, _ in asked):
-                break
+        collector.save(path)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         over.set()
         other.join()
-    assert ("write_store", 500 * N) in asked
-    store = TrajectoryStore.open(tmp_path / str(turn))
-    assert (len(store), store.num_trajectories) == (500 * N, 500 * N)
+        signal.signal(signal.SIGALRM, before)
+    assert ("write_store", steps * N) in asked
+    store = TrajectoryStore.open(path)
+    assert (len(store), store.num_trajectories) == (steps * N, steps * N)
     assert not verify_store(store.path)
     collector.close()

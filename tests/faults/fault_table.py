@@ -54,6 +54,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Python is called while a lock is held": {
         "signal handler in a call": "abort() works at once; other methods are refused or wait, none hangs",
+        "a signal handler that records": "asks and flushes while a store is written, as other threads do",
     },
     "files are opened in more than one way": {
         "pipe, link or device": "no file of a store is waited for or followed, when read, verified, built or locked",
