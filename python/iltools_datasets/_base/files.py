@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,10 @@ _SYNC_ALL_ABOVE = 256
 
 _PATIENCE = 0.3
 """Seconds that who has interrupted is kept waiting for what is being removed."""
+
+
+_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
+"""Another file system, one without links, or a file that has as many as it may."""
 
 
 class Maker:
@@ -75,6 +80,21 @@ def bytes_below(directory: Path) -> int:
         with suppress(FileNotFoundError):
             found += file.stat().st_size if file.is_file() else 0
     return found
+
+
+def link_or_copy(file: Path, target: Path) -> bool:
+    """Make a file that nobody will write to appear at `target`, too; tell whether it is shared and not copied.
+
+    It is copied where the file system has no links, or is another one. Any other error is raised.
+    """
+    try:
+        os.link(file, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _UNLINKABLE:
+            raise
+        shutil.copy2(file, target, follow_symlinks=False)
+        return False
+    return True
 
 
 def make_directory(path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from iltools_datasets.archive.place import Location
+from iltools_datasets.archive.place import Location, as_path_or_url
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.archive.schema import Task, Trajectory
 from iltools_datasets.archive.writer import ArchiveWriter
@@ -62,7 +63,11 @@ def combine_archives(parts: Sequence[Location], path: Location, overwrite: bool 
     if len(parts) < 2:
         raise ArgumentError(f"expected at least two archives to join, found {len(parts)}")
     _refuse_doubles(parts)
-    readers = [ArchiveReader(part) for part in parts]
+    with ExitStack() as opened:
+        return _combine([opened.enter_context(ArchiveReader(part)) for part in parts], path, overwrite)
+
+
+def _combine(readers: Sequence[ArchiveReader], path: Location, overwrite: bool) -> Combined:
     clips = [(reader, clip) for reader in readers for clip in reader.trajectories]
     _refuse_twins(clips)
     for part in clips:
@@ -71,10 +76,8 @@ def combine_archives(parts: Sequence[Location], path: Location, overwrite: bool 
     for reader, clip in clips:
         by_task[clip.dataset_source, clip.motion].append((reader, clip))
     shared, rewritten = 0, []
-    is_packed = any(_is_packed(*part) for part in clips)
-    with ArchiveWriter(
-        path, overwrite, layout="packed" if is_packed else "nested", metadata=_metadata(readers)
-    ) as writer:
+    layout: Literal["nested", "packed"] = "packed" if any(reader.is_packed for reader in readers) else "nested"
+    with ArchiveWriter(path, overwrite, layout=layout, metadata=_metadata(readers)) as writer:
         for (source, motion), members in by_task.items():
             if _can_be_shared(members):
                 shared += _share(writer, members)
@@ -87,8 +90,6 @@ def combine_archives(parts: Sequence[Location], path: Location, overwrite: bool 
         for reader in readers:
             if not reader.is_current:
                 raise ArchiveChangedError(f"{reader.path}: was replaced meanwhile; try again")
-    for reader in readers:
-        reader.close()
     return Combined(
         path=str(path),
         parts=tuple(str(reader.path) for reader in readers),
@@ -102,8 +103,9 @@ def combine_archives(parts: Sequence[Location], path: Location, overwrite: bool 
 def _refuse_doubles(parts: Sequence[Location]) -> None:
     seen: dict[object, Location] = {}
     for part in parts:
-        is_local = isinstance(part, str | os.PathLike) and "://" not in os.fspath(part)
-        place: object = Path(os.fspath(part)).resolve() if is_local else part
+        place: object = as_path_or_url(part) if isinstance(part, str | os.PathLike) else part
+        if isinstance(place, Path):
+            place = place.resolve()
         if place in seen:
             raise DuplicateTrajectoryError(f"{part}: is given twice" + (f", as {seen[place]}" if part != place else ""))
         seen[place] = part
@@ -145,11 +147,9 @@ def _is_packed(reader: ArchiveReader, clip: Trajectory) -> bool:
 def _can_be_shared(members: Sequence[Part]) -> bool:
     """Whether the files of a motion can be those of its parts as they are."""
     readers = {id(reader): reader for reader, _ in members}
-    is_ours = all(
-        reader.all_chunks_written and isinstance(reader.path, Path) and reader.path.is_dir()
-        for reader in readers.values()
+    return all(reader.lends_files for reader in readers.values()) and (
+        len(readers) == 1 or not any(_is_packed(*part) for part in members)
     )
-    return is_ours and (len(readers) == 1 or not any(_is_packed(*part) for part in members))
 
 
 def _share(writer: ArchiveWriter, members: Sequence[Part]) -> int:

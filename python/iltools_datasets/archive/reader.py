@@ -116,6 +116,16 @@ class ArchiveReader:
         """Whether the archive is still the one at its place."""
         return self._place.is_current()
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether trajectories lie behind one another in arrays of their motion."""
+        return any(self.group_of(trajectory) != trajectory.path for trajectory in self.trajectories)
+
+    @property
+    def lends_files(self) -> bool:
+        """Whether its files may be those of another archive, too: they are local, all there, and written only once."""
+        return self.all_chunks_written and isinstance(self.path, Path) and self.path.is_dir()
+
     def group_of(self, trajectory: Trajectory) -> str:
         """Return the path of the group whose arrays hold a trajectory: its own, or its motion's if packed."""
         return self._clip(trajectory).group

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import glob
 import os
@@ -19,14 +18,12 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-from iltools_datasets._base.files import Maker, make_directory, remove_soon, sync_directory, sync_tree
+from iltools_datasets._base.files import Maker, link_or_copy, make_directory, remove_soon, sync_directory, sync_tree
 from iltools_datasets.archive.place import read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
 ROOT_METADATA = "zarr.json"
 _UPLOADS = 16
-_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
-"""Another file system, one without links, or a file that has as many as it may."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -83,14 +80,7 @@ class DirectoryTarget:
     def link(self, key: str, file: Path) -> bool:
         self._maker.require(self._path)
         self._make_parent(key)
-        try:
-            os.link(file, self._root / key, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _UNLINKABLE:
-                raise
-            shutil.copyfile(file, self._root / key)
-            return False
-        return True
+        return link_or_copy(file, self._root / key)
 
     def publish(self, root_metadata: bytes) -> None:
         self.put(ROOT_METADATA, root_metadata)

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from iltools_datasets.motion.clip import see_motion, walk_columns
 from iltools_datasets.motion.description import declared_rate
 from iltools_datasets.motion.kinds import NAMES, VELOCITY_OF, is_position_or_rotation, quaternion_columns
 from iltools_datasets.motion.kinematics import body_angular_velocity, rate_of_change
-from iltools_datasets.motion.rotations import into_body_frame, quaternion_inverse
+from iltools_datasets.motion.rotations import as_wxyz, into_body_frame, quaternion_inverse
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -86,15 +85,23 @@ def fix_archive(
     """
     if fps is not None and not 0 < fps < inf:
         raise ArgumentError(f"fps: expected a positive number, found {fps:g}")
-    reader = ArchiveReader(path)
+    with ArchiveReader(path) as reader:
+        return _fix(reader, mended_path, fps, overwrite, progress)
+
+
+def _fix(
+    reader: ArchiveReader,
+    mended_path: Location,
+    fps: float | None,
+    overwrite: bool,
+    progress: Callable[[], None] | None,
+) -> Mended:
     mended = Mended(os.fspath(mended_path) if isinstance(mended_path, str | os.PathLike) else str(mended_path))
-    is_packed = any(reader.group_of(clip) != clip.path for clip in reader.trajectories)
-    shares = reader.all_chunks_written and isinstance(reader.path, Path) and reader.path.is_dir() and not is_packed
+    shares = reader.lends_files and not reader.is_packed
     for clip in reader.misfits:
         raise SchemaError(f"{reader.path}: trajectory {clip.path}: {clip.misfit}")
-    with ArchiveWriter(
-        mended_path, overwrite, layout="packed" if is_packed else "nested", metadata=reader.metadata
-    ) as writer:
+    layout: Literal["nested", "packed"] = "packed" if reader.is_packed else "nested"
+    with ArchiveWriter(mended_path, overwrite, layout=layout, metadata=reader.metadata) as writer:
         for clip, arrays in reader.stream():
             attributes, changes = mend(clip, arrays, fps)
             mended.changes += changes
@@ -187,11 +194,11 @@ def _recompute(clip: Trajectory, arrays: Arrays, wrong: Disagreement, rate: floa
     if wrong.turns:
         if wrong.key != "qvel" and NAMES[wrong.key].kind != "vector":
             return 0  # nobody knows in which frame it is
+        is_xyzw = clip.attributes.get("quaternion_order") == "xyzw"
         for number, (column, rate_column) in enumerate(turning):
             for group in np.flatnonzero(wrong.columns[number * groups : (number + 1) * groups]):
                 quaternions = positions[:, group, column : column + 4]
-                if clip.attributes.get("quaternion_order") == "xyzw":
-                    quaternions = quaternions[:, [3, 0, 1, 2]]
+                quaternions = as_wxyz(quaternions, "xyzw" if is_xyzw else "wxyz")
                 norms = np.linalg.norm(quaternions, axis=-1, keepdims=True)
                 unit = quaternions / np.where(norms > 0, norms, 1)
                 angular = body_angular_velocity(unit, rate)

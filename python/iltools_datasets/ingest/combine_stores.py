@@ -12,7 +12,7 @@ from typing import Any
 
 from iltools_datasets import _core
 from iltools_datasets._base.bfloat16 import as_bfloat16
-from iltools_datasets._base.files import Maker, make_directory, sync_directory, sync_tree
+from iltools_datasets._base.files import Maker, link_or_copy, make_directory, sync_directory, sync_tree
 from iltools_datasets._base.local_path import local_path
 from iltools_datasets._base.plain_json import as_json
 from iltools_datasets.errors import (
@@ -138,11 +138,8 @@ def _link(store: TrajectoryStore, stage: Path) -> int:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, target, follow_symlinks=False)
+            if link_or_copy(file, target):
                 shared += file.stat().st_size
-            except OSError:
-                shutil.copy2(file, target, follow_symlinks=False)
     return shared
 
 
