@@ -80,12 +80,12 @@ def test_zarr_python_reads_the_same(tmp_path, layout):
                     np.testing.assert_array_equal(array[...], values)
                     assert array.nchunks_initialized == array.nchunks
         else:
-            for motion in ("walk0", "walk1", "walk2"):
-                rows = [arrays["qpos"] for (_, name, _), arrays in clips.items() if name == motion]
-                np.testing.assert_array_equal(members[f"lib/{motion}/qpos"][...], np.concatenate(rows))
-                np.testing.assert_array_equal(members[f"lib/{motion}/length"][...], [len(row) for row in rows])
-                steps = [arrays["action"] for (_, name, _), arrays in clips.items() if name == motion]
-                np.testing.assert_array_equal(members[f"lib/{motion}/action"][...], np.concatenate(steps))
+            for key in ("qpos", "action", "contact"):
+                rows = np.concatenate([arrays[key] for arrays in clips.values()])
+                np.testing.assert_array_equal(members[f"lib/packed/{key}"][...], rows)
+            lengths = [len(arrays["qpos"]) for arrays in clips.values()]
+            np.testing.assert_array_equal(members["lib/packed/length"][...], lengths)
+            np.testing.assert_array_equal(members["lib/packed/start"][1:], np.cumsum(lengths)[:-1])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -93,7 +93,7 @@ def test_every_chunk_is_written_and_summed(tmp_path, layout):
     with ArchiveWriter(tmp_path / "a.zarr", layout=layout) as writer:
         writer.add("lib", "stand", "traj0", {"qpos": np.zeros((500_000, 2), np.float32)})
     array = dict(zarr.open_group(tmp_path / "a.zarr").members(max_depth=None))[
-        "lib/stand/traj0/qpos" if layout == "nested" else "lib/stand/qpos"
+        "lib/stand/traj0/qpos" if layout == "nested" else "lib/packed/qpos"
     ]
     assert array.nchunks_initialized == array.nchunks > 1
     assert any(isinstance(codec, zarr.codecs.Crc32cCodec) for codec in array.compressors)
@@ -264,7 +264,7 @@ def test_a_missing_object_of_ours_is_damage():
         reader.read(reader.trajectories[0])
 
 
-def test_packed_motions_set_aside_between_clips(tmp_path, monkeypatch):
+def test_packs_are_set_aside_between_clips(tmp_path, monkeypatch):
     monkeypatch.setattr("iltools_datasets.archive.layouts._PENDING_BYTES", 2000)
     clips = make_clips(np.random.default_rng(6), 40)
     write(tmp_path / "a.zarr", clips, "packed")

@@ -72,14 +72,14 @@ def test_actions_flags_and_whatever_is_no_row_per_step(tmp_path, rows):
 
 
 @pytest.mark.parametrize("short", ["qpos", "action"])
-def test_packed_motions_too(tmp_path, short):
+def test_packed_clips_too(tmp_path, short):
     archive = tmp_path / "a.zarr"
     with ArchiveWriter(archive, layout="packed") as writer:
         for number in range(5):
             arrays = {"qpos": np.full((40, 3), number, "f4"), "action": np.full((39, 2), number, "f4")}
             writer.add("lab", "walk", f"t{number}", arrays)
     root = json.loads((archive / "zarr.json").read_text())
-    root["consolidated_metadata"]["metadata"][f"lab/walk/{short}"]["shape"][0] -= 45
+    root["consolidated_metadata"]["metadata"][f"lab/packed/{short}"]["shape"][0] -= 45
     (archive / "zarr.json").write_text(json.dumps(root))
     with ArchiveReader(archive) as reader:
         assert [clip.name for clip in reader.misfits] == ["t3", "t4"]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from iltools_datasets.archive.place import Location, as_path_or_url
 from iltools_datasets.archive.reader import ArchiveReader
-from iltools_datasets.archive.schema import Task, Trajectory
+from iltools_datasets.archive.schema import Trajectory, natural_key
 from iltools_datasets.archive.writer import ArchiveWriter
 from iltools_datasets.errors import ArchiveChangedError, ArgumentError, DuplicateTrajectoryError, SchemaError
 
@@ -45,7 +45,7 @@ def combine_archives(parts: Sequence[Location], path: Location, overwrite: bool 
     Chunks of archives that this package wrote into a directory are hard links in the new one: nobody writes to such a
     file again (an archive is replaced as a whole, by another directory), so neither archive can change the other, and
     each may be removed by itself. Where the file system has no links, or it is another one, they are copied. Clips of
-    other archives, which anybody may write to, and motions that are packed and in several parts, are written again.
+    other archives, which anybody may write to, are written again.
 
     Args:
         parts: two archives or more.
@@ -72,21 +72,21 @@ def _combine(readers: Sequence[ArchiveReader], path: Location, overwrite: bool) 
     _refuse_twins(clips)
     for part in clips:
         _check_schema(part, clips[0])
-    by_task: dict[tuple[str, str], list[Part]] = defaultdict(list)
+    groups: dict[tuple[ArchiveReader, str], list[Trajectory]] = defaultdict(list)
     for reader, clip in clips:
-        by_task[clip.dataset_source, clip.motion].append((reader, clip))
-    shared, rewritten = 0, []
+        groups[reader, reader.group_of(clip)].append(clip)
+    shared, rewritten = 0, set()
     layout: Literal["nested", "packed"] = "packed" if any(reader.is_packed for reader in readers) else "nested"
     with ArchiveWriter(path, overwrite, layout=layout, metadata=_metadata(readers)) as writer:
-        for (source, motion), members in by_task.items():
-            if _can_be_shared(members):
-                shared += _share(writer, members)
-                continue
-            rewritten.append(Task(0, source, motion).name)
-            for reader in dict.fromkeys(reader for reader, _ in members):
-                own = [clip for origin, clip in members if origin is reader]
-                for clip, arrays in reader.stream(own):
-                    writer.add(source, motion, clip.name, arrays, clip.attributes)
+        lent = [place for place in groups if place[0].lends_files]
+        # Packs last: each gets a name that no motion has.
+        for reader, group in sorted(lent, key=lambda place: groups[place][0].path != place[1]):
+            shared += writer.take_over(reader, group, groups[reader, group])
+        for reader in readers:
+            if not reader.lends_files:
+                for clip, arrays in reader.stream():
+                    writer.add(clip.dataset_source, clip.motion, clip.name, arrays, clip.attributes)
+                rewritten |= {task.name for task in reader.tasks}
         for reader in readers:
             if not reader.is_current:
                 raise ArchiveChangedError(f"{reader.path}: was replaced meanwhile; try again")
@@ -96,7 +96,7 @@ def _combine(readers: Sequence[ArchiveReader], path: Location, overwrite: bool) 
         num_clips=len(clips),
         num_states=sum(clip.num_states for _, clip in clips),
         shared_bytes=shared,
-        rewritten=tuple(rewritten),
+        rewritten=tuple(sorted(rewritten, key=natural_key)),
     )
 
 
@@ -138,25 +138,6 @@ def _check_schema(part: Part, first: Part) -> None:
         told, expected_told = clip.attributes.get(name), like.attributes.get(name)
         if told is not None and expected_told is not None and told != expected_told:
             raise SchemaError(f"{where}: {name} is {told!r}, expected {expected_told!r} {like_first}")
-
-
-def _is_packed(reader: ArchiveReader, clip: Trajectory) -> bool:
-    return reader.group_of(clip) != clip.path
-
-
-def _can_be_shared(members: Sequence[Part]) -> bool:
-    """Whether the files of a motion can be those of its parts as they are."""
-    readers = {id(reader): reader for reader, _ in members}
-    return all(reader.lends_files for reader in readers.values()) and (
-        len(readers) == 1 or not any(_is_packed(*part) for part in members)
-    )
-
-
-def _share(writer: ArchiveWriter, members: Sequence[Part]) -> int:
-    groups: dict[tuple[ArchiveReader, str], list[str]] = defaultdict(list)
-    for reader, clip in members:
-        groups[reader, reader.group_of(clip)].append(clip.name)
-    return sum(writer.take_over(reader, group, names) for (reader, group), names in groups.items())
 
 
 def _metadata(readers: Sequence[ArchiveReader]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ _PACKED_DEPTH = 3
 class Clip:
     """One trajectory before it has ids, and where its rows lie.
 
-    In a nested archive each key is an array of its own. In a packed one the clips of a motion lie back to back:
-    `first_row` is the clip's first state, and keys with T - 1 rows have one row less for each clip before it.
+    In a nested archive each key is an array of its own. In a packed one clips lie back to back: `first_row` is the
+    clip's first state, and keys with T - 1 rows have one row less for each clip before it.
     """
 
     task: tuple[str, str]
@@ -48,7 +49,7 @@ def find_clips(
 ) -> tuple[list[Clip], list[str]]:
     """Return the clips, in no particular order, and a line for each array that belongs to none.
 
-    `read_array(path)` reads a whole array; it is needed for the index of packed motions.
+    `read_array(path)` reads a whole array; it is needed for the index of packed clips.
     """
     if "meta/episode_ends" in hierarchy.arrays:
         raise SourceError(f"{where}: is a flat replay (meta/episode_ends); export it to an archive first")
@@ -80,7 +81,17 @@ def find_clips(
     if not clips:
         found = f"; found {skipped[0]}" if skipped else "; found no arrays"
         raise SourceError(f"{where}: no trajectories as <dataset_source>/<motion>/<trajectory>/<key>{found}")
+    _refuse_twins(where, clips)
     return clips, skipped
+
+
+def _refuse_twins(where: str, clips: list[Clip]) -> None:
+    seen: dict[tuple[tuple[str, str], str], Clip] = {}
+    for clip in clips:
+        twin = seen.setdefault((clip.task, clip.name), clip)
+        if twin is not clip:
+            path = "/".join((*clip.task, clip.name))
+            raise SourceError(f"{where}: trajectory {path}: is there twice, in {twin.group} and in {clip.group}")
 
 
 def _spec(where: str, node: Metadata) -> ArraySpec | None:
@@ -109,17 +120,23 @@ def _packed_clips(
     start, length = (_packed_index(where, f"{path}/{key}", specs.get(key), read_array) for key in PACKED_INDEX_KEYS)
     marks = attributes.get("iltools", {})
     names = marks.get("names", [f"traj{number}" for number in range(len(start))])
+    motions = marks.get("motions", [group[1]] * len(start))
     own = marks.get("attributes", [{}] * len(start))
     shared = marks.get("shared_attributes", {})
     transition_keys = frozenset(marks.get("transition_keys", ()))
-    if not len(start) == len(length) == len(names) == len(own) or len(set(names)) != len(names):
+    if not len(start) == len(length) == len(names) == len(motions) == len(own):
         raise SourceError(
-            f"{where}: {path}: {len(start)} starts, {len(length)} lengths and {len(set(names))} names do not agree"
+            f"{where}: {path}: {len(start)} starts, {len(length)} lengths, {len(names)} names, {len(motions)} motions "
+            f"and {len(own)} attributes do not agree"
         )
+    for name in chain(motions, names):
+        if not isinstance(name, str) or "/" in name:
+            raise SourceError(f"{where}: {path}: expected the name of a motion or trajectory, found {name!r}")
     columns = {key: spec for key, spec in specs.items() if key not in PACKED_INDEX_KEYS}
     misfits = _packed_misfits(f"{where}: {path}", columns, transition_keys, start, length)
     clips = []
-    for number, (name, first, rows, extra) in enumerate(zip(names, start.tolist(), length.tolist(), own, strict=True)):
+    told = zip(motions, names, start.tolist(), length.tolist(), own, strict=True)
+    for number, (motion, name, first, rows, extra) in enumerate(told):
         keys: Mapping[str, ArraySpec] = _PackedKeys(columns, transition_keys, rows)
         if number in misfits:
             keys = {
@@ -128,7 +145,7 @@ def _packed_clips(
             }
         clips.append(
             Clip(
-                task=(group[0], group[1]),
+                task=(group[0], motion),
                 name=name,
                 num_states=rows,
                 keys=keys,
@@ -150,7 +167,7 @@ def _rows_there(spec: ArraySpec, column: ArraySpec, first: int) -> ArraySpec:
 
 
 class _PackedKeys(Mapping[str, ArraySpec]):
-    """The specs of one packed clip, made when asked for: a motion may hold a hundred thousand clips."""
+    """The specs of one packed clip, made when asked for: a pack may hold a hundred thousand clips."""
 
     __slots__ = ("_columns", "_rows", "_transition_keys")
 
@@ -172,7 +189,7 @@ def _packed_index(
     where: str, path: str, spec: ArraySpec | None, read_array: Callable[[str], NDArray[Any]]
 ) -> NDArray[np.int64]:
     if spec is None or len(spec.shape) != 1 or spec.dtype.kind not in "iu":
-        raise SourceError(f"{where}: {path}: the index of a packed motion must be integers [num_trajectories]")
+        raise SourceError(f"{where}: {path}: the index of packed clips must be integers [num_trajectories]")
     return read_array(path).astype(np.int64)
 
 
@@ -183,7 +200,7 @@ def _packed_misfits(
     start: NDArray[np.int64],
     length: NDArray[np.int64],
 ) -> dict[int, str]:
-    """Return what is wrong with each clip of a packed motion whose rows some column does not have."""
+    """Return what is wrong with each packed clip whose rows some column does not have."""
     if not columns:
         raise SchemaError(f"{where}: no array with a row per state")
     if len(start) and (start.min() < 0 or length.min() < 0):

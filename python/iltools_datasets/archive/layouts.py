@@ -1,8 +1,9 @@
-"""How clips become arrays: one group per clip (nested), or the clips of a motion back to back (packed)."""
+"""How clips become arrays: one group per clip (nested), or the clips of a data set back to back (packed)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from math import prod
 from typing import Any, Protocol
 
@@ -63,44 +64,58 @@ class NestedLayout:
 
 
 class PackedLayout:
-    """`<dataset_source>/<motion>/<key>`: all clips of a motion back to back, plus `start` and `length`.
+    """`<dataset_source>/packed/<key>`: all clips of a source back to back, plus `start` and `length`.
 
-    For motions of thousands of short clips, where a file per array would cost more than the rows. Keys with T - 1 rows
-    must have them in every clip of the motion.
+    For thousands of short clips, where a file per array would cost more than the rows, however many motions they are.
+    Clips of other keys, dtypes or widths, and those that lack the last row of other keys, go to a pack of their own:
+    `packed2`, ...
     """
 
     def __init__(self, target: Target) -> None:
         self.nodes: dict[str, Document] = {}
         self._target = target
-        self._motions: dict[tuple[str, str], _PackedMotion] = {}
+        self._packs: dict[tuple[str, _Schema], _Pack] = {}
         self._pending_bytes = 0
 
     def add(self, task: tuple[str, str], name: str, arrays: Arrays, num_states: int, attributes: Document) -> None:
-        motion = self._motions.get(task)
-        if motion is None:
-            motion = self._motions[task] = _PackedMotion(self._target, "/".join(task), arrays, num_states)
-            add_groups(self.nodes, task)
-        self._pending_bytes -= motion.pending_bytes
-        motion.add(name, arrays, num_states, attributes)
-        self._pending_bytes += motion.pending_bytes
+        source, motion = task
+        for key in PACKED_INDEX_KEYS:
+            if key in arrays:
+                where = "/".join((*task, name))
+                raise SchemaError(f"{where}: {key!r} is the name of an index array of the packed layout")
+        schema = _schema(arrays, num_states)
+        pack = self._packs.get((source, schema))
+        if pack is None:
+            pack = self._packs[source, schema] = _Pack(self._target, add_pack(self.nodes, source), arrays, num_states)
+        self._pending_bytes -= pack.pending_bytes
+        pack.add(motion, name, arrays, num_states, attributes)
+        self._pending_bytes += pack.pending_bytes
         if self._pending_bytes > _PENDING_BYTES:
-            for other in self._motions.values():
+            for other in self._packs.values():
                 other.set_aside()
             self._pending_bytes = 0
 
     def finish(self) -> None:
-        for motion in self._motions.values():
-            motion.finish(self.nodes)
+        for pack in self._packs.values():
+            pack.finish(self.nodes)
 
 
-class _PackedMotion:
+_Schema = frozenset[tuple[str, str, tuple[int, ...], bool]]
+"""Of each key its dtype, the shape of a row, and whether it has a row per transition."""
+
+
+def _schema(arrays: Arrays, num_states: int) -> _Schema:
+    return frozenset((key, a.dtype.str, a.shape[1:], len(a) == num_states - 1) for key, a in arrays.items())
+
+
+class _Pack:
+    """Clips of one schema."""
+
     def __init__(self, target: Target, path: str, arrays: Arrays, num_states: int) -> None:
-        for key in PACKED_INDEX_KEYS:
-            if key in arrays:
-                raise SchemaError(f"{path}: {key!r} is the name of an index array of the packed layout")
         self._target, self._path = target, path
         self._columns = {key: _PackedColumn(target, f"{path}/{key}", array) for key, array in arrays.items()}
         self._transition_keys = {key for key, array in arrays.items() if len(array) == num_states - 1}
+        self._motions: list[str] = []
         self._names: list[str] = []
         self._attributes: list[Document] = []
         self._lengths: list[int] = []
@@ -109,20 +124,10 @@ class _PackedMotion:
     def pending_bytes(self) -> int:
         return sum(column.pending_bytes for column in self._columns.values())
 
-    def add(self, name: str, arrays: Arrays, num_states: int, attributes: Document) -> None:
-        where = f"{self._path}/{name}"
-        if arrays.keys() != self._columns.keys():
-            different = sorted(arrays.keys() ^ self._columns.keys())
-            raise SchemaError(f"{where}: keys differ from those of {self._path}/{self._names[0]}: {different}")
-        for key, array in arrays.items():
-            self._columns[key].check(array, where, key)
-            expected = num_states - (key in self._transition_keys)
-            if len(array) != expected:
-                raise SchemaError(
-                    f"{where}: {key!r} has {len(array)} rows, expected {expected} as in the motion's first trajectory"
-                )
+    def add(self, motion: str, name: str, arrays: Arrays, num_states: int, attributes: Document) -> None:
         for key, array in arrays.items():
             self._columns[key].append(array)
+        self._motions.append(motion)
         self._names.append(name)
         self._attributes.append(attributes)
         self._lengths.append(num_states)
@@ -144,7 +149,8 @@ class _PackedMotion:
             if all(name in own and own[name] == value for own in self._attributes)
         }
         own = [{name: value for name, value in each.items() if name not in shared} for each in self._attributes]
-        marks: Document = {"layout": "packed", "names": self._names, "shared_attributes": shared}
+        marks: Document = {"layout": "packed", "motions": self._motions, "names": self._names}
+        marks["shared_attributes"] = shared
         marks["transition_keys"] = sorted(self._transition_keys)
         if any(own):
             marks["attributes"] = own
@@ -168,13 +174,6 @@ class _PackedColumn:
     def pending_bytes(self) -> int:
         return sum(rows.nbytes for rows in self._pending)
 
-    def check(self, array: NDArray[Any], where: str, key: str) -> None:
-        if array.dtype != self._dtype or array.shape[1:] != self._row_shape:
-            raise SchemaError(
-                f"{where}: {key!r} is {array.dtype.name} {list(array.shape[1:])} per row, "
-                f"expected {self._dtype.name} {list(self._row_shape)} as in the motion's first trajectory"
-            )
-
     def append(self, array: NDArray[Any]) -> None:
         self._take_back()
         filled = self._rows % self._chunk_rows
@@ -189,7 +188,7 @@ class _PackedColumn:
 
     def set_aside(self) -> None:
         """Free the memory of the partly filled chunk: it is written as it stands, and read again if rows follow."""
-        if self._pending:
+        if self.pending_bytes:  # rows of no elements need no chunk
             self._put_pending()
             self._pending, self._is_aside = [], True
 
@@ -246,6 +245,15 @@ def add_groups(nodes: dict[str, Document], task: tuple[str, str]) -> None:
     """Make sure that the groups of a motion are among the nodes."""
     nodes.setdefault(task[0], _group({}))
     nodes.setdefault("/".join(task), _group({}))
+
+
+def add_pack(nodes: dict[str, Document], source: str) -> str:
+    """Make a group for a pack of a source among the nodes, called as no other is; return its path."""
+    nodes.setdefault(source, _group({}))
+    tried = (f"{source}/packed{number if number > 1 else ''}" for number in count(1))
+    path = next(path for path in tried if path not in nodes)
+    nodes[path] = _group({})
+    return path
 
 
 def _group(attributes: Document) -> Document:

@@ -30,8 +30,9 @@ from iltools_datasets.errors import (
     UnknownSegmentError,
 )
 
-FORMAT = 1
-"""Version of the archive format this release writes and reads."""
+FORMATS = {"nested": 1, "packed": 2}
+"""Layout -> version of the archive format this release writes; it reads all of them. Packs of format 1 hold one motion
+each, whose name is that of their group."""
 
 _READ_AHEAD_BYTES = 32 << 20
 _GROUP_BYTES = 1 << 20
@@ -66,9 +67,9 @@ class ArchiveReader:
         place, hierarchy = _hold_and_list(self.path)
         self.attributes: Mapping[str, Any] = hierarchy.attributes
         marks = self.attributes.get("iltools", {})
-        if not isinstance(marks, dict) or marks.get("format", FORMAT) != FORMAT:
+        if not isinstance(marks, dict) or marks.get("format", 1) not in FORMATS.values():
             found = marks.get("format") if isinstance(marks, dict) else marks
-            raise SourceError(f"{self.path}: archive format {found}, this release reads {FORMAT}")
+            raise SourceError(f"{self.path}: archive format {found}, this release reads {sorted(FORMATS.values())}")
         self.all_chunks_written = bool(marks.get("all_chunks_written", False))
         self._rows = RowReader(place, self.all_chunks_written, hierarchy.is_consolidated)
         self._nodes = hierarchy.arrays
@@ -118,7 +119,7 @@ class ArchiveReader:
 
     @property
     def is_packed(self) -> bool:
-        """Whether trajectories lie behind one another in arrays of their motion."""
+        """Whether trajectories lie behind one another in the arrays of a pack."""
         return any(self.group_of(trajectory) != trajectory.path for trajectory in self.trajectories)
 
     @property
@@ -127,7 +128,7 @@ class ArchiveReader:
         return self.all_chunks_written and isinstance(self.path, Path) and self.path.is_dir()
 
     def group_of(self, trajectory: Trajectory) -> str:
-        """Return the path of the group whose arrays hold a trajectory: its own, or its motion's if packed."""
+        """Return the path of the group whose arrays hold a trajectory: its own, or that of its pack."""
         return self._clip(trajectory).group
 
     def documents_of(self, group: str) -> dict[str, dict[str, Any]]:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from zarr.abc.store import Store
 
-from iltools_datasets.archive.layouts import Layout, NestedLayout, PackedLayout, add_groups
+from iltools_datasets.archive.layouts import Layout, NestedLayout, PackedLayout, add_groups, add_pack
 from iltools_datasets.archive.place import Location, open_place
-from iltools_datasets.archive.reader import FORMAT, ArchiveReader
-from iltools_datasets.archive.schema import check_name, count_states, is_per_state
+from iltools_datasets.archive.reader import FORMATS, ArchiveReader
+from iltools_datasets.archive.schema import Trajectory, check_name, count_states, is_per_state
 from iltools_datasets.archive.targets import ROOT_METADATA, DirectoryTarget, StoreTarget, Target
 from iltools_datasets.errors import ArchiveCorruptError, DuplicateTrajectoryError, SchemaError
 
@@ -29,7 +29,7 @@ class ArchiveWriter:
     Args:
         path: the Zarr root: a path, a URL such as `s3://bucket/archive.zarr`, or a zarr store.
         overwrite: replace an archive that is there.
-        layout: "nested" for `<dataset_source>/<motion>/<trajectory>/<key>`; "packed" to lay the clips of a motion back
+        layout: "nested" for `<dataset_source>/<motion>/<trajectory>/<key>`; "packed" to lay the clips of a source back
             to back, for thousands of short ones. `ArchiveReader` reads both alike.
         metadata: a description of the data set, kept in the root's attributes.
 
@@ -98,15 +98,16 @@ class ArchiveWriter:
         for name in (dataset_source, "/".join(task), path):
             self._names[name.casefold()] = name
 
-    def take_over(self, reader: ArchiveReader, group: str, names: Iterable[str]) -> int:
+    def take_over(self, reader: ArchiveReader, group: str, clips: Iterable[Trajectory]) -> int:
         """Take a group of another archive as it is, with the chunks of its arrays, linked where that can be.
 
-        The other archive has to be one of this package in a directory: its files are never written to again.
+        The other archive has to be one of this package in a directory: its files are never written to again. A pack
+        gets a name that no other has here.
 
         Args:
             reader: the other archive.
-            group: a trajectory's, or that of a packed motion.
-            names: of its trajectories.
+            group: that of a trajectory, or of a pack.
+            clips: all that lie in it.
 
         Returns:
             The bytes that are on the disk once for both.
@@ -117,15 +118,21 @@ class ArchiveWriter:
         """
         if self._layout is None or self._target is None:
             raise RuntimeError("ArchiveWriter.take_over works inside a with block only")
-        source, motion = group.split("/")[:2]
-        for name in names:
-            path = f"{source}/{motion}/{name}"
-            self._refuse_twins(path)
-            for part in (source, f"{source}/{motion}", path):
+        taken = list(clips)
+        for clip in taken:
+            self._refuse_twins(clip.path)
+            for part in (clip.dataset_source, f"{clip.dataset_source}/{clip.motion}", clip.path):
                 self._names[part.casefold()] = part
-        add_groups(self._layout.nodes, (source, motion))
-        documents = reader.documents_of(group)
-        self._layout.nodes.update(documents)
+        documents, here = reader.documents_of(group), group
+        if taken[0].path == group:
+            add_groups(self._layout.nodes, (taken[0].dataset_source, taken[0].motion))
+        else:
+            here = add_pack(self._layout.nodes, taken[0].dataset_source)
+            marks = documents[group]["attributes"].get("iltools", {})
+            motions = marks.get("motions", [group.split("/")[1]] * len(taken))
+            documents[group]["attributes"]["iltools"] = {**marks, "motions": motions}
+        renamed = {path: f"{here}{path.removeprefix(group)}" for path in documents}
+        self._layout.nodes.update({renamed[path]: document for path, document in documents.items()})
         shared = 0
         assert isinstance(reader.path, Path)
         for path in documents.keys() - {group}:
@@ -135,7 +142,7 @@ class ArchiveWriter:
                         continue
                     if not entry.is_file(follow_symlinks=False):
                         raise ArchiveCorruptError(f"{entry.path}: is no plain file, expected a chunk")
-                    if self._target.link(f"{path}/{entry.name}", Path(entry.path)):
+                    if self._target.link(f"{renamed[path]}/{entry.name}", Path(entry.path)):
                         shared += entry.stat().st_size
         return shared
 
@@ -159,7 +166,8 @@ class ArchiveWriter:
             raise
 
     def _root(self, nodes: Mapping[str, Any]) -> dict[str, Any]:
-        marks: dict[str, Any] = {"format": FORMAT, "layout": self._layout_name, "all_chunks_written": True}
+        marks: dict[str, Any] = {"format": FORMATS[self._layout_name], "layout": self._layout_name}
+        marks["all_chunks_written"] = True
         if self.metadata is not None:
             marks["metadata"] = _as_json(self.metadata, f"{self.path}: metadata")
         # zarr-python expects the children of a group to follow each other.

@@ -107,7 +107,7 @@ def _fix(
             mended.changes += changes
             mended.num_clips += 1
             if shares and not changes:
-                writer.take_over(reader, reader.group_of(clip), [clip.name])
+                writer.take_over(reader, reader.group_of(clip), [clip])
             else:
                 writer.add(clip.dataset_source, clip.motion, clip.name, arrays, attributes)
             if progress is not None:
