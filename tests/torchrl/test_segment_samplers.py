@@ -314,7 +314,8 @@ class TestState:
         good = sampler.state_dict()
         bad: list[Any] = [None, [], {}, {**good, "kind": "RandomSampler"}, {**good, "version": 0}]
         for name, value in good.items():
-            if name not in ("follows_generator", "num_segments", "ran_out"):  # states of before lack them
+            # States of before lack some.
+            if name not in ("follows_generator", "num_segments", "ran_out", "batch_epoch"):
                 bad.append({key: kept for key, kept in good.items() if key != name})
             wrong: list[Any] = [-1, 2**64, 1.5, "x", {}, b"x", [0.5], [-1, 0, 0], [0, 0], [0, 0, 2**63]]
             if name in ("epoch", "seed") or type(value) is bool:

@@ -100,6 +100,16 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         return (data, info) if return_info else data
 
     @property
+    def epoch(self) -> int | None:
+        """Which epoch the last batch is of, from 0; None where the sampler has none, or is one of TorchRL's own.
+
+        `for batch in buffer` ends with an epoch, and where there are none goes on for ever: draws with replacement, a
+        march. It begins where the sampler stands, so a loop that was left, or resumed, has the rest of its epoch.
+        """
+        epoch: int | None = getattr(self._sampler, "epoch", None)
+        return epoch
+
+    @property
     def _kept(self) -> str | None:
         """An entry of samplers that is a column of the store, and not the number of the row."""
         storage = self._storage

@@ -24,6 +24,7 @@ from iltools_datasets.ranks import Rank, checked_rank
 
 STATE_VERSION = 1
 STATE_FILE = "sampler.json"
+LAST_EPOCH = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,14 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         None before the first draw, and where each batch takes a number from a generator, known only then.
         """
         return None if self._follows and self._takes_number_per == "batch" else self._stream
+
+    @property
+    def epoch(self) -> int | None:
+        """Which epoch the last batch is of, from 0; 0 before the first batch, None where there are no epochs.
+
+        A batch that reaches into the next epoch is of the one that it ends.
+        """
+        return None
 
     # The data set.
 

@@ -20,7 +20,7 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import UINT64_MAX, SavedState, TakeOver
-from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import LAST_EPOCH, SeededSampler, on_device
 from iltools_datasets.torchrl.samplers.torchrl_state import (
     EpochState,
     checked_epoch_state,
@@ -143,6 +143,12 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         self._stream: _core.EpochShuffle | None = None
         self._next_epoch = 0
         self._next_seed: int | None = None
+        self._batch_epoch: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Which epoch the last batch is of, from 0; 0 before the first batch."""
+        return self._batch_epoch or 0
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
         """Return up to `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and a dict.
@@ -181,7 +187,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         if self.drop_last and left < of_all:
             # Only where larger batches, or more ranks, go on with an epoch.
             self._turn(stream, epoch + 1)
-            epoch = stream.epoch
+            epoch, position = stream.epoch, 0
         elif left <= self.rank:
             warnings.warn(
                 f"rank {self.rank} of {self.world_size} gets an empty batch: the epoch has {left} elements left",
@@ -190,6 +196,9 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             )
         draw = draw or (_core.EpochShuffle.next if self.drop_last else _core.EpochShuffle.next_within_epoch)
         items = draw(stream, count)
+        if position == 0 and count:
+            # The stream's own number does not do: each order that a generator gives is epoch 0 of its seed.
+            self._batch_epoch = 0 if self._batch_epoch is None else self._batch_epoch + 1
         now_in, position = stream.place
         left = total - position
         self._ran_out = now_in != epoch or (self.drop_last and left < of_all)
@@ -241,7 +250,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
 
     def _begin_anew(self) -> None:
         self._empty()
-        self._seed, self._next_seed, self._next_epoch = None, None, 0
+        self._seed, self._next_seed, self._next_epoch, self._batch_epoch = None, None, 0, None
 
     def _empty(self) -> None:
         if self._stream is not None:
@@ -285,6 +294,8 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
                 self._seed = 0 if self._seed is None else self._seed
                 self.len_storage, self._remaining_batches = total, len(rest)
                 self._stream = self._shuffled(total, self._seed, self._next_epoch, position)
+                if position and self._batch_epoch is None:
+                    self._batch_epoch = 0
             else:
                 begin_anew()
 
@@ -300,6 +311,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             "position": 0 if stream is None else stream.position,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
+            "batch_epoch": self._batch_epoch,
             "ran_out": self._ran_out,
             "remaining_batches": self._remaining_batches,
         }
@@ -310,6 +322,11 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         seed = saved.integer("seed") if has_seed else saved.optional_integer("seed")
         next_seed = saved.optional_integer("next_seed")
         epoch, position = saved.integer("epoch"), saved.integer("position", high=max(total - 1, 0))
+        # States of before lack it.
+        begun = epoch + (position > 0)
+        batch_epoch = begun - 1 if begun else None
+        if "batch_epoch" in saved:
+            batch_epoch = saved.optional_integer("batch_epoch", high=LAST_EPOCH)
         shuffle, drop_last, ran_out = saved.flag("shuffle"), saved.flag("drop_last"), saved.flag("ran_out")
         # A batch holds at least one of the elements that are left, and when they ran out the next epoch is new.
         remaining = saved.integer(
@@ -321,7 +338,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         def take_over() -> None:
             self._seed, self._next_seed, self._next_epoch = seed, next_seed, epoch
             self.len_storage, self.shuffle, self.drop_last, self._ran_out = total, shuffle, drop_last, ran_out
-            self._remaining_batches = remaining
+            self._remaining_batches, self._batch_epoch = remaining, batch_epoch
             self._stream = None if seed is None or not total else self._shuffled(total, seed, epoch, position)
 
         return take_over

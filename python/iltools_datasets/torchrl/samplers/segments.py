@@ -18,7 +18,7 @@ from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState, TakeOver
 from iltools_datasets.store.env_cursors import Assignments, EnvCursors, FollowsEnvs, saved_places
 from iltools_datasets.store.segments import Segment, Segments
-from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import LAST_EPOCH, SeededSampler, on_device
 
 Stream = _core.EpochShuffle | _core.UniformDraws
 
@@ -53,6 +53,7 @@ class EpochUniformSampler(SeededSampler):
         self.without_replacement = without_replacement
         self._stream: Stream | None = None
         self._ran_out = False
+        self._batch_epoch = 0
 
     def sample(
         self, storage: Storage | None = None, batch_size: int | None = None
@@ -67,7 +68,7 @@ class EpochUniformSampler(SeededSampler):
         before = stream.epoch
         index = stream.next(batch_size)
         epoch, position = stream.place
-        self._ran_out = epoch != before
+        self._ran_out, self._batch_epoch = epoch != before, before
         # How many batches end the epoch that follows: a buffer of TorchRL's makes no more ahead.
         self._remaining_batches = -((position - stream.total) // max(batch_size * self.world_size, 1))
         return on_device(index, storage), {}
@@ -80,6 +81,11 @@ class EpochUniformSampler(SeededSampler):
     @ran_out.setter
     def ran_out(self, value: bool) -> None:
         self._ran_out = value
+
+    @property
+    def epoch(self) -> int | None:
+        """Which epoch the last batch is of, from 0, or begins in; 0 before the first, None with replacement."""
+        return self._batch_epoch if self.without_replacement else None
 
     def _chosen(self) -> NDArray[np.int64]:
         """Return the positions of the segments to draw from."""
@@ -97,7 +103,7 @@ class EpochUniformSampler(SeededSampler):
         return _core.UniformDraws(items, seed, position, **self._rank)
 
     def _reseed(self) -> None:
-        self._seed, self._stream = None, None
+        self._seed, self._stream, self._batch_epoch = None, None, 0
 
     def _empty(self) -> None:
         """Begin a new epoch."""
@@ -128,15 +134,23 @@ class EpochUniformSampler(SeededSampler):
             "seed": stream.seed,
             "epoch": stream.epoch if isinstance(stream, _core.EpochShuffle) else 0,
             "position": stream.position,
+            "batch_epoch": self._batch_epoch,
             "ran_out": self._ran_out,
         }
 
     def _prepare(self, saved: SavedState) -> TakeOver:
+        return self._prepare_stream(saved, self._chosen())
+
+    def _prepare_stream(self, saved: SavedState, chosen: NDArray[np.int64]) -> TakeOver:
+        stream = self._saved_stream(saved, chosen)
+        # States of before lack these two.
         ran_out = saved.flag("ran_out", default=False)
-        stream = self._saved_stream(saved, self._chosen())
+        over = saved.integer("epoch") - ran_out
+        batch_epoch = saved.integer("batch_epoch", high=LAST_EPOCH) if "batch_epoch" in saved else max(over, 0)
 
         def take_over() -> None:
-            self._stream, self._seed, self._ran_out = stream, stream.seed, ran_out
+            self._stream, self._seed = stream, stream.seed
+            self._ran_out, self._batch_epoch = ran_out, batch_epoch
 
         return take_over
 
@@ -226,11 +240,10 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
         check_segments(saved, self.segments)
         segment, step = _own_places(saved, self.cursors)
         chosen = np.unique(segment) if len(segment) else super()._chosen()
-        ran_out = saved.flag("ran_out", default=False)
-        stream = self._saved_stream(saved, chosen)
+        take_over_stream = self._prepare_stream(saved, chosen)
 
         def take_over() -> None:
-            self._stream, self._seed, self._ran_out = stream, stream.seed, ran_out
+            take_over_stream()
             self.cursors.place(segment, step)
             self._revision, self._assigned = self.cursors.revision, chosen
 
