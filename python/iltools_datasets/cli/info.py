@@ -53,7 +53,7 @@ def info(
         return
     opened = open_path(path)
     if as_json:
-        print_json(_document(opened))
+        print_json(opened_document(opened))
     else:
         _present(opened, out())
 
@@ -73,7 +73,8 @@ def _raw(path: str, taken_for: str, as_json: bool) -> None:
     )
 
 
-def _document(opened: Opened) -> dict[str, Any]:
+def opened_document(opened: Opened) -> dict[str, Any]:
+    """Return what there is to say of an archive, a store or a LeRobot set, for programs."""
     tasks = Counter(clip.task for clip in opened.clips)
     return {
         "path": str(opened.path),

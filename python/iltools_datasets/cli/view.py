@@ -17,16 +17,11 @@ from iltools_datasets.cli.looked_at import Opened
 from iltools_datasets.cli.opened import find_clip, open_path
 from iltools_datasets.cli.opened_lerobot import OpenedLeRobot
 from iltools_datasets.cli.output import AsJson, err, heading, out, print_json
-from iltools_datasets.cli.scene import Scene
-from iltools_datasets.errors import MissingKeyError
-from iltools_datasets.motion.kinds import VELOCITY_OF
-from iltools_datasets.motion.root import find_root_body
+from iltools_datasets.cli.scene import Scene, scene_of
 
-_ROOT_COLUMNS, _ROOT_QUATERNION = 7, 3
 _CURVE_HEIGHT = 3
 _BAR_WIDTH = 32
 _FEW_CLIPS = 5
-_STRIP_PICTURES = 6
 
 
 def view(
@@ -60,7 +55,8 @@ def view(
     if coverage is not None:
         _coverage(path, coverage, picture, most, as_json)
         return
-    scene = _scene(open_path(path), clip, key, with_pictures=picture is not None)
+    opened = open_path(path)
+    scene = scene_of(opened, _position(opened, clip), key, with_pictures=picture is not None)
     if picture is not None:
         save_picture(scene, picture)
         for note in scene.notes:
@@ -90,62 +86,11 @@ def _coverage(path: str, state: Path, picture: Path | None, most: int, as_json: 
         draw_clips(seen, out(), most)
 
 
-def _scene(opened: Opened, wanted: str | None, key: str | None, with_pictures: bool) -> Scene:
-    of_set = opened if isinstance(opened, OpenedLeRobot) else None
-    position = of_set.longest_with_pictures() if of_set and wanted is None else find_clip(opened, wanted)
-    name = key or _default_key(opened)
-    rows = opened.read(position, [name])[name]
-    if rows.dtype.kind not in "fiub" or not rows.size:
-        raise MissingKeyError(f"{opened.path}: {name!r} holds nothing to draw")
-    values = rows.reshape(len(rows), -1)
-    strips, notes = of_set.strips(position, _STRIP_PICTURES) if of_set and with_pictures else ({}, [])
-    return Scene(
-        path=opened.path,
-        clip=opened.clips[position],
-        key=name,
-        names=(of_set and of_set.column_names(name)) or _names(opened, position, name, rows.shape[1:]),
-        values=values,
-        root=_root_path(opened, position),
-        lengths=np.array([clip.num_states for clip in opened.clips]),
-        strips=strips,
-        notes=notes,
-    )
-
-
-def _default_key(opened: Opened) -> str:
-    for key in (*VELOCITY_OF, "observation", *opened.keys):
-        if key in opened.keys and opened.keys[key].dtype.startswith("float"):
-            return key
-    return next(iter(opened.keys))
-
-
-def _names(opened: Opened, position: int, key: str, shape: tuple[int, ...]) -> list[str]:
-    width = int(np.prod(shape))
-    joints = opened.attributes(position).get("joint_names")
-    if isinstance(joints, list) and len(shape) == 1:
-        if len(joints) == width:
-            return [str(name) for name in joints]
-        if len(joints) == width - _ROOT_COLUMNS:
-            return [*(f"root {axis}" for axis in ("x", "y", "z")), *(f"root q{i}" for i in range(4)), *map(str, joints)]
-    return [
-        f"{key}[{', '.join(map(str, np.unravel_index(column, shape)))}]" if shape else key for column in range(width)
-    ]
-
-
-def _root_path(opened: Opened, position: int) -> NDArray[Any] | None:
-    """Return x and y of the root over time, [T, 2], where a clip has a root or bodies."""
-    keys, attributes = opened.keys, opened.attributes(position)
-    declared = attributes.get("quaternions") or {}
-    if "qpos" in keys and "qvel" in keys and keys["qpos"].shape == (keys["qvel"].shape[0] + 1,):
-        return opened.read(position, ["qpos"])["qpos"][:, :2]
-    if "joint_pos" in keys and list(declared.get("joint_pos") or ()) == [_ROOT_QUATERNION]:
-        return opened.read(position, ["joint_pos"])["joint_pos"][:, :2]
-    for key in ("body_pos_w", "body_positions"):
-        if key in keys:
-            bodies = opened.read(position, [key])[key]
-            root = find_root_body(bodies, attributes.get("body_names"))
-            return bodies[:, root, :2] if bodies.ndim == 3 and bodies.shape[1] else None
-    return None
+def _position(opened: Opened, wanted: str | None) -> int:
+    """Return the position of the clip that is wanted; by default the longest, of a LeRobot set one with pictures."""
+    if wanted is None and isinstance(opened, OpenedLeRobot):
+        return opened.longest_with_pictures()
+    return find_clip(opened, wanted)
 
 
 def _document(scene: Scene, picture: Path | None) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.archive.schema import TRANSITION_KEYS, Trajectory
@@ -60,7 +61,10 @@ class Diagnosis:
 
 
 def examine(
-    path: str | os.PathLike[str], fps: float | None = None, progress: Callable[[], None] | None = None
+    path: str | os.PathLike[str],
+    fps: float | None = None,
+    progress: Callable[[], None] | None = None,
+    most: int | None = None,
 ) -> Diagnosis:
     """Look at every clip of an archive, one at a time.
 
@@ -68,24 +72,57 @@ def examine(
         path: the archive, as `ArchiveReader` takes it.
         fps: the rate to hold velocities against, instead of what each clip declares.
         progress: called after each clip.
+        most: clips whose values are read, evenly spread over the archive, with a note that says so; None = all.
 
     Raises:
-        ArgumentError: a rate that is none.
+        ArgumentError: a rate that is none, or fewer clips than one.
         SourceError: the archive cannot be read. A damaged chunk is such an error, not a finding.
     """
     if fps is not None and not 0 < fps < inf:
         raise ArgumentError(f"fps: expected a positive number, found {fps:g}")
     reader = ArchiveReader(path)
-    diagnosis = Diagnosis(str(path), len(reader.trajectories))
+    chosen = [reader.trajectories[position] for position in evenly_spread(len(reader), most)]
+    diagnosis = examine_clips(str(path), reader.stream(chosen), reader.trajectories, fps, progress)
+    diagnosis.notes += [f"left out: {line}" for line in reader.skipped]
+    return diagnosis
+
+
+def evenly_spread(count: int, most: int | None) -> list[int]:
+    """Return positions below `count`: all of them, or at most so many, from the first to the last."""
+    if most is not None and most < 1:
+        raise ArgumentError(f"most: expected at least 1, found {most}")
+    if most is None or most >= count:
+        return list(range(count))
+    return [int(position) for position in np.linspace(0, count - 1, most).round()]
+
+
+def examine_clips(
+    path: str,
+    clips: Iterable[tuple[Trajectory, Mapping[str, NDArray[Any]]]],
+    known_clips: Sequence[Trajectory],
+    fps: float | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Diagnosis:
+    """Look at the values of some clips, and at what all of them declare.
+
+    Args:
+        path: what they belong to, for the diagnosis.
+        clips: those to read, with their arrays [T, ...] or [T - 1, ...].
+        known_clips: all of them.
+        fps: the rate to hold velocities against, instead of what each clip declares.
+        progress: called after each clip.
+    """
+    diagnosis = Diagnosis(path)
     known = {*VELOCITY_OF, *VELOCITY_OF.values()}
     recognised = unrated = 0
     explained: list[tuple[str, Offset]] = []
-    for trajectory, arrays in reader.stream():
+    for trajectory, arrays in clips:
         if trajectory.misfit is not None:
             message = f"{trajectory.misfit}; what does not fit was not looked at"
             diagnosis.findings.append(Finding("length", trajectory.path, None, None, message))
             arrays = {key: rows for key, rows in arrays.items() if _fits(key, len(rows), trajectory.num_states)}
         motion = see_motion(trajectory, arrays, fps)
+        diagnosis.num_clips += 1
         diagnosis.num_states += trajectory.num_states
         recognised += bool(known & set(arrays))
         unrated += motion.fps is None and motion.has_velocities
@@ -96,17 +133,21 @@ def examine(
             diagnosis.findings += check(motion)
         if progress is not None:
             progress()
-    diagnosis.findings += _compare_clips(reader.trajectories, fps)
-    diagnosis.findings += _compare_rows(reader.trajectories)
-    if recognised < len(reader):
+    diagnosis.findings += _compare_clips(known_clips, fps)
+    diagnosis.findings += _compare_rows(known_clips)
+    if diagnosis.num_clips < len(known_clips):
         diagnosis.notes.append(
-            f"{len(reader) - recognised} clips hold no positions or velocities under a known name "
+            f"{diagnosis.num_clips:,} of {len(known_clips):,} clips, evenly spread, were looked at; what the others "
+            "declare was compared, their values were not read"
+        )
+    if recognised < diagnosis.num_clips:
+        diagnosis.notes.append(
+            f"{diagnosis.num_clips - recognised} clips hold no positions or velocities under a known name "
             f"({', '.join(VELOCITY_OF)}): only values, lengths and declared quaternions were checked"
         )
     if unrated:
         diagnosis.notes.append(f"{unrated} clips declare no rate: velocities were held against the rate that fits them")
     diagnosis.notes += _explanations(explained)
-    diagnosis.notes += [f"left out: {line}" for line in reader.skipped]
     return diagnosis
 
 
@@ -128,7 +169,7 @@ def _fits(key: str, rows: int, num_states: int) -> bool:
     return rows == num_states or (key in TRANSITION_KEYS and rows == num_states - 1)
 
 
-def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Finding]:
+def _compare_clips(trajectories: Sequence[Trajectory], fps: float | None) -> list[Finding]:
     """Find groups of clips whose joint and body names, or whose rate, are not those of the first clip with any."""
     findings = []
     for attribute in ("joint_names", "body_names", "site_names"):
@@ -145,7 +186,7 @@ def _compare_clips(trajectories: list[Trajectory], fps: float | None) -> list[Fi
     return findings
 
 
-def _compare_rows(trajectories: list[Trajectory]) -> list[Finding]:
+def _compare_rows(trajectories: Sequence[Trajectory]) -> list[Finding]:
     """Find keys whose rows have another shape than in the first clip that has them: no store takes both."""
     findings = []
     for key in dict.fromkeys(key for clip in trajectories for key in clip.keys):
