@@ -60,6 +60,13 @@ class ArchiveReader:
     Raises:
         SourceNotFoundError: there is nothing at the path.
         SourceError: it is no archive, its metadata is damaged or of a newer format.
+
+    Examples:
+        >>> archive = ArchiveReader("walks.zarr")
+        >>> [(clip.path, clip.length) for clip in archive.trajectories]
+        [('lab/walk/traj0', 50), ('lab/walk/traj1', 30), ('lab/walk/traj2', 20)]
+        >>> archive.read(archive.trajectories[0], ["qpos"], 10, 12)["qpos"].shape
+        (2, 7)
     """
 
     def __init__(self, path: Location) -> None:

@@ -39,6 +39,10 @@ class ArchiveWriter:
 
     Raises:
         ArchiveExistsError: something is at the path and `overwrite` is False.
+
+    Examples:
+        >>> with ArchiveWriter("made.zarr", metadata={"name": "walks of a Tuesday"}) as writer:
+        ...     writer.add("lab", "walk", "traj0", {"qpos": np.zeros((50, 7)), "action": np.zeros((49, 2))})
     """
 
     def __init__(

@@ -72,9 +72,13 @@ class ExpertTrajectoryCollector:
 
     Raises:
         ArgumentError: a dimension or `max_trajectories` below 1, an unknown option. (A ValueError.)
-        StoreExistsError: a store or an unfinished recording is there.
-        StoreBusyError: another process records or builds there.
-        StoreNotFoundError, SchemaError: nothing to resume; of other widths.
+        StoreExistsError: a store or an unfinished recording is there. StoreBusyError: another process records or builds
+            there. StoreNotFoundError, SchemaError: nothing to resume; of other widths.
+
+    Examples:
+        >>> with ExpertTrajectoryCollector(obs_dim=4, action_dim=2, directory="recorded") as collector:
+        ...     collector.add_step(torch.zeros(8, 4), torch.zeros(8, 2))
+        ...     collector.mark_trajectory_end(env_ids=range(8))
     """
 
     def __init__(
@@ -101,8 +105,7 @@ class ExpertTrajectoryCollector:
         self.student_obs_dim, self.max_trajectories = settings.student_obs_dim, settings.max_trajectories
         self.device = torch.device(device)
         self._settings, self._num_envs = settings, settings.num_envs
-        self._attributes = None if attributes is None else dict(attributes)
-        self._pid = os.getpid()
+        self._pid, self._attributes = os.getpid(), None if attributes is None else dict(attributes)
         self._said_full = self._is_sealing = self._is_over = False
         self._recording: Recording | None = None
         self._staging = Staging()
@@ -330,8 +333,7 @@ class ExpertTrajectoryCollector:
             else:
                 recording.core.discard()
                 recording = None
-        self._is_over = True
-        self._recording = None
+        self._is_over, self._recording = True, None
         self._place.remove()
         if self._place.grows and recording is None:
             raise SchemaError(f"{self._place.directory}: nothing was recorded: no episode is over")

@@ -63,11 +63,13 @@ class JaxDataLoader:
         MissingKeyError: there is no such extra.
         TypeError: this is no data set.
 
-    Example:
-        >>> with JaxDataLoader(dataset, batch_size=64, num_workers=2, seed=0) as loader:
-        ...     for epoch in range(10):
-        ...         for batch in loader:
-        ...             state = train_step(state, batch)
+    Examples:
+        >>> with JaxDataLoader(TrajectoryStore.open("walks"), batch_size=32, num_workers=2, seed=0) as loader:
+        ...     for batch in loader:  # an epoch
+        ...         print(batch.obs.shape, batch.action.shape)
+        (32, 13) (32, 2)
+        (32, 13) (32, 2)
+        (32, 13) (32, 2)
     """
 
     def __init__(

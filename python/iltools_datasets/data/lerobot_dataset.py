@@ -55,10 +55,10 @@ class LeRobotDatasetAdapter(BatchDataset):
         ArgumentError: an argument is none of its choices.
         TypeError: `config` is none.
 
-    Example:
-        >>> ds = LeRobotDatasetAdapter("lerobot/aloha_sim_insertion_human")
-        >>> ds[0].obs.shape
-        (14,)
+    Examples:
+        >>> ds = LeRobotDatasetAdapter("picks")
+        >>> len(ds), ds[0].obs.shape, ds[0].action.shape
+        (15, (5,), (4,))
     """
 
     def __init__(

@@ -77,6 +77,11 @@ def examine(
     Raises:
         ArgumentError: a rate that is none, or fewer clips than one.
         SourceError: the archive cannot be read. A damaged chunk is such an error, not a finding.
+
+    Examples:
+        >>> diagnosis = examine("walks.zarr")
+        >>> sorted({finding.check for finding in diagnosis.findings})
+        ['orientation', 'quaternion', 'velocity']
     """
     if fps is not None and not 0 < fps < inf:
         raise ArgumentError(f"fps: expected a positive number, found {fps:g}")

@@ -56,6 +56,12 @@ def add_clips(
         DuplicateTrajectoryError: a clip of that name is in the store.
         MissingKeyError, SchemaError, SourceError: as in `build_store`; or the clips disagree with the store in columns,
             names, kinds or the order of quaternions. The store is then as it was.
+
+    Examples:
+        >>> path, _ = build_store("walks.zarr", "growing", progress=False)
+        >>> path, report = add_clips("runs.zarr", path, progress=False)
+        >>> TrajectoryStore.open(path).task_names
+        {0: 'lab/walk', 1: 'lab/run'}
     """
     started = time.perf_counter()
     path = local_path(store_path)

@@ -96,6 +96,15 @@ def build_store(
         ArgumentError: nothing is selected, or by a glob that no clip matches.
         DuplicateTrajectoryError: two archives have a clip of the same path.
         StoreExistsError: there is a store at `store_path` and `overwrite` is False. With `reuse` it says what differs.
+
+    Examples:
+        >>> path, report = build_store(
+        ...     "walks.zarr", "store", obs_keys=["qpos", "qvel"], act_key="action", progress=False
+        ... )
+        >>> report.num_transitions, report.skipped
+        (97, ())
+        >>> TrajectoryStore.open(path).gather([0, 1], ["observation"])["observation"].shape
+        (2, 13)
     """
     started = time.perf_counter()
     archives = Archives(zarr_path, select)

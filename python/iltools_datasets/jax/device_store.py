@@ -37,6 +37,12 @@ class DeviceStore:
     """Transitions of all trajectories as device arrays: a pytree. Pass it to jitted functions as an argument.
 
     (A function that closes over it has the data compiled into it, which takes seconds and the memory once more.)
+
+    Examples:
+        >>> data = DeviceStore.from_store(TrajectoryStore.open("walks"), ["qpos", "action"])
+        >>> window = jax.jit(lambda data, traj, step: data.window(traj, step, 8))
+        >>> window(data, jnp.array([0, 2]), jnp.array([3, 1]))["qpos"].shape
+        (2, 8, 7)
     """
 
     columns: tuple[jax.Array, ...]

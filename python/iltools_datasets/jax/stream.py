@@ -88,10 +88,13 @@ class DoubleBufferStreamer:
     Raises:
         SchemaError: bad arguments, or `num_envs` cannot be spread evenly over the devices.
 
-    Example:
+    Examples:
+        >>> source = WindowSource(TrajectoryStore.open("walks"), ["qpos"], 8, env_to_traj=[0, 1, 2])
         >>> with DoubleBufferStreamer(source) as streamer:
-        ...     for _ in range(num_steps):
-        ...         carry = train_step(carry, streamer.next_window())
+        ...     for _ in range(2):
+        ...         print(streamer.next_window()["qpos"].shape)
+        (3, 8, 7)
+        (3, 8, 7)
     """
 
     def __init__(
@@ -204,9 +207,13 @@ class DoubleBufferStreamer:
         Raises:
             StreamError: the source cannot be rewound, or does not return from the call it is in.
 
-        Example:
+        Examples:
+            >>> source = WindowSource(TrajectoryStore.open("walks"), ["qpos"], 8, env_to_traj=[0, 1, 2])
+            >>> streamer = DoubleBufferStreamer(source)
             >>> with streamer.rewind() as source:
-            ...     source.update_references(env_to_traj={3: 17}, env_to_step={3: 0})
+            ...     source.update_references(env_to_traj={1: 0}, env_to_step={1: 20})
+            >>> source.env_steps
+            array([ 0, 20,  0])
         """
         if not self._can_rewind:
             raise StreamError("the source cannot be rewound: it needs state_dict() and load_state_dict(state)")

@@ -56,6 +56,11 @@ class LeRobotReader:
         SourceNotFoundError: there is no set.
         SourceError: something in it is wrong; nothing was built.
         MissingExtraError: the store has to be built and pyarrow is missing.
+
+    Examples:
+        >>> reader = LeRobotReader.find("picks")
+        >>> reader
+        LeRobotReader('picks', v3.0, 3 episodes, 15 frames)
     """
 
     def __init__(self, root: str | Path, *, cache: str | Path | None = None) -> None:

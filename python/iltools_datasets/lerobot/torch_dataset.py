@@ -65,6 +65,11 @@ class LeRobotDataset(Dataset[Item]):
         MissingKeyError: a key of `delta_timestamps` is no feature.
         ValueError: `delta_timestamps` are not whole frames.
         MissingExtraError: torch is not installed.
+
+    Examples:
+        >>> ds = LeRobotDataset("picks", delta_timestamps={"action": [0.0, 0.1, 0.2]})
+        >>> ds[0]["action"].shape, ds[4]["action_is_pad"]
+        (torch.Size([3, 4]), tensor([False,  True,  True]))
     """
 
     def __init__(

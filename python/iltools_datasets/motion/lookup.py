@@ -48,6 +48,15 @@ class MotionLookup:
 
     Raises:
         MissingKeyError, SchemaError, ArgumentError: see `MotionLayout`.
+
+    Examples:
+        >>> lookup = MotionLookup(TrajectoryStore.open("motion"), ["joint_pos"], joints=["knee", "hip"])
+        >>> found = lookup.at(clip=[0, 1], time=[0.25, 1.99], offsets=[0.0, 0.02])
+        >>> found["joint_pos"].shape
+        (2, 2, 2)
+        >>> found["valid"]
+        array([[ True,  True],
+               [False, False]])
     """
 
     def __init__(

@@ -15,7 +15,8 @@ except ImportError as error:
 
 from iltools_datasets.ingest.archives import Place, Select
 from iltools_datasets.ingest.from_archive import build_store
-from iltools_datasets.replay.manager import ExpertReplayManager, check_sampling
+from iltools_datasets.replay.devices import check_sampling
+from iltools_datasets.replay.manager import ExpertReplayManager
 
 __all__ = ["build_replay_from_zarr"]
 
@@ -53,6 +54,14 @@ def build_replay_from_zarr(
         device, sample_batch_size, prefetch, pin_memory: as in `ExpertReplayManager.load`.
 
     All other arguments, and the errors raised, are those of `iltools_datasets.ingest.from_archive.build_store`.
+
+    Examples:
+        >>> mgr = build_replay_from_zarr(
+        ...     "walks.zarr", "replay", obs_keys=["qpos", "qvel"], act_key="action", progress=False
+        ... )
+        >>> mgr.set_uniform_sampler(batch_size=16, seed=0)
+        >>> mgr.buffer.sample()["next", "observation"].shape
+        torch.Size([16, 13])
     """
     check_sampling(device, sample_batch_size, prefetch, pin_memory)
     store_path, report = build_store(

@@ -27,6 +27,7 @@ from iltools_datasets.errors import OutOfRangeError
 from iltools_datasets.ingest.report import BuildReport
 from iltools_datasets.ranks import ONLY_RANK, Rank, checked_rank
 from iltools_datasets.replay.builder import ExpertMemmapBuilder, checked_length
+from iltools_datasets.replay.devices import ToDevice, check_sampling, checked_device
 from iltools_datasets.replay.manager_state import load_manager_state, save_manager_state
 from iltools_datasets.store.env_cursors import Assignments, EnvCursors, FollowsEnvs
 from iltools_datasets.store.keys import Key
@@ -86,6 +87,17 @@ class ExpertReplayManager(FollowsEnvs):
             when the sampler is changed.
         store: the open `TrajectoryStore`.
         report: what was exported and skipped, if the manager was built from an archive, else None.
+
+    Examples:
+        >>> mgr = ExpertReplayManager.load("walks")
+        >>> mgr.set_uniform_sampler(batch_size=32, seed=0)
+        >>> [len(batch) for batch in mgr.buffer], mgr.buffer.epoch
+        ([32, 32, 32, 32], 0)
+        >>> mgr.set_assignment([EnvAssignment(task_id=0, traj_id=clip) for clip in range(3)])
+        >>> mgr.buffer.sample()["observation"].shape
+        torch.Size([3, 13])
+        >>> mgr.sample_per_env_window(8)["action"].shape
+        torch.Size([3, 8, 2])
     """
 
     def __init__(self, spec: ExpertReplaySpec) -> None:
@@ -178,7 +190,7 @@ class ExpertReplayManager(FollowsEnvs):
         self.store = store
         self.report: BuildReport | None = None
         self._cursors: EnvCursors | None = None
-        self._to_device: _ToDevice | None = None
+        self._to_device: ToDevice | None = None
         self._uniform_batch_size = batch_size
         self._seed, self._share = seed, share
         self.buffer = TensorDictReplayBuffer(
@@ -337,7 +349,7 @@ class ExpertReplayManager(FollowsEnvs):
         """
         target = checked_device(device)
         if self._to_device is None:
-            self._to_device = _ToDevice()
+            self._to_device = ToDevice()
             self.buffer.append_transform(self._to_device)
         self._to_device.device, self._to_device.non_blocking = target, non_blocking
 
@@ -369,31 +381,3 @@ class ExpertReplayManager(FollowsEnvs):
     def __repr__(self) -> str:
         envs = 0 if self._cursors is None else len(self._cursors)
         return f"ExpertReplayManager({self.store!r}, {envs} envs, {type(self.buffer.sampler).__name__})"
-
-
-class _ToDevice:
-    """A buffer's transform that moves a batch; its target can be changed in place."""
-
-    device = torch.device("cpu")
-    non_blocking = True
-
-    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        return batch.to(self.device, non_blocking=self.non_blocking)
-
-
-def checked_device(device: torch.device | str) -> torch.device:
-    """Return the device; `RuntimeError` if it is a CUDA device and there is none."""
-    target = torch.device(device)
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device!r}: torch finds no CUDA device on this machine")
-    return target
-
-
-def check_sampling(device: torch.device | str, batch_size: int, prefetch: int | None, pin_memory: bool) -> torch.device:
-    """Return the device, after checking what a manager is asked for; `RuntimeError` or `ValueError` if it cannot be."""
-    checked_integer("batch_size", batch_size, low=1)
-    if prefetch is not None:
-        checked_integer("prefetch", prefetch, low=0)
-    if pin_memory and not torch.cuda.is_available():
-        raise RuntimeError("pin_memory=True: torch finds no CUDA device on this machine")
-    return checked_device(device)

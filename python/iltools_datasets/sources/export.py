@@ -103,6 +103,13 @@ def export(
             to write. Nothing has changed.
         SchemaError: its arrays do not fit together.
         ArchiveExistsError: there is an archive and `overwrite` is False.
+
+    Examples:
+        >>> from iltools_datasets.archive import ArchiveReader
+        >>> from iltools_datasets.sources import open_sources
+        >>> report = export(open_sources(["recordings"]), "walk.zarr")
+        >>> ArchiveReader("walk.zarr").trajectories[0].length
+        30
     """
     if fps is not None and not (isfinite(fps) and fps > 0):
         raise ArgumentError(f"fps: expected a positive number, found {fps:g}")

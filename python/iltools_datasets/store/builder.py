@@ -50,9 +50,15 @@ class StoreBuilder:
         StoreBusyError: another process builds there; the message has its pid.
         StoreNotFoundError: there is no store to add to.
 
-    Example:
-        >>> with StoreBuilder(path) as builder:
-        ...     builder.add(0, 0, states={"observation": observation}, transitions={"action": action})
+    Examples:
+        >>> with StoreBuilder("built", attributes={"motion": {"fps": 50.0}}) as builder:
+        ...     for number in range(2):
+        ...         states = {"observation": np.zeros((11, 4), np.float32)}
+        ...         builder.add(0, number, states, {"action": np.ones((10, 2), np.float32)})
+        Segment(task_id=0, traj_id=0, start=0, length=10)
+        Segment(task_id=0, traj_id=1, start=10, length=10)
+        >>> len(TrajectoryStore.open("built"))
+        20
     """
 
     def __init__(

@@ -47,6 +47,10 @@ def verify_store(path: str | Path, progress: Callable[[int, int], None] | None =
     Raises:
         StoreNotFoundError: there is no store.
         StoreVersionError: written in another format version.
+
+    Examples:
+        >>> verify_store("walks")
+        []
     """
     try:
         return read_damages(_core.verify(str(local_path(path)), progress))

@@ -35,6 +35,15 @@ class TrajectoryStore:
             transitions ("transition"), of the states they lead from ("state") or of the states they lead to
             ("next_state"); `offset` and `width` in bytes within a row of the column; `dtype` and `shape` of a row.
         segments: where each trajectory lies.
+
+    Examples:
+        >>> store = TrajectoryStore.open("walks")
+        >>> store.num_trajectories, len(store)
+        (3, 97)
+        >>> store.gather([0, 5], keys=["qpos", ("next", "qpos")])["next", "qpos"].shape
+        (2, 7)
+        >>> store.windows(segment=[0, 2], step=[10, 0], length=8, keys=["action"])["action"].shape
+        (2, 8, 2)
     """
 
     def __init__(self, core: _core.Store, *, num_threads: int | None = None) -> None:

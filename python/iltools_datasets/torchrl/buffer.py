@@ -51,6 +51,19 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
 
     Raises:
         RuntimeError: `pin_memory=True` without a CUDA device.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import SamplerWithoutReplacement, TrajectoryStorage
+        >>> from torchrl.data import ImmutableDatasetWriter
+        >>> buffer = TensorDictReplayBuffer(
+        ...     storage=TrajectoryStorage(TrajectoryStore.open("walks")),
+        ...     sampler=SamplerWithoutReplacement(),
+        ...     writer=ImmutableDatasetWriter(),
+        ...     batch_size=32,
+        ...     prefetch=2,
+        ... )
+        >>> [len(batch) for batch in buffer], buffer.epoch
+        ([32, 32, 32, 1], 0)
     """
 
     def __init__(self, **kwargs: Any) -> None:

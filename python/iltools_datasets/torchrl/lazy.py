@@ -81,7 +81,15 @@ class LazyTensorStorage(_NativeRows, torchrl_storages.LazyTensorStorage):  # typ
 
 
 class LazyMemmapStorage(_NativeRows, torchrl_storages.LazyMemmapStorage):  # type: ignore[misc]
-    """TorchRL's `LazyMemmapStorage`, same arguments and behaviour, picking rows natively."""
+    """TorchRL's `LazyMemmapStorage`, same arguments and behaviour, picking rows natively.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import RandomSampler, TensorDictReplayBuffer
+        >>> buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(1000), sampler=RandomSampler(), batch_size=4)
+        >>> rows = buffer.extend(TensorDict({"observation": torch.randn(10, 3)}, [10]))
+        >>> buffer.sample()["observation"].shape
+        torch.Size([4, 3])
+    """
 
 
 class _Columns:

@@ -57,6 +57,13 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     Args:
         store: the open store; its `num_threads` applies.
+
+    Examples:
+        >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
+        >>> len(storage), storage.get(torch.tensor([0, 5]))["next", "qpos"].shape
+        (97, torch.Size([2, 7]))
+        >>> storage.specs()["action"].shape
+        torch.Size([2])
     """
 
     _default_checkpointer = StoreReferenceCheckpointer

@@ -44,6 +44,20 @@ class Adaptive:
 
     Raises:
         ArgumentError: a parameter that makes no sense.
+
+    Examples:
+        >>> from iltools_datasets.tracking import MotionSampler
+        >>> adaptive = Adaptive(bin_s=0.5, uniform=0.2, cap=None)
+        >>> sampler = MotionSampler(TrajectoryStore.open("motion"), 8, control_dt=0.02, adaptive=adaptive)
+        >>> sampler.coverage()
+        Coverage:
+          clips: 2 in 8 bins
+          seen: 0.0 s of motion, 0.00 times over
+          starts: 0, failures 0, 0.000 per start
+          busiest 1 %: 0.0 % of all visits
+          never started: 2 clips ('task 0/walk0', 'task 0/walk1'); 8 bins
+          never visited: 2 clips ('task 0/walk0', 'task 0/walk1'); 8 bins
+          never completed: 2 clips ('task 0/walk0', 'task 0/walk1'); 8 bins
     """
 
     bin_s: float = 1.0

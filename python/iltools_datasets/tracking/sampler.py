@@ -28,6 +28,15 @@ class MotionSampler(HostSampler):
     envs and counts, lives on that device: what is made is a `ResidentSampler`, which takes `budget=`, too. With
     `window_s=`, `wait=` and `budget=` as well it is a `RollingSampler`, for motion that does not fit there. `to_jax`
     gives the same to the pure functions of `tracking.jax_motion`.
+
+    Examples:
+        >>> sampler = MotionSampler(TrajectoryStore.open("motion"), num_envs=64, control_dt=0.02, offsets=[0, 1, 2])
+        >>> sampler.reset()
+        >>> sampler.lookup()["joint_pos"].shape
+        (64, 3, 3)
+        >>> ended = sampler.step()
+        >>> sampler.reset(ended)
+        >>> sampler.sync()
     """
 
     __signature__ = signature(HostSampler)

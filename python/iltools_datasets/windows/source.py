@@ -56,6 +56,14 @@ class WindowSource:
 
     Arrays are never written again while anybody holds them (`leases_buffers`), and those out of a store begin at
     multiples of 64 bytes, so a device that shares the host's memory takes them without a copy.
+
+    Examples:
+        >>> store = TrajectoryStore.open("walks")
+        >>> source = WindowSource(store, ["qpos", "action"], 8, env_to_traj=[0, 2, 0], env_to_step=[0, 5, 9])
+        >>> source()["qpos"].shape
+        (3, 8, 7)
+        >>> source.env_steps
+        array([ 8, 13, 17])
     """
 
     leases_buffers = True

@@ -84,6 +84,13 @@ class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: i
         seed: see `SeededSampler`; without it each batch takes a number from the buffer's generator or torch's.
         rank: which of the ranks that share the draws this is; no draw is made by two of them.
         world_size: how many ranks there are; more than one need a seed.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import TrajectoryStorage
+        >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
+        >>> index, _ = RandomSampler(seed=0).sample(storage, batch_size=1000)
+        >>> index.shape, bool((index < len(storage)).all())
+        (torch.Size([1000]), True)
     """
 
     def __init__(self, *, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
@@ -122,6 +129,13 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             one before it ends. A generator handed over during an epoch counts from the next one on.
         rank: which of the ranks that share an epoch this is.
         world_size: how many ranks there are; more than one need a seed.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import TrajectoryStorage
+        >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
+        >>> sampler = SamplerWithoutReplacement(seed=0)
+        >>> [len(sampler.sample(storage, batch_size=40)[0]) for _ in range(3)], sampler.ran_out
+        ([40, 40, 17], True)
     """
 
     _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = "epoch"

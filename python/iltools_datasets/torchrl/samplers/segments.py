@@ -37,6 +37,12 @@ class EpochUniformSampler(SeededSampler):
         seed: see `SeededSampler`; drawn from the buffer's generator if it is None. Another generator begins anew.
         rank: which of the ranks that share an epoch this is.
         world_size: how many ranks there are; more than one need a seed.
+
+    Examples:
+        >>> sampler = EpochUniformSampler(TrajectoryStore.open("walks").segments, seed=0)
+        >>> index, _ = sampler.sample(batch_size=97)
+        >>> sorted(index.tolist()) == list(range(97)), sampler.ran_out, sampler.epoch
+        (True, True, 0)
     """
 
     def __init__(
@@ -186,6 +192,12 @@ class AssignedUniformSampler(FollowsEnvs, EpochUniformSampler):
 
     Raises:
         UnknownSegmentError, OutOfRangeError: as `EnvCursors` does.
+
+    Examples:
+        >>> sampler = AssignedUniformSampler(TrajectoryStore.open("walks").segments, [(0, 2, 0), (0, 2, 5)], seed=0)
+        >>> index, _ = sampler.sample(batch_size=19)
+        >>> int(index.min()), int(index.max()), sampler.ran_out
+        (78, 96, True)
     """
 
     def __init__(
@@ -262,6 +274,11 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
     Raises:
         ValueError: no env.
         UnknownSegmentError, OutOfRangeError: as `EnvCursors` does.
+
+    Examples:
+        >>> sampler = SequentialPerEnvSampler(TrajectoryStore.open("walks").segments, [(0, 0, 48), (0, 1, 3)])
+        >>> sampler.sample()[0], sampler.sample()[0]
+        (tensor([48, 52]), tensor([ 0, 53]))
     """
 
     def __init__(self, segments: Segments | Iterable[Segment], assignment: Assignments | EnvCursors) -> None:

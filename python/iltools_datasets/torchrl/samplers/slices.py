@@ -42,6 +42,15 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
     Args:
         seed: see `SeededSampler`; without it each batch takes a number from the buffer's generator or torch's.
         options: those of TorchRL's sampler.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import TrajectoryStorage
+        >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
+        >>> (index,), info = SliceSampler(num_slices=4, seed=0).sample(storage, batch_size=32)
+        >>> index.view(4, 8).diff().unique()
+        tensor([1])
+        >>> list(info)
+        [('next', 'truncated'), ('next', 'done'), ('next', 'terminated')]
     """
 
     def __init__(self, *, seed: int | None = None, **options: Any) -> None:
@@ -169,6 +178,14 @@ class SliceSamplerWithoutReplacement(
         shuffle: False keeps the order of the trajectories.
         seed: as in `SamplerWithoutReplacement`.
         options: those of TorchRL's sampler.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import TrajectoryStorage
+        >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
+        >>> sampler = SliceSamplerWithoutReplacement(num_slices=3, seed=0)
+        >>> (index,), _ = sampler.sample(storage, batch_size=30)
+        >>> index.shape, sampler.ran_out
+        (torch.Size([30]), True)
     """
 
     _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = "epoch"
@@ -272,6 +289,16 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         rank: as in `SamplerWithoutReplacement`: which of the ranks that share an epoch's windows this is.
         world_size: as in `SamplerWithoutReplacement`.
         options: where trajectories end and what goes into the batch, as for `SliceSampler`.
+
+    Examples:
+        >>> from iltools_datasets.torchrl import TrajectoryStorage
+        >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
+        >>> sampler = EveryWindowSampler(slice_len=8, stride=4, seed=0)
+        >>> sampler.num_windows(storage)
+        20
+        >>> (index,), _ = sampler.sample(storage, batch_size=80)
+        >>> index.view(10, 8).diff().unique()
+        tensor([1])
     """
 
     def __init__(
