@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from iltools_datasets.errors import SchemaError
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
 from iltools_datasets.collection import ExpertTrajectoryCollector, collector  # noqa: E402
+from iltools_datasets.collection.staging import Staging  # noqa: E402
 
 N, OBS, ACT = 6, 5, 2
 
@@ -119,13 +121,59 @@ def test_wrong_shapes_are_told_at_once_and_wrong_values_by_the_next_call(tmp_pat
     assert len(TrajectoryStore.open(tmp_path / "store")) == 2 * N
 
 
-@pytest.mark.usefixtures("staged")
-def test_a_step_on_its_way_is_dropped_with_all_others(tmp_path: Path) -> None:
-    recording = ExpertTrajectoryCollector(OBS, ACT)
-    recording.add_step(torch.zeros(N, OBS), torch.ones(N, ACT))
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_a_step_on_its_way_is_dropped_with_all_others(
+    tmp_path: Path, request: pytest.FixtureRequest, is_staged: bool, value: float
+) -> None:
+    if is_staged:
+        request.getfixturevalue("staged")
+    recording = ExpertTrajectoryCollector(OBS, ACT, on_nan="error" if is_staged else "keep")
+    recording.add_step(torch.full((N, OBS), value), torch.ones(N, ACT))
     recording.clear()
     assert recording.num_steps == 0
     recording.add_step(torch.zeros(2, OBS), torch.ones(2, ACT))
     recording.save(tmp_path / "expert.npy")
     assert np.load(tmp_path / "expert.npy", allow_pickle=True).item()["observations"].shape == (1, 2, OBS)
+    recording.close()
+
+
+@pytest.mark.usefixtures("staged")
+def test_a_step_is_recorded_beside_what_its_caller_does_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, may_go_on = threading.Event(), threading.Event()
+    piece = Staging._piece
+
+    def held_up(self: Staging, *place: Any) -> Any:
+        arrived.set()
+        assert may_go_on.wait(60)
+        return piece(self, *place)
+
+    monkeypatch.setattr(Staging, "_piece", held_up)
+    recording = ExpertTrajectoryCollector(OBS, ACT, directory=tmp_path / "store")
+    observations = torch.arange(N * OBS, dtype=torch.float32).reshape(N, OBS)
+    recording.add_step(observations, torch.ones(N, ACT))  # returns, though nothing of it can be recorded
+    assert arrived.wait(60)
+    expected = observations.numpy().copy()
+    observations.zero_()
+    may_go_on.set()
+    assert recording.num_steps == N
+    assert recording.get_statistics()["stalled_seconds"] > 0
+    recording.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("iltools-staging")]
+    store = TrajectoryStore.open(tmp_path / "store")
+    np.testing.assert_array_equal(store.gather(np.arange(N))["observation"], expected)
+
+
+@pytest.mark.usefixtures("staged")
+def test_rows_that_begin_nothing_are_warned_of_in_the_callers_thread(tmp_path: Path) -> None:
+    given = {"observations": torch.zeros(N, OBS), "actions": torch.ones(N, ACT)}
+    recording = ExpertTrajectoryCollector(OBS, ACT, max_trajectories=N)
+    recording.add_step(**given)
+    recording.mark_trajectory_end(N)
+    recording.add_step(**given)
+    with pytest.warns(UserWarning, match=f"{N} trajectories are recorded; running ones are finished") as said:
+        recording.add_step(**given)
+    assert [Path(one.filename) for one in said] == [Path(__file__)]
+    recording.add_step(**given)
+    assert recording.num_steps == N
     recording.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,15 +27,7 @@ from iltools_datasets.collection.counts import metadata_of, statistics_of
 from iltools_datasets.collection.ends import KNOWN, checked_envs, final_rows, how_of, names_of
 from iltools_datasets.collection.place import Place
 from iltools_datasets.collection.recording import DEFAULT_TASK, Recording, columns_of, history_of, saved_layout
-from iltools_datasets.collection.rows import (
-    DATA,
-    LEFT_OUT,
-    RecordedColumn,
-    as_mask,
-    check_sigma,
-    checked_rows,
-    mask_out_nan,
-)
+from iltools_datasets.collection.rows import DATA, LEFT_OUT, RecordedColumn, checked_mask, checked_rows
 from iltools_datasets.collection.settings import OnNan, Settings
 from iltools_datasets.collection.staging import MASK, Staging, is_on_device
 from iltools_datasets.collection.student_frames import StudentFrames
@@ -107,6 +100,7 @@ class ExpertTrajectoryCollector:
         self._settings, self._num_envs = settings, settings.num_envs
         self._pid, self._attributes = os.getpid(), None if attributes is None else dict(attributes)
         self._said_full = self._is_sealing = self._is_over = False
+        self._full_at: int | None = None
         self._recording: Recording | None = None
         self._staging = Staging()
         self.student_builder = student_builder
@@ -118,6 +112,7 @@ class ExpertTrajectoryCollector:
     @property
     def num_envs(self) -> int | None:
         """N; None before the first step, unless it was given."""
+        self._so_far()
         return self._num_envs
 
     @property
@@ -178,16 +173,16 @@ class ExpertTrajectoryCollector:
         self._settings.check_student(student_observations is not None)
         # A history is told from its builder, which goes on with the next step.
         if self._student is None and is_on_device({**given, MASK: valid_mask}):
-            self._staging.put({**given, MASK: valid_mask}, self._rows)
+            self._staging.put({**given, MASK: valid_mask}, self._rows, self._record)
         else:
             self._record(given, valid_mask)
+            self._settle()
 
     def _settle(self) -> None:
-        """Record the step that came from a device with the call before; raises what is wrong with it."""
+        """Wait until the step that the call before brought from a device is recorded; raises what is wrong with it."""
         self._require_open()
-        if self._staging.holds_step:
-            given = self._staging.take()
-            self._record(given, given.pop(MASK))
+        self._staging.settle()
+        self._say_full()
 
     def _rows(self, given: dict[str, Any]) -> dict[RecordedColumn, NDArray[Any]]:
         columns = None if self._recording is None else self._recording.columns
@@ -196,16 +191,13 @@ class ExpertTrajectoryCollector:
 
     def _record(self, given: dict[str, Any], valid_mask: Any) -> None:
         rows = self._rows(given)
-        num_envs = len(next(iter(rows.values())))
-        mask = as_mask(valid_mask, num_envs)
-        mask = mask_out_nan(rows, mask, self._settings.on_nan)
-        check_sigma(rows, mask)
+        mask = checked_mask(rows, valid_mask, self._settings.on_nan)
         if self._student is not None:
             self._student.check(rows, mask, 0 if self._recording is None else self._recording.core.num_steps)
         if self._recording is None:
             rule = None if self._student is None else self._student.rule
-            self._recording = Recording.begin(self._place, num_envs, list(rows), self._settings.longest, rule)
-            self._num_envs = num_envs
+            self._recording = Recording.begin(self._place, len(mask), list(rows), self._settings.longest, rule)
+            self._num_envs = len(mask)
         mask = self._without_new_episodes(mask)
         self._recording.core.step(mask, [values.reshape(-1).view(np.uint8) for values in rows.values()])
         if self._student is not None:
@@ -320,7 +312,8 @@ class ExpertTrajectoryCollector:
         try:
             self._settle()
         finally:
-            self._seal()
+            if not self._staging.holds_step:
+                self._seal()
 
     def _seal(self) -> None:
         recording = self._recording
@@ -334,6 +327,7 @@ class ExpertTrajectoryCollector:
                 recording.core.discard()
                 recording = None
         self._is_over, self._recording = True, None
+        self._staging.close()
         self._place.remove()
         if self._place.grows and recording is None:
             raise SchemaError(f"{self._place.directory}: nothing was recorded: no episode is over")
@@ -341,9 +335,11 @@ class ExpertTrajectoryCollector:
     def clear(self) -> None:
         """Drop everything that was recorded and begin again."""
         self._require_open()
-        self._staging.drop()
+        with suppress(SchemaError, OSError):  # what was wrong with the step on its way goes with all others
+            self._staging.settle()
         core, self._recording = None if self._recording is None else self._recording.core, None
-        self._said_full = False
+        self._said_full, self._full_at = False, None
+        self._num_envs = self._settings.num_envs
         if self._student is not None:
             self._student.cleared()
         self._place.clear(core)
@@ -389,12 +385,17 @@ class ExpertTrajectoryCollector:
 
     def _without_new_episodes(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the mask with rows left out that would begin an episode though enough are over."""
-        if not self.is_full or self._recording is None:
+        recording = self._recording
+        if recording is None or recording.num_trajectories < self.max_trajectories:
             return mask
-        if not self._said_full:
-            self._said_full = True
-            full = f"{self.num_trajectories} trajectories are recorded"
-            warnings.warn(f"{full}; running ones are finished, no new one begins", stacklevel=4)
+        self._full_at = recording.num_trajectories
         begins = mask == DATA
-        begins[self._recording.core.running] = False
+        begins[recording.core.running] = False
         return np.where(begins, np.uint8(LEFT_OUT), mask)
+
+    def _say_full(self) -> None:
+        """Warn once, and from the caller's own thread, that no episode begins any more."""
+        if self._full_at is not None and not self._said_full:
+            self._said_full = True
+            full = f"{self._full_at} trajectories are recorded"
+            warnings.warn(f"{full}; running ones are finished, no new one begins", stacklevel=4)

@@ -121,6 +121,13 @@ def as_mask(valid_mask: Any, num_envs: int) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
+def checked_mask(rows: dict[RecordedColumn, NDArray[Any]], valid_mask: Any, on_nan: OnNan) -> NDArray[np.uint8]:
+    """Return which rows of a step are data, a copy; raise `SchemaError` where a row that is holds what it may not."""
+    mask = mask_out_nan(rows, as_mask(valid_mask, len(next(iter(rows.values())))), on_nan)
+    check_sigma(rows, mask)
+    return mask
+
+
 def mask_out_nan(rows: dict[RecordedColumn, NDArray[Any]], mask: NDArray[np.uint8], on_nan: OnNan) -> NDArray[np.uint8]:
     """Return the mask without the rows that hold NaN or infinity, or raise `SchemaError` naming env and column."""
     if on_nan == "keep":

@@ -1,9 +1,10 @@
-"""A step on its way from a device: packed there, copied beside what the device does next, awaited by the next call."""
+"""A step on its way from a device: packed there, then copied and recorded beside what its caller does next."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -32,19 +33,21 @@ def _stand_in(value: Any) -> Any:
 
 
 class Staging:
-    """Room for one step, on the device and in page-locked memory of the host.
+    """Room for one step, on the device and in page-locked memory of the host, and a thread that records it.
 
     When `put` returns, the caller's tensors may be overwritten: they are packed by work that was queued on the caller's
-    stream. The copy to the host runs on a stream of its own meanwhile. On a CPU, without streams, all of it is done at
-    once.
+    stream. The copy to the host runs on a stream of its own meanwhile (on a CPU, without streams, it is made at once),
+    and a thread waits for it and records the step. The next call begins with `settle`, so that an error is told
+    by the very next one, and at most one step is not on disk: room for more of them would never be taken.
     """
 
     def __init__(self) -> None:
         self.stalled_seconds = 0.0
-        """How long copies were waited for that had not arrived when they were needed."""
+        """How long calls waited for the step before theirs."""
         self._packed: dict[torch.dtype, torch.Tensor] = {}
         self._arrived: dict[torch.dtype, torch.Tensor] = {}
-        self._places: dict[str, tuple[torch.dtype, int, torch.Size] | None] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._step: Future[None] | None = None
         self._signature: list[tuple[str, torch.Size, torch.dtype]] = []
         self._stream: Any = None
         self._copied: Any = None
@@ -52,14 +55,22 @@ class Staging:
     @property
     def holds_step(self) -> bool:
         """Whether a step is on its way."""
-        return self._places is not None
+        return self._step is not None
 
-    def put(self, given: Mapping[str, torch.Tensor | None], check: Callable[[dict[str, Any]], object]) -> None:
+    def put(
+        self,
+        given: Mapping[str, torch.Tensor | None],
+        check: Callable[[dict[str, Any]], object],
+        record: Callable[[dict[str, Any], Any], None],
+    ) -> None:
         """Send a step's arguments on their way, its mask among them; none is on its way already.
 
-        `check` is asked about shapes and dtypes, with arrays of these, where they are other ones than before.
+        Args:
+            given: argument -> tensor.
+            check: is asked about shapes and dtypes, with arrays of these, where they are other ones than before.
+            record: is called in the thread with the arguments on the host, and their mask.
         """
-        assert self._places is None
+        assert self._step is None
         signature = [(name, value.shape, value.dtype) for name, value in given.items() if value is not None]
         if signature != self._signature:
             like = {name: None if value is None else _stand_in(value) for name, value in given.items()}
@@ -78,22 +89,35 @@ class Staging:
             self._make_room(dtype, sum(map(len, pieces)), pieces[0].device)
             torch.cat(pieces, out=self._packed[dtype])
         self._copy(list(flat))
-        self._places = places
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "iltools-staging")
+        self._step = self._thread.submit(self._arrive, places, record)
 
-    def take(self) -> dict[str, Any]:
-        """Wait for the step that was put and return its arguments on the host, valid until the next one is put."""
-        places, self._places = self._places, None
-        assert places is not None
-        if self._copied is not None and not self._copied.query():
-            began = time.perf_counter()
+    def settle(self) -> None:
+        """Wait until the step that was put is recorded; raises what is wrong with it. One that was told is gone."""
+        if (step := self._step) is None:
+            return
+        began = time.perf_counter()
+        wait([step])  # interrupted here, it is waited for by the next call
+        self.stalled_seconds += time.perf_counter() - began
+        self._step = None
+        step.result()
+
+    def close(self) -> None:
+        """End the thread; no step is on its way."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+    def _arrive(
+        self,
+        places: Mapping[str, tuple[torch.dtype, int, torch.Size] | None],
+        record: Callable[[dict[str, Any], Any], None],
+    ) -> None:
+        if self._copied is not None:
             self._copied.synchronize()
-            self.stalled_seconds += time.perf_counter() - began
-        return {name: None if place is None else self._piece(*place) for name, place in places.items()}
-
-    def drop(self) -> None:
-        """Forget the step that is on its way, if one is."""
-        if self._places is not None:
-            self.take()
+        given = {name: None if place is None else self._piece(*place) for name, place in places.items()}
+        record(given, given.pop(MASK))
 
     def _piece(self, dtype: torch.dtype, begin: int, shape: torch.Size) -> torch.Tensor:
         return self._arrived[dtype][begin : begin + shape.numel()].reshape(shape)
