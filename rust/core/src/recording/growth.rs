@@ -1,14 +1,15 @@
 //! The thread that makes a store out of a journal while the journal is written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::journal::{Unsynced, files, path_of};
+use super::journal::Unsynced;
+use super::journal_files::{MOST_SPARES, files, let_go, path_of};
 use super::layout::Layout;
 use super::progress::{Ending, Progress, State};
 use super::reader::{Finished, JournalReader};
@@ -164,10 +165,9 @@ impl Growth {
         }
         if let Some(needed) = progress.tell(State::let_go) {
             self.reader.forget_before(needed);
-            for number in files(&self.journal)?.into_iter().take_while(|&number| number < needed) {
-                let path = path_of(&self.journal, number);
-                fs::remove_file(&path).map_err(Error::io(&path))?;
-            }
+            let most = MOST_SPARES.saturating_sub(progress.lock().spares.len());
+            let spares = let_go(&self.journal, needed, most)?;
+            progress.tell(|state| state.spares.extend(spares));
         }
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! The journal: every step and every end, one record each, written before the call that records it returns.
 //!
 //! A record is good if both its checksums are; the first that is not, and all after it, never happened: it is what a kill left
-//! half-written. Records lie in files of about 64 MiB, which are removed when all their rows are elsewhere.
+//! half-written. Records lie in files of about 64 MiB. When all rows of one are elsewhere it becomes a spare: to write where bytes
+//! lie already takes a third of the time that new pages of a new file take.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{IoSlice, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{IoSlice, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::episodes::Episodes;
-use super::records::{END_BYTES, End, HEADER_BYTES, Header, Kind, Place, Record, Shape, read_record};
+use super::journal_files::{create, path_of};
+use super::records::{END_BYTES, End, HEADER_BYTES, Header, Kind, Place, Shape};
 use crate::store::sync_directory;
 use crate::{Error, Result};
 
@@ -67,14 +68,20 @@ impl Journal {
     pub fn begin(directory: &Path, number: u64, shape: Shape, episodes: &Episodes) -> Result<Self> {
         shape.step_bytes()?;
         fs::create_dir_all(directory).map_err(Error::io(directory))?;
-        let this = Self::begin_file(directory, number, shape, episodes)?;
+        let this = Self::begin_file(directory, number, shape, episodes, None)?;
         sync_directory(directory)?;
         Ok(this)
     }
 
-    /// Begin a file, whose name is not on disk yet.
-    fn begin_file(directory: &Path, number: u64, shape: Shape, episodes: &Episodes) -> Result<Self> {
-        let file = create(directory, number)?;
+    /// Begin a file, whose name is not on disk yet, in the room of a spare if there is one.
+    fn begin_file(
+        directory: &Path,
+        number: u64,
+        shape: Shape,
+        episodes: &Episodes,
+        spare: Option<&Path>,
+    ) -> Result<Self> {
+        let file = create(directory, number, spare)?;
         let (directory_path, left) = (directory.to_path_buf(), Vec::new());
         let mut this =
             Self { directory: directory_path, shape, file, number, written: 0, unsynced: 0, left, broken: false };
@@ -104,9 +111,6 @@ impl Journal {
         let expected = self.shape.row_bytes.iter().map(|bytes| bytes * self.shape.num_envs);
         if mask.len() != self.shape.num_envs || !columns.iter().map(|column| column.len()).eq(expected) {
             return Err(Error::Schema(format!("{}: a step of another shape", self.directory.display())));
-        }
-        if self.written >= FILE_BYTES {
-            self.next_file(episodes)?;
         }
         let mut pieces = Vec::with_capacity(columns.len() + 1);
         pieces.push(mask);
@@ -142,10 +146,17 @@ impl Journal {
         if self.unsynced < SYNC_BYTES && self.left.is_empty() { Ok(None) } else { self.unsynced().map(Some) }
     }
 
-    /// Begin the next file; this one goes on where that fails.
-    pub fn next_file(&mut self, episodes: &Episodes) -> Result<()> {
+    /// Whether the next step should be in the next file.
+    pub fn is_full(&self) -> bool {
+        self.written >= FILE_BYTES
+    }
+
+    /// Begin the next file, in the room of a spare if there is one; this one goes on where that fails.
+    pub fn next_file(&mut self, episodes: &Episodes, spare: Option<&Path>) -> Result<()> {
         let directory = File::open(&self.directory).map_err(Error::io(&self.directory))?;
-        let next = Self::begin_file(&self.directory, self.number + 1, self.shape.clone(), episodes)?;
+        // What lies behind its last record is an earlier file's: a reader takes it for one that was cut, and what follows for lost.
+        self.file.set_len(self.written).map_err(Error::io(self.path(self.number)))?;
+        let next = Self::begin_file(&self.directory, self.number + 1, self.shape.clone(), episodes, spare)?;
         let before = std::mem::replace(self, next);
         self.left = before.left;
         self.left.extend([(before.number, before.file), (DIRECTORY, directory)]);
@@ -168,13 +179,15 @@ impl Journal {
         }
         let body_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let body_crc32c = pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
-        let header = Header { kind: kind as u8, count, step, body_bytes: body_bytes as u64, body_crc32c }.to_bytes();
+        let header = Header { kind: kind as u8, count, step, body_bytes: body_bytes as u64, body_crc32c };
+        let header = header.to_bytes(self.number);
         let mut slices = Vec::with_capacity(pieces.len() + 1);
         slices.push(IoSlice::new(&header));
         slices.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
         if let Err(error) = write_all(&self.file, &mut slices) {
             // What was written of it is cut off; where even that fails, readers cut it by its checksum.
-            self.broken = self.file.set_len(self.written).is_err();
+            let cut = self.file.set_len(self.written);
+            self.broken = cut.and_then(|()| (&self.file).seek(SeekFrom::Start(self.written))).is_err();
             return Err(Error::io(path)(error));
         }
         let place = Place { file: self.number, offset: self.written + HEADER_BYTES as u64 };
@@ -182,15 +195,6 @@ impl Journal {
         self.unsynced += (HEADER_BYTES + body_bytes) as u64;
         Ok(place)
     }
-}
-
-pub(super) fn path_of(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("{number:010}.log"))
-}
-
-fn create(directory: &Path, number: u64) -> Result<File> {
-    let path = path_of(directory, number);
-    File::options().append(true).read(true).create_new(true).open(&path).map_err(Error::io(&path))
 }
 
 fn write_all(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
@@ -205,68 +209,12 @@ fn write_all(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> std::io::Result
     Ok(())
 }
 
-/// Numbers of the files in a journal's directory, in order; none if there is no directory.
-pub fn files(directory: &Path) -> Result<Vec<u64>> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io(directory)(error)),
-    };
-    let mut numbers = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(Error::io(directory))?.file_name();
-        numbers
-            .extend(name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|stem| stem.parse::<u64>().ok()));
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-/// Read a journal from its oldest file on, giving each good record and where it lies to `take`.
-///
-/// Ends at the first record that is not whole; what follows it is cut off, so that the journal can be gone on with. Returns
-/// the number of the next file.
-pub fn replay(
-    directory: &Path,
-    shape: &Shape,
-    longest: u64,
-    mut take: impl FnMut(Record, Place) -> Result<()>,
-) -> Result<u64> {
-    let mut next = 0;
-    let mut is_cut = false;
-    for number in files(directory)? {
-        let path = path_of(directory, number);
-        if is_cut {
-            fs::remove_file(&path).map_err(Error::io(&path))?;
-            continue;
-        }
-        next = number + 1;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(Error::io(&path))?;
-        let length = file.metadata().map_err(Error::io(&path))?.len();
-        let mut at = 0;
-        while let Some((record, body_bytes)) = read_record(&file, at, length, shape, longest, at == 0)? {
-            take(record, Place { file: number, offset: at + HEADER_BYTES as u64 })?;
-            at += HEADER_BYTES as u64 + body_bytes;
-        }
-        if at < length {
-            file.set_len(at).map_err(Error::io(&path))?;
-            is_cut = true;
-        }
-        if at == 0 {
-            fs::remove_file(&path).map_err(Error::io(&path))?;
-        }
-    }
-    Ok(next)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::episodes::Last;
+    use super::super::journal_files::{files, let_go};
+    use super::super::records::{EARLIER_MAGIC, Record};
+    use super::super::replay::replay;
     use super::*;
 
     fn shape() -> Shape {
@@ -348,7 +296,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (_, mut episodes) = write_some(&directory.path().join("a"));
         let mut journal = Journal::begin(&directory.path().join("b"), 4, shape(), &episodes).unwrap();
+        assert!(!journal.is_full());
         journal.written = FILE_BYTES;
+        assert!(journal.is_full());
+        journal.written = fs::metadata(path_of(&directory.path().join("b"), 4)).unwrap().len();
+        journal.next_file(&episodes, None).unwrap();
         journal.step(&episodes, &[1, 1, 1], &[&[0; 24], &[0; 12]]).unwrap();
         episodes.step(&[1, 1, 1], |_| ());
         assert_eq!(files(&directory.path().join("b")).unwrap(), [4, 5]);
@@ -360,6 +312,76 @@ mod tests {
         fs::write(path_of(&directory.path().join("b"), 4), b"torn").unwrap();
         assert_eq!(read_all(&directory.path().join("b")), (vec![], 5));
         assert!(files(&directory.path().join("b")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn of_a_file_in_a_spares_room_every_cut_leaves_its_own_whole_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("journal");
+        // Twenty steps and five ends, good ones, of which the same number of bytes lie behind whatever is written over them.
+        let (_, mut episodes) = write_some(&directory);
+        let before = fs::read(path_of(&directory, 0)).unwrap();
+        let mut journal = Journal::begin(&directory, 1, shape(), &episodes).unwrap();
+        let spares = let_go(&directory, 1, 4).unwrap();
+        assert_eq!((files(&directory).unwrap(), spares.len()), (vec![1], 1));
+        let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&spares[0]).unwrap());
+        journal.next_file(&episodes, Some(&spares[0])).unwrap();
+        let file = path_of(&directory, 2);
+        assert_eq!(std::os::unix::fs::MetadataExt::ino(&fs::metadata(&file).unwrap()), inode);
+        let mut expected = vec![(Record::Begin(episodes.clone()), Place { file: 2, offset: HEADER_BYTES as u64 })];
+        for step in 0..5_u8 {
+            let place = journal.step(&episodes, &[1, 1, 1], &[&[step; 24], &[step; 12]]).unwrap();
+            episodes.step(&[1, 1, 1], |_| ());
+            expected.push((Record::Step(vec![1, 1, 1]), place));
+        }
+        let written = journal.written as usize;
+        let whole = fs::read(&file).unwrap();
+        assert_eq!(whole.len(), before.len());
+        assert_eq!(whole[written..], before[written..]);
+        fs::remove_file(path_of(&directory, 1)).unwrap();
+        // Where it goes on in another file, nothing of an earlier one is left behind its last record.
+        journal.next_file(&episodes, None).unwrap();
+        let next = (Record::Begin(episodes.clone()), Place { file: 3, offset: HEADER_BYTES as u64 });
+        assert_eq!(read_all(&directory), ([&expected[..], &[next]].concat(), 4));
+        fs::remove_file(path_of(&directory, 3)).unwrap();
+        for cut in 0..=written {
+            // A kill in the middle of a write: what was there before lies behind what has come in.
+            fs::write(&file, [&whole[..cut], &before[cut..]].concat()).unwrap();
+            let (found, next) = read_all(&directory);
+            let is_whole = |(_, place): &&(Record, Place)| place.offset as usize - HEADER_BYTES < cut;
+            let begun = expected.iter().filter(is_whole).count();
+            assert!(found.len() == begun || found.len() + 1 == begun, "{cut}: {} of {begun}", found.len());
+            assert_eq!((&found[..], next), (&expected[..found.len()], 3));
+            let next = expected.get(found.len()).map_or(written, |(_, place)| place.offset as usize - HEADER_BYTES);
+            assert_eq!(fs::metadata(&file).map_or(0, |file| file.len() as usize), next);
+        }
+        assert_eq!(read_all(&directory).0, expected);
+    }
+
+    #[test]
+    fn more_files_than_spares_go_and_spares_go_with_their_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, episodes) = write_some(directory.path());
+        let mut journal = Journal::begin(directory.path(), 1, shape(), &episodes).unwrap();
+        (0..4).for_each(|_| journal.next_file(&episodes, None).unwrap());
+        assert_eq!(let_go(directory.path(), 4, 2).unwrap().len(), 2);
+        assert_eq!(files(directory.path()).unwrap(), [4, 5]);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4);
+        assert_eq!(read_all(directory.path()).0.len(), 2);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_journal_of_an_earlier_version_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        write_some(directory.path());
+        let file = path_of(directory.path(), 0);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[..EARLIER_MAGIC.len()].copy_from_slice(&EARLIER_MAGIC);
+        fs::write(&file, &bytes).unwrap();
+        let error = replay(directory.path(), &shape(), 1000, |_, _| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("an earlier version began this recording"));
+        assert_eq!(fs::read(&file).unwrap(), bytes);
     }
 
     #[test]

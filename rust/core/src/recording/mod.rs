@@ -5,12 +5,14 @@
 mod episodes;
 mod growth;
 mod journal;
+mod journal_files;
 mod layout;
 mod progress;
 mod reader;
 mod recorder;
 mod records;
 mod repair;
+mod replay;
 mod saving;
 
 pub use episodes::{DATA, Episode, LEFT_OUT, Last, Missing};

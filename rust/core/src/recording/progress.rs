@@ -1,6 +1,7 @@
 //! What the caller who records and the thread that builds the store know of each other.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,6 +103,8 @@ pub struct State {
     pub oldest_running: Option<u64>,
     /// Files of the journal to bring to disk.
     pub to_sync: Unsynced,
+    /// Files of the journal whose room is free.
+    pub spares: Vec<PathBuf>,
     /// Columns to begin anew with, as long as there is no trajectory.
     pub new_layout: Option<Layout>,
     /// How often a publication was asked for, and how many of these were served.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::episodes::{Episode, Last};
-use super::journal::{FILE_BYTES, path_of};
+use super::journal::FILE_BYTES;
+use super::journal_files::path_of;
 use super::records::{Place, Shape, end_row_offset, row_offset};
 use crate::store::AppendedFile;
 use crate::{Error, Result};

@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 
 use super::episodes::{DATA, Episodes, Last};
 use super::growth::{self, Pace};
-use super::journal::{Journal, Unsynced, replay};
+use super::journal::{Journal, Unsynced};
 use super::layout::Layout;
 use super::progress::{Ending, Progress, State, Steps, check};
 use super::reader::{Finished, JournalReader};
 use super::records::{End, Place, Record, Shape};
+use super::replay::replay;
 use super::saving::Saving;
 use crate::memory::collected;
 use crate::store::{GrowingStore, StoreWriter};
@@ -191,10 +192,14 @@ impl Recorder {
 
     /// Record a step; when this returns it is in the journal. See `Journal::step`.
     pub fn step(&mut self, mask: &[u8], columns: &[&[u8]]) -> Result<()> {
-        {
+        let spare = {
             let mut state = self.progress.lock();
             check(&state)?;
             state.reserve(self.episodes.num_running())?;
+            if self.journal.is_full() { state.spares.pop() } else { None }
+        };
+        if self.journal.is_full() {
+            self.journal.next_file(&self.episodes, spare.as_deref())?;
         }
         let place = self.journal.step(&self.episodes, mask, columns)?;
         let mut over = Vec::new();
@@ -254,7 +259,8 @@ impl Recorder {
 
     /// Begin another file of the journal.
     pub fn next_file(&mut self) -> Result<()> {
-        self.journal.next_file(&self.episodes)
+        let spare = self.progress.lock().spares.pop();
+        self.journal.next_file(&self.episodes, spare.as_deref())
     }
 
     /// What of the journal is not on disk yet.

@@ -6,7 +6,9 @@ use std::os::unix::fs::FileExt;
 use super::episodes::{Episodes, Missing};
 use crate::{Error, Result};
 
-const MAGIC: [u8; 4] = *b"ILJ1";
+const MAGIC: [u8; 4] = *b"ILJ2";
+/// Of records whose checksum did not know which file they are in.
+pub(super) const EARLIER_MAGIC: [u8; 4] = *b"ILJ1";
 pub(super) const HEADER_BYTES: usize = 40;
 /// Bytes of an ended env before its states: the env, its task, how it ended.
 pub(super) const END_BYTES: usize = 9;
@@ -99,7 +101,9 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn to_bytes(self) -> [u8; HEADER_BYTES] {
+    /// As it lies in the file of this number. The number goes into the checksum: a file whose room is used again is full of
+    /// records that were good in their day, and of none that is good in it.
+    pub(super) fn to_bytes(self, file: u64) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = self.kind;
@@ -107,15 +111,15 @@ impl Header {
         bytes[12..20].copy_from_slice(&self.step.to_le_bytes());
         bytes[20..28].copy_from_slice(&self.body_bytes.to_le_bytes());
         bytes[28..32].copy_from_slice(&self.body_crc32c.to_le_bytes());
-        let crc32c = crc32c::crc32c(&bytes[..32]);
+        let crc32c = checksum(&bytes, file);
         bytes[32..36].copy_from_slice(&crc32c.to_le_bytes());
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+    fn from_bytes(bytes: &[u8; HEADER_BYTES], file: u64) -> Option<Self> {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-        if bytes[..4] != MAGIC || crc32c::crc32c(&bytes[..32]) != u32_at(32) {
+        if bytes[..4] != MAGIC || checksum(bytes, file) != u32_at(32) {
             return None;
         }
         Some(Self {
@@ -126,6 +130,10 @@ impl Header {
             body_crc32c: u32_at(28),
         })
     }
+}
+
+fn checksum(header: &[u8; HEADER_BYTES], file: u64) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&header[..32]), &file.to_le_bytes())
 }
 
 /// Where the row of an env lies within a step's body.
@@ -139,22 +147,22 @@ pub(super) fn end_row_offset(shape: &Shape, ended: usize, column: usize, row: u3
     (ended * (END_BYTES + before) + row as usize * shape.row_bytes[column]) as u64
 }
 
-/// The record at a byte of a file, and the bytes of its body; `None` where there is no whole one.
+/// The record at a byte of the file of a number, and the bytes of its body; `None` where there is no whole one.
 pub(super) fn read_record(
     file: &File,
+    number: u64,
     at: u64,
     length: u64,
     shape: &Shape,
     longest: u64,
-    is_first: bool,
 ) -> Result<Option<(Record, u64)>> {
     let mut header = [0; HEADER_BYTES];
     if length - at < HEADER_BYTES as u64 || file.read_exact_at(&mut header, at).is_err() {
         return Ok(None);
     }
-    let Some(header) = Header::from_bytes(&header) else { return Ok(None) };
+    let Some(header) = Header::from_bytes(&header, number) else { return Ok(None) };
     let body_at = at + HEADER_BYTES as u64;
-    if header.body_bytes > length - body_at || !fits(&header, shape, is_first)? {
+    if header.body_bytes > length - body_at || !fits(&header, shape, at == 0)? {
         return Ok(None);
     }
     // The part of the body that is wanted is kept; all of it goes into the checksum, a piece at a time.

@@ -216,8 +216,8 @@ impl AppendedFile {
     /// Copy bytes out.
     pub fn read(&mut self, at: u64, out: &mut [u8]) -> Result<()> {
         self.reach(at, out.len())?;
-        // SAFETY: the range lies in the file and in the map (`reach`). Nobody shortens the file: its only writer appends, and
-        // cuts off no more than a record that it failed to write and told nobody of. `out` is memory of our own.
+        // SAFETY: the range lies in the file and in the map (`reach`). Nobody shortens the file: its only writer adds to
+        // it, and cuts off no more than a record that it failed to write, or what lies behind its last one: it told nobody of either. `out` is memory of our own.
         unsafe {
             std::ptr::copy_nonoverlapping(self.map.as_ptr().add(at as usize), out.as_mut_ptr(), out.len());
         }
