@@ -26,6 +26,8 @@ from iltools_datasets.collection import ExpertTrajectoryCollector, place
 from numpy.typing import NDArray
 
 N, OBS, ACT = 64, 6, 2
+_NUMBERS = re.compile(r"data-[0-9a-f-]{36}|\d{10}|(?<=spare-)\d+")
+"""What differs from child to child in the names of files."""
 _MODES = (Mode.KILL_BEFORE, Mode.KILL_AFTER, Mode.KILL_TORN)
 _STEPS = 40
 """Steps of a child that nobody kills."""
@@ -66,6 +68,8 @@ def collect(path: Path, told: int, publish_seconds: float) -> None:
     os.write(told, b"%d\n" % at)
     for step in range(at, at + _STEPS):
         record(collector, step)
+        if step % 7 == 3:  # as if the journal's file were full: a later one is written where this one's records lie
+            collector._recording.core.next_file()
         os.write(told, b"%d\n" % (step + 1))
     collector.flush()
 
@@ -138,7 +142,7 @@ def child_of(
     assert status in (0, signal.SIGKILL), f"child ended with {status} at {name}"
     if seconds is not None:
         name = "random: while it collects" if status else "random: after the last step"
-    return (None if name is None else re.sub(r"data-[0-9a-f-]{36}|\d{10}", "*", name)), numbers
+    return (None if name is None else _NUMBERS.sub("*", name)), numbers
 
 
 def run(kills: int, seed: int, directory: Path, kills_per_store: int = 50) -> Counter[str]:
@@ -258,7 +262,7 @@ def fail_one(path: Path, at: int, error: int) -> str | None:
     else:
         assert len(numbers) == 0
     shutil.rmtree(path, ignore_errors=True)
-    return None if name is None else re.sub(r"data-[0-9a-f-]{36}|\d{10}", "*", name)
+    return None if name is None else _NUMBERS.sub("*", name)
 
 
 def main() -> None:

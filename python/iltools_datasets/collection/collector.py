@@ -396,6 +396,5 @@ class ExpertTrajectoryCollector:
     def _say_full(self) -> None:
         """Warn once, and from the caller's own thread, that no episode begins any more."""
         if self._full_at is not None and not self._said_full:
-            self._said_full = True
-            full = f"{self._full_at} trajectories are recorded"
+            self._said_full, full = True, f"{self._full_at} trajectories are recorded"
             warnings.warn(f"{full}; running ones are finished, no new one begins", stacklevel=4)
