@@ -69,6 +69,10 @@ class ArchiveChangedError(SourceError):
     """An archive was replaced while it was open; what is read of it belongs together again once it is opened anew."""
 
 
+class StorageError(IltoolsError, OSError):
+    """Object storage refuses a request, or failed it as often as its client tries; the message has the URL."""
+
+
 class MissingKeyError(IltoolsError, KeyError):
     """A required key is not there."""
 

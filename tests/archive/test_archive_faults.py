@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from iltools_datasets._base.files import swap
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter, targets
-from iltools_datasets.archive.targets import swap
 from iltools_datasets.errors import (
     ArchiveChangedError,
     ArchiveCorruptError,

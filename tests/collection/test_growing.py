@@ -97,6 +97,39 @@ def test_a_reader_attached_through_100_publications_never_sees_a_wrong_or_missin
 
 
 @pytest.mark.usefixtures("seldom")
+def test_a_copy_of_what_was_uploaded_grows_with_it_and_is_sealed(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="needs fsspec")
+    oracle, copies = Oracle(), []
+
+    def copied() -> TrajectoryStore:
+        bucket = fsspec.filesystem("memory")
+        if bucket.exists("/growing"):
+            bucket.rm("/growing", recursive=True)
+        bucket.put(str(tmp_path / "store"), "/growing", recursive=True)
+        return TrajectoryStore.open("memory://growing", cache=tmp_path / "cache")
+
+    with make(tmp_path / "store", max_trajectories=10**6) as collector:
+        for at in range(12):
+            collector.add_step(**step_of(at))
+            oracle.step(at, [True] * N)
+            if at % 4 == 3:
+                collector.mark_trajectory_end(env_ids=[at % N], **last_of(at))
+                oracle.end(at % N, at + 500, "fell")
+                collector.flush()
+                copies.append((copied(), len(oracle.over)))
+    assert all(copy.is_growing for copy, _ in copies)
+    sealed = copied()
+    assert not sealed.is_growing
+    assert sealed.num_trajectories == TrajectoryStore.open(tmp_path / "store").num_trajectories > copies[-1][1]
+    assert not verify_store(sealed.path)
+    assert not list(sealed.path.rglob("journal"))
+    for copy, episodes in copies:
+        assert copy.num_trajectories == episodes
+        for key, rows in rows_of(copy).items():
+            np.testing.assert_array_equal(rows, rows_of(sealed)[key][: len(copy)])
+
+
+@pytest.mark.usefixtures("seldom")
 def test_counts_go_on_with_a_recording(tmp_path: Path) -> None:
     """Rows left out, rows that are no data, and ends of which only the number is known."""
     counts = ("num_trajectories", "num_steps", "num_dropped", "num_invalid")

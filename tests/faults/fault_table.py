@@ -98,6 +98,13 @@ SECTIONS: dict[str, dict[str, str]] = {
         "array written to meanwhile": "is copied from, as it was or as it becomes, and what is stored has its checksum",
         "output over the input": "refused, and nothing is written",
     },
+    "what comes over a network comes in part, changed or not at all": {
+        "store there is damaged": "named with its URL, file, expected and found; nothing is left to be opened",
+        "object storage fails": "403, 500, 503, half an answer, nobody: an error with the URL; the next try goes on",
+        "killed while fetching": "no store, or the one before; one process fetches and others wait",
+        "disk full while fetching": "OSError ENOSPC, and what was fetched is removed",
+        "store there is replaced": "the old copy or the new one, in one step; who has the old one open keeps it",
+    },
     "visible before it is durable": {
         "order of syncs": "data, then names, then the rename, then its directory; for everything that is published",
     },

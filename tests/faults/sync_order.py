@@ -165,6 +165,20 @@ def images(path: Path) -> None:
     LeRobotReader(root, cache=path / "cache").pictures(np.array([0]), camera)
 
 
+def staged_store(path: Path) -> None:
+    import fsspec
+    from iltools_datasets import TrajectoryStore
+    from kill_loop import build
+
+    origin = path.with_name("origin")
+    build(origin, 0, overwrite=True)
+    bucket = fsspec.filesystem("memory")
+    if bucket.exists("/bucket"):
+        bucket.rm("/bucket", recursive=True)
+    bucket.put(str(origin), "/bucket", recursive=True)
+    TrajectoryStore.open("memory://bucket", cache=path / "cache")
+
+
 WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "store": (store, r".*/manifest\.json"),
     "adopted spool": (adopted, r"/deep/store/manifest\.json"),
@@ -172,6 +186,7 @@ WRITERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "replay builder, laid out anew": (replay_laid_out_anew, r"/store/manifest\.json"),
     "archive": (archive, r"/a\.zarr"),
     "archive of many files": (lambda path: archive(path, 150), r"/a\.zarr"),
+    "staged store": (staged_store, r"/cache/stores/bucket-\w+"),
     "JSON file": (json_file, r".*/state\.json"),
     "description of an archive": (description, r"/(meta\.json|trajectories\.zarr)"),
     "pictures of a camera": (frames, r"/frames/frames\.json"),
@@ -194,7 +209,9 @@ def main() -> None:
             calls.seek(0)
             disk = Disk(published)
             disk.replay(calls)
-        there = {str(file)[len(str(path)) :] for file in path.rglob("*") if file.is_file() and file.name not in LOCKS}
+        there = {
+            str(file)[len(str(path)) :] for file in path.rglob("*") if file.is_file() and not file.name.endswith(LOCKS)
+        }
         unsynced = [] if "*" in disk.synced else sorted(there - disk.synced)
         left = sorted(disk.bytes | disk.names)
         results.append({"renames": disk.renames, "early": disk.found, "never synced": unsynced, "not on disk": left})

@@ -18,6 +18,8 @@ from sync_order import WRITERS, Disk
 def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, writer: str) -> None:
     if "replay" in writer or "checkpoint" in writer:
         pytest.importorskip("torchrl", reason="needs the torch extra")
+    if "staged" in writer:
+        pytest.importorskip("fsspec", reason="needs fsspec")
     if "images" in writer:
         for name in ("pyarrow", "av", "PIL"):
             pytest.importorskip(name, reason="needs the extra data")

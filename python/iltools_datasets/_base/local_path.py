@@ -13,6 +13,12 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _FILE = re.compile(r"file:/+")
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is the URL of something that is not on this machine."""
+    text = os.fspath(path)
+    return "://" in text and not _FILE.match(text)
+
+
 def local_path(path: str | os.PathLike[str]) -> Path:
     """Return the path; that of a `file://` URL without the scheme. Raises ArgumentError for any other URL."""
     text = os.fspath(path)
@@ -22,6 +28,6 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         scheme = text.partition(":")[0]
         raise ArgumentError(
             f"{text}: expected a directory or file of this machine, found a URL of {scheme}; work on a local path and "
-            f"copy what it holds (archives can be read from object storage and written there)"
+            f"copy it there as it is, recursively (archives can be read from object storage and written there)"
         )
     return Path(path)

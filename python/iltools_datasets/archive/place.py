@@ -12,7 +12,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 from iltools_datasets._base.extras import missing_extra
-from iltools_datasets._base.local_path import local_path
+from iltools_datasets._base.local_path import is_url, local_path
 from iltools_datasets.errors import SourceError
 
 Location: TypeAlias = str | os.PathLike[str] | Store
@@ -21,8 +21,7 @@ Location: TypeAlias = str | os.PathLike[str] | Store
 
 def as_path_or_url(location: str | os.PathLike[str]) -> Path | str:
     """Return a local location as a path, any other as the URL it is."""
-    text = os.fspath(location)
-    return text if "://" in text and not text.startswith("file://") else local_path(text)
+    return os.fspath(location) if is_url(location) else local_path(location)
 
 
 def open_place(location: Location, read_only: bool) -> Path | Store:

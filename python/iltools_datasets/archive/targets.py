@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import glob
 import os
 import shutil
-import sys
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,14 +16,20 @@ from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.core.sync import sync
 
-from iltools_datasets._base.files import Maker, link_or_copy, make_directory, remove_soon, sync_directory, sync_tree
+from iltools_datasets._base.files import (
+    Maker,
+    link_or_copy,
+    make_directory,
+    remove_soon,
+    swap,
+    sync_directory,
+    sync_tree,
+)
 from iltools_datasets.archive.place import read_bytes
 from iltools_datasets.errors import ArchiveExistsError
 
 ROOT_METADATA = "zarr.json"
 _UPLOADS = 16
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 class Target(Protocol):
@@ -188,19 +192,3 @@ class StoreTarget:
         for upload in self._pending.values():
             upload.result()
         self._pending.clear()
-
-
-def swap(one: Path, other: Path) -> None:
-    """Exchange two directories of one file system.
-
-    In one step where Linux can; elsewhere in three, between which `other` is missing for an instant.
-    """
-    if sys.platform == "linux":
-        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        paths = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
-        if renameat2 is not None and renameat2(*paths, _RENAME_EXCHANGE) == 0:
-            return
-    aside = other.with_name(f"{one.name}-swap")
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)

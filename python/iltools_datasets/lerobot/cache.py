@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iltools_datasets._base.cache_directory import default_cache, name_in_cache
 from iltools_datasets._base.files import make_directory
 from iltools_datasets.errors import SourceError, StoreBusyError, StoreError
 from iltools_datasets.lerobot.build import ALIAS, build_store
@@ -24,8 +24,6 @@ from iltools_datasets.store.trajectory_store import TrajectoryStore
 _LAYOUT = 1
 """Counted up when the same files would give another store."""
 _PAUSE = 0.05  # s between two looks at a build of another process
-
-CACHE_VARIABLE = "ILTOOLS_CACHE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +45,6 @@ class CachedStore:
         """Feature -> (episode, first frame with NaN, number of such frames)."""
         found = self.store.attributes["lerobot"]["nan"]
         return {key: [(int(e), int(f), int(n)) for e, f, n in entries] for key, entries in found.items()}
-
-
-def default_cache() -> Path:
-    """Return `$ILTOOLS_CACHE`, or `iltools_datasets` below `$XDG_CACHE_HOME` or `~/.cache`."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iltools_datasets"
 
 
 def fingerprint(root: Path, info: LeRobotInfo) -> str:
@@ -113,8 +103,7 @@ def open_store(root: Path, info: LeRobotInfo, cache: Path | None, wanted: str) -
 def set_name(root: Path) -> str:
     """Return the name of a set's directory in a cache: its own, and a number of where it lies."""
     real = os.path.realpath(root)
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", Path(real).name)[:60].lstrip(".")
-    return f"{plain or 'set'}-{hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()}"
+    return name_in_cache(Path(real).name, real, "set")
 
 
 def _notes(store: TrajectoryStore) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets._base.files import make_directory, sync_directory, write_json
-from iltools_datasets.lerobot.lock import locked
+from iltools_datasets._base.lock import locked
 
 _UNSYNCED = 64 << 20
 """Bytes of pictures that are written before they are synced and, only then, said to be there."""

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from iltools_datasets._base.extras import missing_extra
 from iltools_datasets._base.files import make_directory, sync_directory, write_json
+from iltools_datasets._base.lock import locked
 from iltools_datasets.errors import SourceError
 from iltools_datasets.lerobot.frame_cache import Shape
 from iltools_datasets.lerobot.info import LeRobotInfo
-from iltools_datasets.lerobot.lock import locked
 from iltools_datasets.lerobot.parquet import naming, open_parquet
 from iltools_datasets.lerobot.paths import within
 from iltools_datasets.lerobot.tables import DataFile, data_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from iltools_datasets import _core
 from iltools_datasets._base.files import bytes_below
-from iltools_datasets._base.local_path import local_path
+from iltools_datasets._base.local_path import is_url, local_path
 from iltools_datasets.errors import MissingKeyError, StoreChangedError
 from iltools_datasets.store.bounds import Bounds, bounds_of
 from iltools_datasets.store.keys import Backend, Boundary, Key, parts_of, public
 from iltools_datasets.store.maintenance import Damage, read_damages
 from iltools_datasets.store.segments import Segments, int64
+from iltools_datasets.store.staging import staged
 
 __all__ = ["TrajectoryStore"]
 
@@ -59,24 +61,37 @@ class TrajectoryStore:
         )
 
     @classmethod
-    def open(cls, path: str | Path, backend: Backend = "mmap", *, num_threads: int | None = None) -> TrajectoryStore:
+    def open(
+        cls,
+        path: str | Path,
+        backend: Backend = "mmap",
+        *,
+        cache: str | Path | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        num_threads: int | None = None,
+    ) -> TrajectoryStore:
         """Open a store. Checks the manifest's checksum, the segment table and the length of every file.
 
         Args:
-            path: directory of the store.
+            path: directory of the store, or, with a `cache`, its URL on object storage, such as `s3://bucket/store`.
             backend: `"mmap"` reads through the page cache, which all processes share; `"ram"` reads everything into
                 this process's memory first; `"pread"` reads each row from the file, and raises where a truncated file
                 would kill a process that has it mapped.
+            cache: directory of this machine to which a store at a URL is copied, by one process while others wait, and
+                verified; a copy of the same manifest is used as it is (`docs/cluster.md`).
+            storage_options: what fsspec gives the client of the URL's protocol, such as `{"endpoint_url": ...}`.
             num_threads: threads of large gathers; None = what `num_threads()` says: as many as there are cores, and one
                 in a process that multiprocessing started, such as a DataLoader's worker.
 
         Raises:
-            ArgumentError: the path is a URL: a store is mapped, and so lies on this machine.
+            ArgumentError: the path is a URL and there is no `cache`: a store is mapped, and so lies on this machine.
+            StorageError: object storage refuses, or fails; MissingExtraError without its client.
             StoreNotFoundError: there is no store.
             StoreCorruptError: a file is missing, has the wrong length or is not what the manifest says.
             StoreVersionError: written in another format version.
         """
-        return cls(_core.Store.open(str(local_path(path)), backend), num_threads=num_threads)
+        place = staged(os.fspath(path), cache, storage_options) if is_url(path) else local_path(path)
+        return cls(_core.Store.open(str(place), backend), num_threads=num_threads)
 
     @classmethod
     def from_tensordict_memmap(
