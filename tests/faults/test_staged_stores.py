@@ -39,10 +39,16 @@ print(len(store), store.path)
 """
 
 
-@pytest.fixture
-def server() -> Iterator[ObjectServer]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[ObjectServer]:
     with serving() as server:
         yield server
+
+
+@pytest.fixture
+def server(running: ObjectServer) -> ObjectServer:
+    running.reset()
+    return running
 
 
 @pytest.fixture

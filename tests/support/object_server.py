@@ -41,7 +41,6 @@ class ObjectServer:
             "secret": "something",
             "endpoint_url": self.endpoint,
             "config_kwargs": {"retries": {"max_attempts": 1}},
-            "skip_instance_cache": True,
         }
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -83,6 +82,16 @@ class ObjectServer:
                 files.pipe_file(f"{self.bucket}/{name}/{file.relative_to(directory)}", file.read_bytes())
         return self.url(name)
 
+    def reset(self) -> None:
+        """Have an empty bucket and no faults."""
+        import requests
+
+        self.fault, self.cut = (lambda method, key: None), (lambda method, key: False)
+        requests.post(f"{self.endpoint}/moto-api/reset", timeout=30).raise_for_status()
+        requests.put(f"{self.endpoint}/{self.bucket}", timeout=30).raise_for_status()
+        self.files().invalidate_cache()
+        self.requests.clear()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -94,13 +103,9 @@ def serving() -> Iterator[ObjectServer]:
     """Serve an empty bucket; skips the test where moto is not installed."""
     for name in ("moto.server", "s3fs", "flask"):
         pytest.importorskip(name, reason="needs moto[server] and s3fs")
-    import requests
-
     server = ObjectServer()
     try:
-        requests.post(f"{server.endpoint}/moto-api/reset", timeout=30).raise_for_status()
-        requests.put(f"{server.endpoint}/{server.bucket}", timeout=30).raise_for_status()
-        server.requests.clear()
+        server.reset()
         yield server
     finally:
         server.close()
