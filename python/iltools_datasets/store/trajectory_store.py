@@ -62,14 +62,9 @@ class TrajectoryStore:
 
     @classmethod
     def open(
-        cls,
-        path: str | Path,
-        backend: Backend = "mmap",
-        *,
-        cache: str | Path | None = None,
-        storage_options: Mapping[str, Any] | None = None,
-        num_threads: int | None = None,
-    ) -> TrajectoryStore:
+        cls, path: str | Path, backend: Backend = "mmap", *, cache: str | Path | None = None,
+        storage_options: Mapping[str, Any] | None = None, num_threads: int | None = None,
+    ) -> TrajectoryStore:  # fmt: skip
         """Open a store. Checks the manifest's checksum, the segment table and the length of every file.
 
         Args:
