@@ -65,6 +65,7 @@ BASE = {"numpy", "zarr", "numcodecs", "google-crc32c", "array-api-compat"}
 DISTRIBUTIONS = {
     "array_api_compat": "array-api-compat",
     "PIL": "pillow",
+    "rerun": "rerun-sdk",
     "google_crc32c": "google-crc32c",
     "ml_dtypes": "ml_dtypes",
 }

@@ -32,7 +32,7 @@ class Seen:
     requests: list[str]
 
 
-def look_at(page: Path, folder: Path, milliseconds: int = 2000) -> Seen:
+def look_at(page: Path, folder: Path, milliseconds: int = 2000, fragment: str = "") -> Seen:
     """Open a page for so much of the browser's own time; skip the test where there is no browser."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -60,7 +60,9 @@ def look_at(page: Path, folder: Path, milliseconds: int = 2000) -> Seen:
         command += [f"--virtual-time-budget={milliseconds}", "--enable-logging=stderr", "--v=0"]
         ends = (f"--screenshot={picture}", "--dump-dom")
         done = [
-            subprocess.run([*command, end, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+            subprocess.run(
+                [*command, end, f"{page.as_uri()}#{fragment}"], capture_output=True, text=True, timeout=120, check=True
+            )
             for end in ends
         ]
     finally:

@@ -39,7 +39,7 @@ VERBS = {
     "combine": "Join archives, or stores, of one schema into one; files that can be shared are not copied.",
     "info": "Say what is at a path: clips, keys, rates and sizes; or what a motion sampler saw of a store.",
     "report": "Write a page, one file, of what a data set holds: lengths, rates, keys, findings, and how clips look.",
-    "view": "Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are.",
+    "view": "Draw a clip's curves and root path, what its cameras saw, how long all clips are; or its bodies in space.",
     "verify": (
         "Read every byte and compare it with its checksum, where there is one; exit with 1 if something is damaged."
     ),

@@ -1,35 +1,18 @@
-"""Small charts as SVG elements, for a page that is one file. Colours are the page's (`report_page`)."""
+"""Small charts as SVG elements, for a page that is one file. Colours are the page's (`page.css`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-Node = ElementTree.Element
+from iltools_datasets.cli.html_page import Node, element
 
 _FONT = 11
 _MOST_POINTS = 160
 """Points of a curve: of more, the least and the greatest of each stretch are kept."""
-
-
-def element(tag: str, *content: Node | str, **attributes: object) -> Node:
-    """Return an element with text and elements in it; whatever is text or attribute is escaped when it is written.
-
-    A name that Python keeps for itself ends in an underscore (`class_`), other underscores stand for hyphens.
-    """
-    node = Node(tag, {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items()})
-    for part in content:
-        if isinstance(part, Node):
-            node.append(part)
-        elif len(node):
-            node[-1].tail = (node[-1].tail or "") + part
-        else:
-            node.text = (node.text or "") + part
-    return node
 
 
 def histogram(values: NDArray[Any], unit: str, width: int = 560, height: int = 180) -> Node:

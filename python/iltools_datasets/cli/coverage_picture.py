@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from iltools_datasets.tracking.coverage import Coverage
@@ -40,7 +41,8 @@ def save_coverage_picture(coverage: Coverage, title: str, path: Path) -> None:
         image = axes.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, **scale)
         figure.colorbar(image, ax=axes, shrink=0.8)
         axes.set_title(name, fontsize=10)
-        axes.set_xlabel("bin")
+        axes.set_xlabel(f"bin, of {np.median(coverage.bin_end - coverage.bin_begin):.2g} s")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_facecolor("#dddddd")
         _name_rows(axes, [coverage.clip_names[clip] for clip in shown], number == 0)
     figure.savefig(path, dpi=140)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from iltools_datasets.cli.curves import value_range
+from iltools_datasets.cli.overlay import moving_most, times_of
 
 if TYPE_CHECKING:
     from iltools_datasets.cli.scene import Scene
@@ -55,6 +58,7 @@ def _curves(axes: Any, scene: Scene) -> None:
     else:
         _stack(axes, time, scene)
     axes.set_xlabel("time (s)" if fps else "state")
+    _whole(axes.xaxis, not fps)
     axes.set_title(f"{scene.key}, {len(scene.names)} columns{'' if few else ', each in its own range'}", fontsize=10)
     axes.margins(x=0)
     axes.grid(alpha=0.25)
@@ -103,4 +107,47 @@ def _lengths(axes: Any, scene: Scene) -> None:
     axes.hist(scene.lengths, bins=min(40, max(5, len(scene.lengths) // 4)))
     axes.set_title(f"lengths of {len(scene.lengths):,} clips (states)", fontsize=10)
     axes.set_ylabel("clips")
+    _whole(axes.xaxis, True)
+    _whole(axes.yaxis, True)
     axes.grid(alpha=0.25)
+
+
+def save_overlay(scenes: Sequence[Scene], path: Path) -> None:
+    """Write the columns of several clips that move most, a panel each, over one axis of time, with the clips' names.
+
+    Where the clips have roots, their paths from above come last. The suffix picks the format. Raises OSError where the
+    file cannot be written.
+    """
+    times, unit = times_of(scenes)
+    columns = moving_most(scenes, _MOST_LABELLED)
+    has_roots = all(scene.root is not None for scene in scenes)
+    across = min(3, len(columns))
+    down = -(-(len(columns) + has_roots) // across)
+    figure = Figure(figsize=(_WIDTH, 1.0 + 0.3 * len(scenes) + 2.2 * down), layout="constrained")
+    grid = figure.add_gridspec(down, across)
+    for place, column in enumerate(columns):
+        axes = figure.add_subplot(grid[place // across, place % across])
+        for time, scene in zip(times, scenes, strict=True):
+            axes.plot(time, scene.values[:, column], linewidth=1.1, label=scene.clip.path)
+        axes.set_title(scenes[0].names[column], fontsize=9)
+        axes.set_xlabel("time (s)" if unit == "s" else "state", fontsize=8)
+        _whole(axes.xaxis, unit != "s")
+        axes.margins(x=0)
+        axes.grid(alpha=0.25)
+    figure.suptitle(f"{scenes[0].key}  ({PurePath(scenes[0].path).name})", fontsize=11)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", fontsize=8)
+    if has_roots:
+        axes = figure.add_subplot(grid[len(columns) // across, len(columns) % across])
+        for scene in scenes:
+            assert scene.root is not None
+            axes.plot(*scene.root.T, linewidth=1.1)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_title("root paths, from above (m)", fontsize=9)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=140)
+
+
+def _whole(axis: Any, counts: bool) -> None:
+    """Have an axis of counts name whole numbers alone."""
+    if counts:
+        axis.set_major_locator(MaxNLocator(integer=True, nbins="auto"))

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from iltools_datasets._base.files import replaced_file
-from iltools_datasets._base.local_path import local_path
 from iltools_datasets._base.terminal_progress import terminal_progress
+from iltools_datasets.cli.html_page import checked_file
 from iltools_datasets.cli.info import opened_document
 from iltools_datasets.cli.looked_at import Opened
 from iltools_datasets.cli.opened import open_path
@@ -18,7 +18,7 @@ from iltools_datasets.cli.report_page import page_of
 from iltools_datasets.cli.scene import Scene, scene_of
 from iltools_datasets.doctor import Diagnosis, examine, examine_store
 from iltools_datasets.doctor.examine import evenly_spread
-from iltools_datasets.errors import ArgumentError, MissingKeyError
+from iltools_datasets.errors import MissingKeyError
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 
 
@@ -38,7 +38,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page, one file, of what a data set holds: lengths, rates, keys, findings, and how clips look."""
-    page = _checked_page(page)
+    page = checked_file(page, (".html", ".htm"))
     opened = open_path(path)
     if archive is not None and opened.kind != "store":
         raise typer.BadParameter(f"{path} is no store", param_hint="--archive")
@@ -68,17 +68,6 @@ def report(
             heading(page, f"{opened.kind}, {len(opened.clips):,} clips, {found}, {human_bytes(len(content))}"),
             soft_wrap=True,
         )
-
-
-def _checked_page(page: Path) -> Path:
-    page = local_path(page)
-    if not page.suffix:
-        page = page.with_name(page.name.rstrip(".") + ".html")
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise ArgumentError(f"{page}: expected a name that ends in .html, for a page is what is written")
-    if page.is_dir():
-        raise ArgumentError(f"{page}: expected a file to write, found a directory")
-    return page
 
 
 def _diagnosis(opened: Opened, archive: str | None, most: int | None, quiet: bool) -> Diagnosis:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import numpy as np
 
-from iltools_datasets.cli.charts import Node, curves, element, heat, histogram, way_from_above
+from iltools_datasets.cli.charts import curves, heat, histogram, way_from_above
+from iltools_datasets.cli.html_page import Node, element, html_page
 from iltools_datasets.cli.looked_at import Opened
 from iltools_datasets.cli.output import human_bytes
 from iltools_datasets.cli.scene import Scene
@@ -25,12 +24,6 @@ _MOST_ROWS = 40
 _MOST_OF_A_KIND = 10
 _MOST_CURVES = 6
 _MOST_NAMES = 60
-
-STYLE = Path(__file__).with_name("page.css")
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""The browser is told to load nothing, whatever a clip's name may say."""
-
-_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def page_of(
@@ -50,34 +43,16 @@ def page_of(
         scenes: clips to show a thumbnail of.
     """
     title = PurePath(str(opened.path)).name or str(opened.path)
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width"),
-        element("title", title),
-        element("style", STYLE.read_text(encoding="utf-8")),
-    )
-    body = element("body", element("h1", str(opened.path)), _facts(_said(opened, document)))
-    body.extend(element("p", note, class_="bad") for note in opened.notes[:_MOST_ROWS])
+    body = [element("h1", str(opened.path)), _facts(_said(opened, document))]
+    body += [element("p", note, class_="bad") for note in opened.notes[:_MOST_ROWS]]
     if opened.clips:
-        body.extend(_lengths(opened))
-    body.extend(_tasks(opened))
-    body.extend(_keys(document))
-    body.extend([] if diagnosis is None else _findings(diagnosis))
-    body.extend([] if coverage is None else _coverage(coverage))
-    body.extend(_thumbnails(scenes, len(opened.clips)))
-    page = element("html", head, body, lang="en")
-    for node in page.iter():
-        node.text, node.tail = _writable(node.text), _writable(node.tail)
-        node.attrib = {name: _writable(value) or "" for name, value in node.attrib.items()}
-    written: bytes = ElementTree.tostring(page, encoding="utf-8", method="html")
-    return b"<!DOCTYPE html>\n" + written
-
-
-def _writable(text: str | None) -> str | None:
-    """Return text without what no page can hold: control characters, halves of surrogates."""
-    return None if text is None else _UNWRITABLE.sub("\ufffd", text)
+        body += _lengths(opened)
+    body += _tasks(opened)
+    body += _keys(document)
+    body += [] if diagnosis is None else _findings(diagnosis)
+    body += [] if coverage is None else _coverage(coverage)
+    body += _thumbnails(scenes, len(opened.clips))
+    return html_page(title, *body)
 
 
 def _said(opened: Opened, document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

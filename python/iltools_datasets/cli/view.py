@@ -17,11 +17,13 @@ from iltools_datasets.cli.looked_at import Opened
 from iltools_datasets.cli.opened import find_clip, open_path
 from iltools_datasets.cli.opened_lerobot import OpenedLeRobot
 from iltools_datasets.cli.output import AsJson, err, heading, out, print_json
+from iltools_datasets.cli.overlay import chosen_clips, draw_overlay, scenes_of
 from iltools_datasets.cli.scene import Scene, scene_of
 
 _CURVE_HEIGHT = 3
 _BAR_WIDTH = 32
 _FEW_CLIPS = 5
+_OF_A_CLIP = ("clip", "num_states", "columns")
 
 
 def view(
@@ -32,6 +34,10 @@ def view(
     clip: Annotated[
         str | None, typer.Option(help="The clip: <task>/<name>, a name, or a number. By default the longest.")
     ] = None,
+    clips: Annotated[
+        str | None,
+        typer.Option(help="Several clips on common axes, with commas between them.", metavar="CLIP,CLIP,..."),
+    ] = None,
     key: Annotated[
         str | None, typer.Option(help="The array whose columns are drawn. By default the positions.")
     ] = None,
@@ -39,15 +45,35 @@ def view(
         Path | None,
         typer.Option(help="A motion sampler's saved state: draw what it saw of the store, by clip and bin, instead."),
     ] = None,
+    in_space: Annotated[
+        Path | None,
+        typer.Option(
+            "--3d", help="Write the bodies of the clip, moving, there: a page (html) or a recording of rerun (rrd)."
+        ),
+    ] = None,
+    mjcf: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --3d: the robot's MuJoCo model. It says what hangs together, and makes bodies of joints."
+        ),
+    ] = None,
     most: Annotated[
         int, typer.Option(min=0, help="Columns (or clips, of a coverage) to draw in the terminal; 0 draws all.")
     ] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a clip's curves, its root's path, what its cameras saw, and how long all clips are."""
+    """Draw a clip's curves and root path, what its cameras saw, how long all clips are; or its bodies in space."""
+    _refuse_what_does_not_go_together(picture, clip, clips, key, coverage, in_space, mjcf)
+    if in_space is not None:
+        from iltools_datasets.cli.in_space import checked_place, show_in_space
+
+        in_space = checked_place(in_space)
+        opened = open_path(path)
+        show_in_space(opened, _positions(opened, clip, clips), in_space, mjcf, as_json)
+        return
     if picture is not None:
         try:
-            from iltools_datasets.cli.picture import save_picture
+            from iltools_datasets.cli.picture import save_overlay, save_picture
             from iltools_datasets.cli.picture_path import checked_picture
         except ModuleNotFoundError as error:
             raise missing_extra("view", "a picture") from error
@@ -56,7 +82,24 @@ def view(
         _coverage(path, coverage, picture, most, as_json)
         return
     opened = open_path(path)
-    scene = scene_of(opened, _position(opened, clip), key, with_pictures=picture is not None)
+    if clips is not None:
+        scenes = scenes_of(opened, chosen_clips(opened, clips), key)
+        if picture is not None:
+            save_overlay(scenes, picture)
+        if as_json:
+            documents = [_document(scene, picture) for scene in scenes]
+            print_json(
+                {
+                    **{name: told for name, told in documents[0].items() if name not in _OF_A_CLIP},
+                    "clips": [{name: one[name] for name in _OF_A_CLIP} for one in documents],
+                }
+            )
+        elif picture is not None:
+            out().print(heading(picture, f"{len(scenes)} clips, {scenes[0].key}"), soft_wrap=True)
+        else:
+            draw_overlay(scenes, out(), most)
+        return
+    scene = scene_of(opened, _positions(opened, clip, None)[0], key, with_pictures=picture is not None)
     if picture is not None:
         save_picture(scene, picture)
         for note in scene.notes:
@@ -86,11 +129,33 @@ def _coverage(path: str, state: Path, picture: Path | None, most: int, as_json: 
         draw_clips(seen, out(), most)
 
 
-def _position(opened: Opened, wanted: str | None) -> int:
-    """Return the position of the clip that is wanted; by default the longest, of a LeRobot set one with pictures."""
-    if wanted is None and isinstance(opened, OpenedLeRobot):
-        return opened.longest_with_pictures()
-    return find_clip(opened, wanted)
+def _positions(opened: Opened, clip: str | None, clips: str | None) -> list[int]:
+    """Return the positions of the clips that are wanted; by default the longest, of a LeRobot set one with pictures."""
+    if clips is not None:
+        return chosen_clips(opened, clips)
+    if clip is None and isinstance(opened, OpenedLeRobot):
+        return [opened.longest_with_pictures()]
+    return [find_clip(opened, clip)]
+
+
+def _refuse_what_does_not_go_together(
+    picture: Path | None,
+    clip: str | None,
+    clips: str | None,
+    key: str | None,
+    coverage: Path | None,
+    in_space: Path | None,
+    mjcf: Path | None,
+) -> None:
+    if mjcf is not None and in_space is None:
+        raise typer.BadParameter("it goes with --3d", param_hint="--mjcf")
+    others = {"--out": picture, "--key": key, "--coverage": coverage}
+    if in_space is not None and (given := [name for name, value in others.items() if value is not None]):
+        raise typer.BadParameter(f"it does not go with {given[0]}", param_hint="--3d")
+    if clips is not None and (clip is not None or coverage is not None):
+        raise typer.BadParameter(
+            f"it does not go with {'--coverage' if clip is None else '--clip'}", param_hint="--clips"
+        )
 
 
 def _document(scene: Scene, picture: Path | None) -> dict[str, Any]:
