@@ -41,7 +41,9 @@ def test_from_export_to_view(tmp_path, iltools):
     assert iltools("doctor", archive).code == 0
     refused = iltools("build", archive, "--out", store)
     assert refused.code == 2
-    assert "hdf5_demos/lift/traj0" in refused.err
+    said = " ".join(refused.err.split())
+    assert "hdf5_demos/lift/traj0: no array" in said
+    assert "--select 'hdf5_demos/*' takes some of them" in said
     built = iltools("build", archive, "--out", store, "--select", "unitree_csv/*", "--select", "motion_pkl/*", "--json")
     assert built.code == 0, built.err
     shown = iltools("info", store, "--json").json

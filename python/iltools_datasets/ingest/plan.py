@@ -74,7 +74,7 @@ def plan_export(trajectories: Iterable[Trajectory], options: ExportOptions) -> E
     kept: list[Trajectory] = []
     for trajectory in (_without_excluded(trajectory, options, dropped) for trajectory in trajectories):
         try:
-            num_states = _check_required(trajectory, options)
+            num_states = _check_required(trajectory, options, kept[0] if kept else None)
         except IltoolsError as error:
             if options.strict:
                 raise
@@ -108,7 +108,7 @@ def _without_excluded(trajectory: Trajectory, options: ExportOptions, dropped: d
     return replace(trajectory, keys=keys, num_states=num_states, misfit=misfit)
 
 
-def _check_required(trajectory: Trajectory, options: ExportOptions) -> int:
+def _check_required(trajectory: Trajectory, options: ExportOptions, first: Trajectory | None) -> int:
     """Return T, after checking that the arrays asked for are there, the observation's with T rows.
 
     Where its arrays do not fit together, and such a trajectory may be left out, only what was asked for has to.
@@ -120,7 +120,12 @@ def _check_required(trajectory: Trajectory, options: ExportOptions) -> int:
         required.append(options.act_key)
     for key in required:
         if key not in trajectory.keys:
-            raise MissingKeyError(f"{where(trajectory)}: no array {key!r}; it has {sorted(trajectory.keys)}")
+            here = f"{where(trajectory)}: no array {key!r}"
+            if first is None:
+                raise MissingKeyError(f"{here}; it has {sorted(trajectory.keys)}")
+            raise MissingKeyError(
+                f"{here}, which {first.path} has; it has {sorted(trajectory.keys)}; {_some_of(trajectory, first)}"
+            )
     if trajectory.misfit is not None:
         if options.strict:
             raise SchemaError(f"{where(trajectory)}: {trajectory.misfit}")
@@ -173,9 +178,15 @@ def _check_signature(trajectory: Trajectory, key: str, first: Trajectory, first_
     if found != expected:
         raise SchemaError(
             f"{where(trajectory)}, key {key!r}: expected {expected[0]} [T, *{list(expected[1])}] "
-            f"as in {first.path}, found {found[0]} [T, *{list(found[1])}]; clips of one robot make a store: "
-            f"select='{trajectory.dataset_source}/{trajectory.motion}/*' takes some of them"
+            f"as in {first.path}, found {found[0]} [T, *{list(found[1])}]; {_some_of(trajectory, first)}"
         )
+
+
+def _some_of(trajectory: Trajectory, first: Trajectory) -> str:
+    """Say how to take clips that are like this one, and not like the first."""
+    source, motion = trajectory.dataset_source, trajectory.motion
+    some = source if source != first.dataset_source else f"{source}/{motion}"
+    return f"clips of one robot and of one kind make a store: select='{some}/*' takes some of them"
 
 
 def _check_action(trajectory: Trajectory, first: Trajectory, first_key: str | None, options: ExportOptions) -> None:
@@ -217,7 +228,9 @@ def _column(key: str, kept: Sequence[Trajectory], options: ExportOptions) -> Col
     kind = _kind(holder, key)
     for trajectory in kept:
         if key not in trajectory.keys:
-            raise MissingKeyError(f"{where(trajectory)}: no array {key!r}, which {holder.path} has")
+            raise MissingKeyError(
+                f"{where(trajectory)}: no array {key!r}, which {holder.path} has; {_some_of(trajectory, holder)}"
+            )
         if (found := _kind(trajectory, key)) != kind:
             raise SchemaError(f"{where(trajectory)}, key {key!r}: a row per {found}, but per {kind} in {holder.path}")
         _check_signature(trajectory, key, holder, key)
