@@ -76,6 +76,12 @@ def write_set(root: Path, plant: CartPole) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), root / name)
     (root / "meta/info.json").write_text(json.dumps(info))
+    summaries = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+    stats = {
+        key: {name: np.atleast_1d(of(values, axis=0)).tolist() for name, of in summaries.items()}
+        for key, values in columns.items()
+    }
+    (root / "meta/stats.json").write_text(json.dumps(stats))
 
 
 def _arrow(values: np.ndarray) -> pa.Array:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from iltools_datasets import StoreBuilder, TrajectoryStore
+from expert_motion import record_cartpole
 from iltools_datasets.demo.cartpole import CartPole
-from iltools_datasets.demo.recording import random_starts, record_clips
+from iltools_datasets.demo.recording import random_starts
 from iltools_datasets.torchrl import SamplerWithoutReplacement, TensorDictReplayBuffer, TrajectoryStorage
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
@@ -35,18 +35,6 @@ PLANT = CartPole()
 def reward_of(state: Any) -> Any:
     """Return what a state `[..., 4]` is worth, `[..., 1]`: 1 with the pole upright, -1 where it hangs."""
     return np.cos(state[..., 1:2])
-
-
-def record(path: Path, num_clips: int) -> TrajectoryStore:
-    """Build a store of an expert that balances a pole: observation, action, reward and ends of each transition."""
-    with StoreBuilder(path) as builder:
-        for number, clip in enumerate(record_clips(PLANT, np.random.default_rng(0), 0, num_clips)):
-            states = np.concatenate([clip.qpos, clip.qvel], axis=1)
-            never = np.zeros((len(states) - 1, 1), bool)
-            ends = {("next", "terminated"): never, ("next", "done"): never}
-            rows = {"action": clip.action[:-1], ("next", "reward"): reward_of(states[1:]), **ends}
-            builder.add(0, number, states={"observation": states}, transitions=rows)
-    return TrajectoryStore.open(path)
 
 
 class BalanceEnv(EnvBase):
@@ -130,7 +118,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # networks this small wait more for each other's threads than they compute
     with tempfile.TemporaryDirectory() as directory:
-        storage = TrajectoryStorage(record(Path(directory) / "store", options.clips))
+        storage = TrajectoryStorage(record_cartpole(Path(directory) / "store", options.clips))
         specs = storage.specs(bounds=True)
         buffer = TensorDictReplayBuffer(
             storage=storage,

@@ -60,4 +60,4 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Lead to the examples where the site has them."""
-    return re.sub(r"\]\(\.\./examples/", "](examples/", markdown)
+    return re.sub(r"\]\(\.\./((?:\.\./)?)examples/", r"](\1examples/", markdown)
