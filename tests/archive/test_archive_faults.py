@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from iltools_datasets._base import files as written
 from iltools_datasets._base.files import swap
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter, targets
 from iltools_datasets.errors import (
@@ -279,7 +280,7 @@ def test_every_byte_is_on_disk_before_the_archive_is_visible(tmp_path, monkeypat
         write_one(tmp_path / "a.zarr")
     events = []
     fsync, rename, exchange = os.fsync, Path.rename, targets.swap
-    monkeypatch.setattr(os, "sync", lambda: events.append("everything"))
+    monkeypatch.setattr(written, "_sync_all", lambda: events.append("everything"))
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append(Path(f"/proc/self/fd/{fd}").readlink()), fsync(fd)))
     monkeypatch.setattr(targets, "swap", lambda *paths: (events.append("visible"), exchange(*paths)))
     monkeypatch.setattr(

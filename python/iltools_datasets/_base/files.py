@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -66,9 +67,7 @@ def remove_soon(path: Path, seconds: float = _PATIENCE) -> None:
         here = Path(directory)
         for entry in (*(here / name for name in names), *(here / name for name in below)):
             if time.monotonic() > deadline:
-                nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
-                command = ["rm", "-rf", "--", os.fspath(path)]
-                os.posix_spawnp(command[0], command, os.environ, file_actions=nowhere, setpgroup=0)
+                _begin(["rm", "-rf", "--", os.fspath(path)])
                 return
             with suppress(OSError):
                 entry.unlink()  # of a directory it is refused, and of a link to one it is the link
@@ -76,12 +75,24 @@ def remove_soon(path: Path, seconds: float = _PATIENCE) -> None:
             here.rmdir()
 
 
+def _begin(command: list[str]) -> int:
+    """Begin a process that an interrupt of this one leaves alone, and that keeps no stream open; return its id."""
+    nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+    return os.posix_spawnp(command[0], command, os.environ, file_actions=nowhere, setpgroup=0)
+
+
 def bytes_below(directory: Path) -> int:
     """Return the bytes of all files below a directory; those that go meanwhile have none."""
-    found = 0
-    for file in directory.rglob("*"):
-        with suppress(FileNotFoundError):
-            found += file.stat().st_size if file.is_file() else 0
+    found, waiting = 0, [os.fspath(directory)]
+    while waiting:
+        with suppress(FileNotFoundError, PermissionError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                    continue
+                with suppress(FileNotFoundError):
+                    status = entry.stat()
+                    found += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return found
 
 
@@ -162,7 +173,7 @@ def sync_tree(path: Path) -> None:
     """Bring a directory with all below it to disk: what is in files first, then their names."""
     found = list(_walk(path))
     if len(found) > _SYNC_ALL_ABOVE and sys.platform == "linux":
-        os.sync()  # Linux returns only when everything has been written
+        _sync_all()
         return
     for each in found:
         _sync(each, os.O_RDONLY)
@@ -176,6 +187,20 @@ def _walk(directory: Path) -> Iterator[Path]:
             elif entry.is_file(follow_symlinks=False):
                 yield Path(entry.path)
     yield directory
+
+
+def _sync_all() -> None:
+    """Bring all that was written on this machine to disk; Linux returns only when everything is there.
+
+    No signal gets through to a process that waits for that, so one of its own does, which an interrupt leaves behind.
+    """
+    try:
+        waits = _begin(["sync"])
+    except OSError:
+        os.sync()
+        return
+    if os.waitpid(waits, 0)[1] != 0:
+        os.sync()
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from iltools_datasets.archive.codecs import CRC_BYTES, Decode, bounded_decoder, most_encoded
 
 _COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle", "blocksize": 0}
-_V3_DTYPES = frozenset(
-    np.dtype(name).name
+_V3_DTYPES = {
+    np.dtype(name).name: np.dtype(name)
     for name in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
-)
+}
 _SPECIAL_FILLS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 _SEPARATORS = (".", "/")
 
@@ -71,7 +71,7 @@ class ChunkEncoding:
 def native_dtype(metadata: Mapping[str, Any]) -> np.dtype[Any] | None:
     """Return the numpy dtype, in native byte order, that array metadata (v2 or v3) names, or None if it has none."""
     stored = _stored_dtype(metadata)
-    return None if stored is None else stored.newbyteorder("=")
+    return stored if stored is None or stored.isnative else stored.newbyteorder("=")
 
 
 def stated_shape(metadata: Mapping[str, Any]) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def _stored_dtype(metadata: Mapping[str, Any]) -> np.dtype[Any] | None:
         dtype = np.dtype(name)
         return dtype if dtype.kind in "biufc" else None
     name = metadata["data_type"]
-    return np.dtype(name) if isinstance(name, str) and name in _V3_DTYPES else None
+    return _V3_DTYPES.get(name) if isinstance(name, str) else None
 
 
 def _v2_encoding(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> ChunkEncoding | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iltools_datasets.archive.chunks import native_dtype, stated_shape
-from iltools_datasets.archive.listing import Hierarchy, Metadata
+from iltools_datasets.archive.listing import NO_NAMES, Hierarchy, Metadata
 from iltools_datasets.archive.schema import PACKED_INDEX_KEYS, ArraySpec, is_per_state, longest_and_misfit
 from iltools_datasets.errors import SchemaError, SourceError
 
@@ -57,7 +57,7 @@ def find_clips(
     skipped: list[str] = []
     for path, node in hierarchy.arrays.items():
         *parents, key = path.split("/")
-        if any(part in ("", ".", "..") for part in (*parents, key)):
+        if not NO_NAMES.isdisjoint((*parents, key)):
             raise SourceError(f"{where}: impossible array path {path!r}")
         by_group.setdefault(tuple(parents), {})[key] = node
     clips: list[Clip] = []

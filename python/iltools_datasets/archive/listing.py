@@ -25,6 +25,9 @@ _DEEPEST = 16
 """Levels that are looked at; a motion archive has four."""
 _REQUESTS = 32
 
+NO_NAMES = frozenset({"", ".", ".."})
+"""Parts that no path of a node has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
@@ -90,12 +93,17 @@ def _node(content: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
 
 def _document(content: bytes, name: str) -> dict[str, Any]:
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_hook=_signals_get_through)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{name}: expected an object, found {type(document).__name__}")
     return document
+
+
+def _signals_get_through(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what it is called with: a call of Python is where an interrupt ends the reading of a long document."""
+    return node
 
 
 def _consolidated(place: HeldPlace, root: Mapping[str, Any]) -> dict[str, Metadata] | None:
@@ -129,7 +137,7 @@ def _split(place: HeldPlace, attributes: Metadata, nodes: Mapping[str, Metadata]
     groups: dict[str, Metadata] = {}
     arrays: dict[str, Metadata] = {}
     for path, node in nodes.items():
-        if any(part in ("", ".", "..") for part in path.split("/")):
+        if not NO_NAMES.isdisjoint(path.split("/")):
             raise SourceError(f"{place}: impossible array path {path!r}")
         if node.get("node_type") == "array" or "shape" in node:
             arrays[path] = node

@@ -162,30 +162,26 @@ class ArchiveWriter:
             return
         try:
             layout.finish()
-            for path, node in layout.nodes.items():
-                target.put(f"{path}/{ROOT_METADATA}", _dump(node))
-            target.publish(_dump(self._root(layout.nodes)))
+            documents = {path: _dump(node) for path, node in layout.nodes.items()}
+            for path, document in documents.items():
+                target.put(f"{path}/{ROOT_METADATA}", document)
+            target.publish(self._root(documents))
         except BaseException as failure:
             target.discard(at_once=isinstance(failure, KeyboardInterrupt))
             raise
 
-    def _root(self, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    def _root(self, documents: Mapping[str, bytes]) -> bytes:
         marks: dict[str, Any] = {"format": FORMATS[self._layout_name], "layout": self._layout_name}
         marks["all_chunks_written"] = True
         if self.metadata is not None:
             marks["metadata"] = _as_json(self.metadata, f"{self.path}: metadata")
-        # zarr-python expects the children of a group to follow each other.
-        by_depth = sorted(nodes, key=lambda path: (path.count("/"), path))
-        return {
-            "zarr_format": 3,
-            "node_type": "group",
-            "attributes": {"iltools": marks},
-            "consolidated_metadata": {
-                "kind": "inline",
-                "must_understand": False,
-                "metadata": {path: nodes[path] for path in by_depth},
-            },
-        }
+        consolidated = {"kind": "inline", "must_understand": False, "metadata": {}}
+        root = {"zarr_format": 3, "node_type": "group", "attributes": {"iltools": marks}}
+        around = _dump({**root, "consolidated_metadata": consolidated}).removesuffix(b"}}}")
+        # zarr-python expects the children of a group to follow each other. They are put together document by document:
+        # no signal gets through to one call that writes those of thousands of clips.
+        by_depth = sorted(documents, key=lambda path: (path.count("/"), path))
+        return around + b",".join(_dump(path) + b":" + documents[path] for path in by_depth) + b"}}}"
 
     def _refuse_twins(self, path: str) -> None:
         # Names that differ in case only would be one directory on a Mac.
@@ -223,7 +219,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r}")
 
 
-def _dump(document: Mapping[str, Any]) -> bytes:
+def _dump(document: Mapping[str, Any] | str) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 

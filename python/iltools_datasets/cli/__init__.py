@@ -21,4 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(missing_extra("cli", "the command line iltools"), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     run(arguments)

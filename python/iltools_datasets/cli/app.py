@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ from typing import Any
 
 import typer
 
-from iltools_datasets.cli.output import EXIT_CANNOT, err, out, print_json
+from iltools_datasets.cli.output import EXIT_CANNOT, EXIT_INTERRUPTED, err, out, print_json
 from iltools_datasets.cli.words import in_words_of_the_command_line
 from iltools_datasets.errors import IltoolsError
 
@@ -113,6 +114,8 @@ def run(arguments: Sequence[str] | None) -> None:
         sys.exit(EXIT_CANNOT)
     except BrokenPipeError:
         sys.exit(EXIT_CANNOT)
+    except KeyboardInterrupt:  # while a verb is being loaded; typer makes the same of later ones
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if os.environ.get(_TRACEBACK):
             traceback.print_exc()
@@ -121,6 +124,8 @@ def run(arguments: Sequence[str] | None) -> None:
             message = f"unforeseen {kind}: {message} ({_TRACEBACK}=1 shows where; please report it)"
         _report(message, kind, as_json)
         sys.exit(EXIT_CANNOT)
+    finally:
+        gc.freeze()  # searching what is left for cycles takes longer, after a large archive, than anybody waits for
 
 
 def _report(message: str, kind: str, as_json: bool) -> None:

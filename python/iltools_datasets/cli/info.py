@@ -136,9 +136,9 @@ def _present(opened: Opened, console: Console) -> None:
     ]
     if (returns := _episodes(opened).get("returns")) is not None:
         rows.append(("return", "{min:g} to {max:g}, {mean:g} on average".format_map(returns)))
-    if opened.bytes_on_disk is not None:
-        ratio = f", {opened.bytes_on_disk / opened.array_bytes:.2f} times the arrays" if opened.array_bytes else ""
-        rows.append(("on disk", human_bytes(opened.bytes_on_disk) + ratio))
+    if (size := opened.bytes_on_disk) is not None:
+        ratio = f", {size / opened.array_bytes:.2f} times the arrays" if opened.array_bytes else ""
+        rows.append(("on disk", human_bytes(size) + ratio))
     if rates:
         rows.append(("rate", ", ".join(f"{rate:g} Hz" for rate in rates)))
     if seconds is not None:

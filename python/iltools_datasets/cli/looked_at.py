@@ -60,9 +60,12 @@ class Opened(Protocol):
     clips: list[ClipInfo]
     numbers: Sequence[int]
     keys: dict[str, KeyInfo]
-    bytes_on_disk: int | None
     array_bytes: int | None
     notes: list[str]
+
+    @property
+    def bytes_on_disk(self) -> int | None:
+        """Bytes of all files, None where that is not known; not kept, for each file is looked at."""
 
     def attributes(self, position: int) -> Mapping[str, Any]:
         """Return what is declared about a clip."""

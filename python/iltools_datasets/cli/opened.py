@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,7 +58,6 @@ def open_archive(path: str) -> ArchiveReader:
 
 def _refuse_what_is_no_zarr(path: Path) -> None:
     from iltools_datasets.archive.held import ROOT_FILES
-    from iltools_datasets.sources.unrecognised import describe_unrecognised
 
     if path.is_dir():
         is_zarr = any((path / name).exists() for name in ROOT_FILES)
@@ -65,6 +65,8 @@ def _refuse_what_is_no_zarr(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             is_zarr = any(Path(name).name in ROOT_FILES for name in file.namelist())
     if not is_zarr:
+        from iltools_datasets.sources.unrecognised import describe_unrecognised
+
         raise SourceError(f"{describe_unrecognised(path)} (expected an archive, which is a Zarr group)")
 
 
@@ -80,10 +82,10 @@ def is_lerobot(path: str) -> bool:
 
 def raw_format(path: str) -> str | None:
     """Return the format of raw files at the path, or None if there are none of a known one."""
-    from iltools_datasets.sources import recognise
-
     if "://" in path or ((Path(path) / "zarr.json").is_file() and not (Path(path) / "meta").exists()):
         return None
+    from iltools_datasets.sources import recognise
+
     try:
         return recognise(path).format
     except IltoolsError:
@@ -110,7 +112,6 @@ class OpenedArchive:
     kind: Literal["archive", "store", "LeRobot set"] = "archive"
 
     def __init__(self, path: str) -> None:
-
         self.path = path
         self._reader = open_archive(path)
         names = {task.task_id: task.name for task in self._reader.tasks}
@@ -124,19 +125,26 @@ class OpenedArchive:
             for entry in trajectories
         ]
         self.numbers: Sequence[int] = range(len(self.clips))
-        self.keys: dict[str, KeyInfo] = {}
-        self.array_bytes: int | None = sum(
-            int(np.prod(spec.shape)) * spec.dtype.itemsize for entry in trajectories for spec in entry.keys.values()
-        )
+        rows: dict[str, dict[tuple[np.dtype[Any], tuple[int, ...]], list[int]]] = {}
         for entry in trajectories:
             for key, spec in entry.keys.items():
-                row = spec.dtype.name, spec.shape[1:]
-                seen = self.keys.get(key) or KeyInfo(*row, 0)
-                others = seen.others if row in ((seen.dtype, seen.shape), *seen.others) else (*seen.others, row)
-                self.keys[key] = KeyInfo(seen.dtype, seen.shape, seen.num_clips + 1, others)
-        self.bytes_on_disk = size_on_disk(path)
+                rows.setdefault(key, {}).setdefault((spec.dtype, spec.shape[1:]), []).append(spec.shape[0])
+        self.keys = {
+            key: _key_info([(dtype.name, shape) for dtype, shape in kinds], sum(map(len, kinds.values())))
+            for key, kinds in rows.items()
+        }
+        self.array_bytes: int | None = sum(
+            sum(lengths) * prod(shape) * dtype.itemsize
+            for kinds in rows.values()
+            for (dtype, shape), lengths in kinds.items()
+        )
         self.notes = [f"left out: {line}" for line in self._reader.skipped]
         self.notes += [f"does not fit together: {clip.path}: {clip.misfit}" for clip in self._reader.misfits]
+
+    @property
+    def bytes_on_disk(self) -> int | None:
+        """Bytes of all files, None behind a URL; each is looked at."""
+        return size_on_disk(self.path)
 
     def attributes(self, position: int) -> Mapping[str, Any]:
         """Return the attributes of a clip."""
@@ -174,11 +182,15 @@ class OpenedStore:
             _text(key): KeyInfo(store.dtype(key).name, store.shape(key), len(self.clips)) for key in store.keys
         }
         self._parts = {_text(key): key for key in store.keys}
-        self.bytes_on_disk: int | None = store.bytes_on_disk
         self.array_bytes: int | None = None  # keys share columns
         self.notes: list[str] = []
         if store.is_growing:
             self.notes.append("this store grows: whoever records it finishes it, or, if it died, iltools repair")
+
+    @property
+    def bytes_on_disk(self) -> int | None:
+        """Bytes of the store's files."""
+        return self._store.bytes_on_disk
 
     @property
     def is_growing(self) -> bool:
@@ -220,6 +232,10 @@ def _rates_of(fps: object, count: int) -> list[float | None]:
     """Return the rate of each of so many clips; of a store that is longer by now, those of its first ones."""
     told = fps[:count] if isinstance(fps, list) and len(fps) >= count else [fps] * count
     return [float(rate) if isinstance(rate, int | float) and rate > 0 else None for rate in told]
+
+
+def _key_info(rows: Sequence[tuple[str, tuple[int, ...]]], num_clips: int) -> KeyInfo:
+    return KeyInfo(*rows[0], num_clips, tuple(rows[1:]))
 
 
 def _text(key: Key) -> str:

@@ -36,9 +36,13 @@ class OpenedLeRobot:
             key: KeyInfo(reader.features[key].store_dtype.name, reader.features[key].shape, len(self.clips))
             for key in reader.info.number_keys
         }
-        self.bytes_on_disk = size_on_disk(path)
         self.array_bytes: int | None = None
         self.notes = list(reader.notes)
+
+    @property
+    def bytes_on_disk(self) -> int | None:
+        """Bytes of all files; each is looked at."""
+        return size_on_disk(self.path)
 
     def attributes(self, position: int) -> Mapping[str, Any]:
         """Return nothing: names belong to features, see `column_names`."""

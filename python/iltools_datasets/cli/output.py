@@ -20,6 +20,8 @@ EXIT_FOUND = 1
 """The command ran and found something wrong."""
 EXIT_CANNOT = 2
 """The command could not run."""
+EXIT_INTERRUPTED = 130
+"""Somebody pressed Ctrl-C."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
