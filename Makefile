@@ -8,6 +8,8 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name fuzz -prune -o '('
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
+# On Linux zig links against the glibc of manylinux2014, whichever this machine has.
+ZIG = $(if $(filter Linux,$(shell uname -s)),--zig --compatibility manylinux2014 $(if $(TARGET),,--target $(shell uname -m)-unknown-linux-gnu))
 FUZZ_TARGETS := manifest segment_table sampler_state tensordict_meta
 
 # One target for so many seconds: new inputs go to corpus/, which git ignores; seeds/ are read, too.
@@ -95,9 +97,10 @@ build: $(VENV)/.native ## Install the package into .venv, editable, with an opti
 docs: $(VENV)/.docs ## Build the site with the reference into site/; a dead link or an unknown name fails it.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-wheel: $(VENV)/bin/maturin ## Build the wheel into dist/.
+wheel: $(VENV)/.wheel ## Build the wheel into dist/ and audit it; TARGET=aarch64-unknown-linux-gnu builds that of another machine.
 	rm -rf dist
-	$(BIN)/maturin build --release --out dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --release --locked --out dist $(ZIG) $(if $(TARGET),--target $(TARGET))
+	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 clean: ## Remove what was built; .venv stays.
 	rm -rf dist build site target .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -114,6 +117,10 @@ $(BIN)/python:
 $(BIN)/maturin: | $(BIN)/python
 	@command -v cargo > /dev/null || { echo "no Rust toolchain: see https://rustup.rs"; exit 1; }
 	$(INSTALL) 'maturin>=1.9.4,<2'
+
+$(VENV)/.wheel: .ci/wheel.txt | $(BIN)/maturin
+	$(INSTALL) -r $<
+	@touch $@
 
 # The torch and command line extras: what the demo uses.
 $(VENV)/.runtime: pyproject.toml | $(BIN)/maturin

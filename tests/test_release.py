@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -49,27 +48,6 @@ def test_changes_are_listed_by_release_and_kind() -> None:
         first, *rest = re.split(r"^### .*$", section, flags=re.MULTILINE)
         assert "- " not in first.partition("\n")[2], "a change of no kind"
         assert all(part.strip().startswith("- ") for part in rest)
-
-
-def test_an_index_shows_links_that_lead_somewhere(tmp_path: Path) -> None:
-    (tmp_path / ".ci").mkdir()
-    (tmp_path / ".ci" / "index_readme.py").write_bytes((ROOT / ".ci" / "index_readme.py").read_bytes())
-    (tmp_path / "README.md").write_bytes((ROOT / "README.md").read_bytes())
-    command = [sys.executable, tmp_path / ".ci" / "index_readme.py", "https://example.org/o/r/", "v1.2.3"]
-    subprocess.run(command, check=True)
-    rewritten = (tmp_path / "README.md").read_text(encoding="utf-8")
-    before = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    links = re.findall(r"\]\(([^)]+)\)", rewritten)
-    assert len(links) == len(before) > 10
-    assert [link for link in links if "://" not in link] == []
-    for link, target in zip(links, before, strict=True):
-        kind, _, rest = link.removeprefix("https://example.org/o/r/").partition("/")
-        assert rest == f"v1.2.3/{target}"
-        assert kind == ("raw" if target.endswith((".png", ".gif")) else "blob")
-        assert (ROOT / target).exists()
-    assert sum(link.startswith("https://example.org/o/r/raw/") for link in links) >= 1
-    subprocess.run(command, check=True)
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == rewritten, "a second time changes nothing"
 
 
 def test_the_picture_is_small() -> None:

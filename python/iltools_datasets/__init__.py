@@ -5,8 +5,12 @@ Importing this package loads neither torch nor jax; names are resolved on first 
 
 from typing import TYPE_CHECKING
 
-from iltools_datasets._base.lazy_names import names_on_first_use
-from iltools_datasets._base.worker_processes import use_one_thread_in_workers
+from iltools_datasets._base.native import require_native
+
+require_native()  # before what needs either
+
+from iltools_datasets._base.lazy_names import names_on_first_use  # noqa: E402
+from iltools_datasets._base.worker_processes import use_one_thread_in_workers  # noqa: E402
 
 if TYPE_CHECKING:
     from iltools_datasets._core import __version__, num_threads, release_memory, set_num_threads
