@@ -43,6 +43,16 @@ class ObjectServer:
             "config_kwargs": {"retries": {"max_attempts": 1}},
         }
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables by which clients of S3 find this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "someone",
+            "AWS_SECRET_ACCESS_KEY": "something",
+            "AWS_MAX_ATTEMPTS": "1",
+        }
+
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if path.startswith("/moto-api"):
@@ -54,7 +64,7 @@ class ObjectServer:
             status, code = refusal
             body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
             start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-            return [body]
+            return [] if method == "HEAD" else [body]
         answer = self._app(environ, start_response)
         if self.cut(method, key):
             content = b"".join(answer)
@@ -103,6 +113,9 @@ def serving() -> Iterator[ObjectServer]:
     """Serve an empty bucket; skips the test where moto is not installed."""
     for name in ("moto.server", "s3fs", "flask"):
         pytest.importorskip(name, reason="needs moto[server] and s3fs")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # of a server before, where its address is not among the options
     server = ObjectServer()
     try:
         server.reset()

@@ -84,6 +84,16 @@ class RemoteDirectory:
             raise StorageError(f"{url}: expected {size} bytes, found {len(content)}")
         return content
 
+    def size_of_file(self) -> int | None:
+        """Return the bytes of what the URL names if that is a file, else None; raises as `sizes` does."""
+        with storage_errors(self.url):
+            self._files.invalidate_cache()
+            try:
+                about = self._files.info(self._root)
+            except FileNotFoundError:
+                return None
+        return int(about["size"]) if about["type"] == "file" else None
+
     def sizes(self, below: str = "") -> dict[str, int]:
         """Return bytes by name of all files below a directory, none if it is not there.
 

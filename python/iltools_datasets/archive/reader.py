@@ -27,6 +27,7 @@ from iltools_datasets.errors import (
     MissingKeyError,
     OutOfRangeError,
     SourceError,
+    SourceNotFoundError,
     UnknownSegmentError,
 )
 
@@ -308,6 +309,23 @@ def _hold_and_list(location: Location) -> tuple[HeldPlace, Hierarchy]:
                 return place, hierarchy
         place.close()
     raise ArchiveChangedError(f"{location}: is replaced again and again while it is opened")
+
+
+def description_at(path: Location) -> dict[str, Any] | None:
+    """Return the metadata an archive of this package was written with, without listing it; None if there is none."""
+    try:
+        place = hold(path)
+    except SourceNotFoundError:
+        return None
+    content = place.read("zarr.json")
+    place.close()
+    if content is None:
+        return None
+    try:
+        described = json.loads(content)["attributes"]["iltools"]["metadata"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path}: expected an archive that says what it is, found none: {error!r}") from error
+    return dict(described)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

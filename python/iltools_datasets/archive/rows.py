@@ -23,7 +23,7 @@ from iltools_datasets.archive.foreign import open_foreign
 from iltools_datasets.archive.held import HeldPlace
 from iltools_datasets.archive.listing import read_array_metadata
 from iltools_datasets.archive.schema import ArraySpec
-from iltools_datasets.errors import ArchiveChangedError, ArchiveCorruptError, SourceError
+from iltools_datasets.errors import ArchiveChangedError, ArchiveCorruptError, SourceError, StorageError
 
 _SERIAL_BELOW = 1 << 19
 """Bytes below which a read stays on the calling thread: handing over costs more than decoding."""
@@ -256,7 +256,7 @@ class RowReader:
         try:
             data = self._place.read(f"{job.rows.path}/{key}", job.encoding.file_bytes)
         except (ValueError, OSError) as error:
-            if isinstance(error, SourceError):
+            if isinstance(error, SourceError | StorageError):
                 raise
             raise ArchiveCorruptError(f"{where}: {error}") from error
         if data is None:

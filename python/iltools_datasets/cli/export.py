@@ -15,6 +15,7 @@ from iltools_datasets.cli.output import EXIT_FOUND, AsJson, err, facts, heading,
 from iltools_datasets.cli.words import in_words_of_the_command_line
 from iltools_datasets.sources import export as export_sources
 from iltools_datasets.sources import source_class, source_formats
+from iltools_datasets.sources.fetched import fetched
 from iltools_datasets.sources.registry import open_sources
 
 _OWN_OPTIONS = {"motion": "--motion", "path": "PATHS", "paths": "PATHS", "format": "FORMAT"}
@@ -32,7 +33,7 @@ def export(
             autocompletion=_complete_format, help=f"auto, or one of {', '.join(source_formats())}.", metavar="FORMAT"
         ),
     ],
-    paths: Annotated[list[Path], typer.Argument(help="Files, or directories of them.")],
+    paths: Annotated[list[str], typer.Argument(help="Files, or directories of them; URLs of an object store, too.")],
     archive: Annotated[str, typer.Option("--out", help="The Zarr archive: a path, or a URL of an object store.")],
     dataset_source: Annotated[
         str | None, typer.Option("--source", help="First level of the archive. By default the format.")
@@ -56,15 +57,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write raw motion files of any known format to one Zarr archive."""
-    options = _parse_options(option or ())
-    sources = open_sources(paths, format, motion=motion, **options)
+    options = parse_options(option or ())
     bar = Progress(
         TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
         console=err(), transient=True, disable=as_json,
     )  # fmt: skip
-    with bar:
+    with fetched(paths) as files, bar:
         report = export_sources(
-            sources,
+            open_sources(files.places, format, motion=motion, **options),
             archive,
             dataset_source=dataset_source,
             fps=fps,
@@ -74,6 +74,8 @@ def export(
             progress=_show_on(bar),
             jobs=jobs,
         )
+    notes = [files.in_urls(note) for note in report.notes]
+    failures = [(files.in_urls(str(entry.path)), files.in_urls(entry.reason)) for entry in report.failures]
     if as_json:
         print_json(
             {
@@ -81,8 +83,8 @@ def export(
                 "formats": report.formats,
                 "num_clips": report.num_trajectories,
                 "num_states": report.num_states,
-                "failures": [{"path": str(entry.path), "reason": entry.reason} for entry in report.failures],
-                "notes": report.notes,
+                "failures": [{"path": path, "reason": reason} for path, reason in failures],
+                "notes": notes,
             }
         )
     else:
@@ -97,12 +99,11 @@ def export(
                 *_quaternions(report.quaternion_orders),
             )
         )
-        for note in report.notes:
+        for note in notes:
             err().print(Text(in_words_of_the_command_line(note), style="warn"), soft_wrap=True)
-        for failure in report.failures:
-            reason = in_words_of_the_command_line(failure.reason)
-            err().print(Text.assemble(("left out ", "bad"), reason), soft_wrap=True)
-    if report.failures:
+        for _, reason in failures:
+            err().print(Text.assemble(("left out ", "bad"), in_words_of_the_command_line(reason)), soft_wrap=True)
+    if failures:
         raise typer.Exit(EXIT_FOUND)
 
 
@@ -112,7 +113,7 @@ def _quaternions(orders: Mapping[str, int]) -> list[tuple[str, str]]:
     return [("quaternions", f"{said} of the files; wxyz in the archive")] if said else []
 
 
-def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for text in texts:
         name, value = _parse_option(text)
