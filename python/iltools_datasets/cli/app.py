@@ -32,6 +32,9 @@ VERBS = {
         "Let an expert act in a simulator and record what it saw and did: a store, or the file that others train from."
     ),
     "export": "Write raw motion files of any known format to one Zarr archive.",
+    "ingest": (
+        "Write raw motion files, on object storage or a shared disk, to one Zarr archive by the tasks of a Ray cluster."
+    ),
     "doctor": (
         "Look for what ruins training: NaN, bad quaternions, wrong velocities and rates, teleports, names that do "
         "not fit."

@@ -125,11 +125,10 @@ def _places_at(path: Path, notes: list[str]) -> list[_Place]:
     """Return the sources at a path and below it; add a line to the notes for what is passed over."""
     by_class: dict[type[Source], list[Path]] = {}
     passed: list[Path] = []
-    endings = tuple({ending for each in _classes() if each.owns_suffixes for ending in each.suffixes})
     for found, candidate in _scan(path, notes.append):
         if found is not None:
             by_class.setdefault(found, []).append(candidate)
-        elif candidate == path or (has_ending(candidate, endings) and not candidate.is_dir()):
+        elif candidate == path or is_claimed(candidate):
             by_class.setdefault(UnrecognisedSource, []).append(candidate)
         else:
             passed.append(candidate)
@@ -145,6 +144,16 @@ def _places_at(path: Path, notes: list[str]) -> list[_Place]:
         else:
             places += [_Place(found, candidate) for candidate in candidates]
     return places or [_Place(UnrecognisedSource, path)]
+
+
+def is_claimed(path: Path) -> bool:
+    """Tell whether a file ends like one of a known format, so that it is a damaged one if none recognises it."""
+    return has_ending(path, _claimed_endings()) and not path.is_dir()
+
+
+@cache
+def _claimed_endings() -> tuple[str, ...]:
+    return tuple({ending for each in _classes() if each.owns_suffixes for ending in each.suffixes})
 
 
 def _scan(path: Path, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[type[Source] | None, Path]]:
