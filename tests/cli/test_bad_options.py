@@ -1,6 +1,7 @@
 """Options that cannot be: never a traceback, exit code 2, one line that says what to type, and nothing left behind."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,17 @@ def test_an_unforeseen_error_is_one_line_too(iltools: Any, archive: Path, monkey
 )
 def test_words(library: str, typed: str) -> None:
     assert in_words_of_the_command_line(library) == typed
+
+
+def test_no_advice_is_left_in_the_words_of_python() -> None:
+    """Whatever a message of the library says to pass is an option of the command line in what is printed."""
+    package = Path(command_line.__file__).parent.parent
+    rooms = [package / room for room in ("archive", "collection", "doctor", "ingest", "lerobot", "sources", "store")]
+    texts = [file.read_text() for room in rooms for file in room.rglob("*.py")]
+    advice = {found for text in texts for found in re.findall(r"\bpass [a-z_]+=(?:True|False|'[a-z]+')", text)}
+    assert {"pass overwrite=True", "pass on_nan='keep'"} <= advice
+    for said in advice:
+        assert "pass --" in in_words_of_the_command_line(f"a: is there; {said} to go on"), said
 
 
 def test_what_is_shown_of_other_files(iltools: Any, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
@@ -127,8 +126,6 @@ def run(arguments: Sequence[str] | None) -> None:
             message = f"unforeseen {kind}: {message} ({_TRACEBACK}=1 shows where; please report it)"
         _report(message, kind, as_json)
         sys.exit(EXIT_CANNOT)
-    finally:
-        gc.freeze()  # searching what is left for cycles takes longer, after a large archive, than anybody waits for
 
 
 def _report(message: str, kind: str, as_json: bool) -> None:
