@@ -181,7 +181,7 @@ def test_closing_ends_threads_and_lets_go_of_the_directory(tmp_path):
     with ArchiveReader(tmp_path / "a.zarr") as reader:
         reader.read(reader.trajectories[0])
     for _ in range(2):
-        assert set(threading.enumerate()) == threads
+        assert set(threading.enumerate()) <= threads  # those of other tests may end meanwhile
         assert open_below(tmp_path) == []
         np.testing.assert_array_equal(dataset.fetch_window([0], "qpos")[0, 0], [101, 101, 101])  # begins anew
         assert reader.read(reader.trajectories[1])["qpos"].max() == 102
