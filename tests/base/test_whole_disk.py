@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,14 @@ def test_the_disk_is_waited_for_in_a_process_of_its_own(
     files._sync_all()
     assert len(here) == calls
     assert (tmp_path / "said").exists() == (script is not None)
+
+
+def test_a_process_that_is_not_told_how_its_own_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = []
+    monkeypatch.setattr(os, "sync", lambda: here.append("sync"))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        files._sync_all()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert here == ["sync"]

@@ -195,11 +195,10 @@ def _sync_all() -> None:
     No signal gets through to a process that waits for that, so one of its own does, which an interrupt leaves behind.
     """
     try:
-        waits = _begin(["sync"])
-    except OSError:
-        os.sync()
-        return
-    if os.waitpid(waits, 0)[1] != 0:
+        is_done = os.waitpid(_begin(["sync"]), 0)[1] == 0
+    except OSError:  # there is no such command, or a process that ignores SIGCHLD is not told how its own ended
+        is_done = False
+    if not is_done:
         os.sync()
 
 
