@@ -11,7 +11,7 @@ from iltools_datasets import StoreBuilder, TrajectoryStore, build_store
 from iltools_datasets.archive import ArchiveWriter
 from iltools_datasets.doctor import Diagnosis, examine, examine_store
 from iltools_datasets.doctor.examine import evenly_spread
-from iltools_datasets.errors import ArgumentError
+from iltools_datasets.errors import ArgumentError, NotAnIntegerError
 from test_doctor import ATTRIBUTES, sound_motion
 
 
@@ -61,6 +61,8 @@ def test_some_clips_stand_for_all(archive: Path, tmp_path: Path) -> None:
         assert {clip for check, clip, *_ in places(diagnosis) if check != "rate"} <= {"lab/walk/fast", "lab/walk/sound"}
     with pytest.raises(ArgumentError, match="at least 1"):
         examine(archive, most=0)
+    with pytest.raises(NotAnIntegerError, match="most: expected an integer"):
+        examine(archive, most=2.5)  # type: ignore[arg-type]
 
 
 def test_evenly_spread() -> None:

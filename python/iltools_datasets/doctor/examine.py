@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from iltools_datasets._base.integers import checked_integer
 from iltools_datasets.archive.reader import ArchiveReader
 from iltools_datasets.archive.schema import TRANSITION_KEYS, Trajectory
 from iltools_datasets.doctor.checks import (
@@ -94,9 +95,7 @@ def examine(
 
 def evenly_spread(count: int, most: int | None) -> list[int]:
     """Return positions below `count`: all of them, or at most so many, from the first to the last."""
-    if most is not None and most < 1:
-        raise ArgumentError(f"most: expected at least 1, found {most}")
-    if most is None or most >= count:
+    if most is None or checked_integer("most", most, low=1) >= count:
         return list(range(count))
     return [int(position) for position in np.linspace(0, count - 1, most).round()]
 

@@ -97,10 +97,10 @@ def _fix(
     progress: Callable[[], None] | None,
 ) -> Mended:
     mended = Mended(os.fspath(mended_path) if isinstance(mended_path, str | os.PathLike) else str(mended_path))
-    shares = reader.lends_files and not reader.is_packed
     for clip in reader.misfits:
         raise SchemaError(f"{reader.path}: trajectory {clip.path}: {clip.misfit}")
     layout: Literal["nested", "packed"] = "packed" if reader.is_packed else "nested"
+    shares = reader.lends_files and layout == "nested"
     with ArchiveWriter(mended_path, overwrite, layout=layout, metadata=reader.metadata) as writer:
         for clip, arrays in reader.stream():
             attributes, changes = mend(clip, arrays, fps)
