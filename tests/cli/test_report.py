@@ -102,6 +102,20 @@ def test_names_are_text_whatever_is_in_them(iltools: Any, archive: Path, tmp_pat
     assert page.tags["figure"] == 1 + len(LENGTHS)
 
 
+def test_a_gap_is_no_movement(iltools: Any, tmp_path: Path) -> None:
+    """A column far from zero that stands still is not drawn before those that move, though a value is missing."""
+    with ArchiveWriter(tmp_path / "a.zarr") as writer:
+        rows = np.linspace(0, 1, 50)[:, None] * np.arange(1, 8)
+        rows[:, 0] = 1000
+        rows[20, 0] = np.nan
+        names = ["still", *(f"moves{number}" for number in range(6))]
+        writer.add("lab", "walk", "t", {"joint_pos": rows}, {"joint_names": names, "fps": 50.0})
+    assert iltools("report", tmp_path / "a.zarr", "--out", tmp_path / "report.html").code == 0
+    legend = Page(tmp_path / "report.html").text.partition("joint_pos:")[2]
+    assert "moves0 moves1 moves2 moves3 moves4 moves5" in legend
+    assert "still" not in legend
+
+
 def test_a_browser_shows_it_and_asks_for_nothing(iltools: Any, archive: Path, tmp_path: Path) -> None:
     pictures = pytest.importorskip("PIL.Image", reason="the screenshot is read by Pillow")
     assert iltools("report", archive, "--out", tmp_path / "report.html").code == 0

@@ -13,6 +13,7 @@ from iltools_datasets.cli.charts import curves, heat, histogram, way_from_above
 from iltools_datasets.cli.html_page import Node, element, html_page
 from iltools_datasets.cli.looked_at import Opened
 from iltools_datasets.cli.output import human_bytes
+from iltools_datasets.cli.overlay import moving_most
 from iltools_datasets.cli.scene import Scene
 from iltools_datasets.doctor.examine import evenly_spread
 
@@ -176,12 +177,9 @@ def _thumbnails(scenes: Sequence[Scene], count: int) -> list[Node]:
     for scene in scenes:
         clip = scene.clip
         last, unit = ((len(scene.values) - 1) / clip.fps, "s") if clip.fps else (len(scene.values) - 1, "states")
-        columns = scene.values.astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            moves = np.nan_to_num(np.ptp(np.where(np.isfinite(columns), columns, 0), axis=0))
-        most = np.sort(np.argsort(-moves, kind="stable")[:_MOST_CURVES])
+        most = moving_most([scene], _MOST_CURVES)
         names = [element("span", scene.names[column], class_=f"c{place}") for place, column in enumerate(most)]
-        figure = element("figure", curves(columns[:, most], float(last), unit))
+        figure = element("figure", curves(scene.values[:, most], float(last), unit))
         if scene.root is not None:
             figure.append(way_from_above(scene.root))
         length = f"{clip.num_states:,} states" + (f", {clip.num_states / clip.fps:.1f} s" if clip.fps else "")
