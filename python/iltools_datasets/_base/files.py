@@ -21,7 +21,7 @@ from iltools_datasets.errors import StateError
 _SYNC_ALL_ABOVE = 256
 """Files above which one sync of the whole system is cheaper than one of each (a tenth of a millisecond per file)."""
 
-_PATIENCE = 0.3
+_PATIENCE = 0.1
 """Seconds that who has interrupted is kept waiting for what is being removed."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

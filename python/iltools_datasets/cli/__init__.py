@@ -15,12 +15,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     not run (bad usage, missing or unreadable input, a missing extra), 130 interrupted.
     """
     try:
-        from iltools_datasets.cli.app import run
-    except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
-            raise
-        print(missing_extra("cli", "the command line iltools"), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        try:
+            from iltools_datasets.cli.app import run
+        except ModuleNotFoundError as error:
+            if error.name not in ("typer", "rich"):
+                raise
+            print(missing_extra("cli", "the command line iltools"), file=sys.stderr)
+            sys.exit(2)
+        run(arguments)
+    except KeyboardInterrupt:  # before a verb begins, or once it is over; in between it is the verb's
         sys.exit(130)
-    run(arguments)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -52,6 +55,11 @@ VERBS = {
     ),
 }
 """What each verb does, in a line; the verb itself is a function in the module of that name."""
+
+_BRIEF = (["info"], ["view"])
+"""Verbs that look at something and end, so that nothing of theirs has to be collected before."""
+_AT_ONCE = (*_BRIEF, ["export"])
+"""Verbs that have ended all they began when they return: processes, threads, files."""
 
 _COMPLETING = "_ILTOOLS_COMPLETE"
 """Set while a shell asks what could come next."""
@@ -104,13 +112,48 @@ def run(arguments: Sequence[str] | None) -> None:
 
     An error that nobody foresaw is called one, and `ILTOOLS_TRACEBACK=1` shows where it came from.
     """
+    is_own_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    verb = arguments[:1]
+    with _no_collection() if verb in _BRIEF else nullcontext():
+        try:
+            _run(arguments)
+        except SystemExit as ended:
+            if is_own_process and verb in _AT_ONCE:
+                _leave(ended.code if isinstance(ended.code, int) else 0)
+            raise
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let the collector of cycles rest: no signal gets through while it goes over millions of objects for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process without freeing, one by one, what it holds: who interrupts does not wait for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = EXIT_CANNOT
+    os._exit(code)
+
+
+def _run(arguments: Sequence[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no tick still gets its table
     as_json = "--json" in arguments
     try:
-        sys.exit(app_of(arguments)(arguments, standalone_mode=not as_json))
+        sys.exit(app_of(arguments)(list(arguments), standalone_mode=not as_json))
     except _USAGE_ERROR as error:  # only as JSON: typer draws a box around it otherwise
         _report(error.format_message(), "UsageError", as_json)
         sys.exit(EXIT_CANNOT)
