@@ -160,7 +160,8 @@ def demo_collecting(workdir: Path, seed: int = 0, training_steps: int = _TRAININ
     curve = [float(stretch.mean()) for stretch in np.array_split(losses, min(60, len(losses)))]
     yield Trained(ACTION.name, training_steps * _TRAINING_BATCH, losses[0], curve[-1], tuple(curve), seconds)
     yield Begun("rolling the policy out against the expert")
-    tracking = track(plant, policy.act, np.random.default_rng(seed), _NUM_STARTS, _TRACKED_SECONDS)
+    with one_thread():
+        tracking = track(plant, policy.act, np.random.default_rng(seed), _NUM_STARTS, _TRACKED_SECONDS)
     yield Tracked(tracking, _LIMIT_DEGREES, _LIMIT_UPRIGHT_SHARE)
 
 

@@ -67,7 +67,8 @@ def demo_on_cartpole(workdir: Path, seed: int = 0, training_steps: int = _TRAINI
         archive, workdir / STORE_NAME, ["qpos", "qvel"], cartpole_features, seed, training_steps
     )
     yield Begun("rolling the policy out against the expert")
-    tracking = track(plant, policy.act, rng, _NUM_STARTS, _TRACKED_SECONDS)
+    with one_thread():
+        tracking = track(plant, policy.act, rng, _NUM_STARTS, _TRACKED_SECONDS)
     yield Tracked(tracking, _LIMIT_DEGREES, _LIMIT_UPRIGHT_SHARE)
 
 
