@@ -47,7 +47,7 @@ test-oldest: | $(BIN)/maturin ## Run every test with the oldest versions that ar
 	.venv-oldest/bin/python -m pytest $(TESTS)
 
 test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with the outcome.
-	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests -p fault_table -m faults -q
+	ILTOOLS_EVERY_CALL=1 PYTHONPATH=tests/faults $(BIN)/python -m pytest tests -p fault_table -m faults -q
 
 kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and look at what each left.
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)

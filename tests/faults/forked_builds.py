@@ -1,9 +1,9 @@
 """A process forks while it builds something, and its child ends as programs end. Run by test_forked_builds.py.
 
-    python forked_builds.py WHAT ENDING DIRECTORY
+    python forked_builds.py WHAT DIRECTORY
 
-The child leaves the block by `sys.exit`, by an exception, or by going on to its end. Whatever it does, the parent goes
-on, and what it builds is whole: `built` is printed.
+The child leaves the block by `sys.exit`, by an exception, or by going on to its end, one after the other. Whatever it
+does, the parent goes on, and what it builds is whole: `ENDING: built` is printed.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def metadata(path: Path, fork: Fork) -> None:
     assert len(list(path.iterdir())) == 1
 
 
+ENDINGS = ("exit", "raise", "go on")
 WHAT: dict[str, Callable[[Path, Fork], None]] = {
     "store": store,
     "spool": spool,
@@ -94,9 +95,8 @@ WHAT: dict[str, Callable[[Path, Fork], None]] = {
 }
 
 
-def main() -> None:
-    """Build, fork on the way, and look at what is there."""
-    what, ending, path = sys.argv[1], sys.argv[2], Path(sys.argv[3]) / "made"
+def build(what: str, ending: str, path: Path) -> None:
+    """Build, fork on the way, and look at what is there; the child does not come back from here."""
     parent = os.getpid()
 
     def fork() -> None:
@@ -118,7 +118,17 @@ def main() -> None:
         is_told = ending == "raise" or "is over" in str(error) or "copy" in str(error)
         sys.exit(0 if is_told else f"the child got {error!r}")
     assert os.getpid() == parent, "the child has finished what is its parent's"
-    print("built")
+
+
+def main() -> None:
+    """Build once for each way in which a child ends."""
+    what, place = sys.argv[1], Path(sys.argv[2])
+    for ending in ENDINGS:
+        directory = place / ending
+        directory.mkdir()
+        build(what, ending, directory / "made")
+        assert len(list(directory.iterdir())) == 1
+        print(f"{ending}: built", flush=True)  # or a child would print it, too
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ def stream(saved: Any, store: Path, checkpoint: Path) -> list[list[int]]:
     return [buffer.sample()["index"].tolist() for _ in range(4)]
 
 
-def main() -> None:
-    """Kill at every call; print the number of calls."""
-    store, place, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+def kill_at_every_call(store: Path, place: Path, what: str) -> int:
+    """Kill what saves a "sampler" or a "buffer" at every call; return the number of calls."""
 
     def saved(buffer: TensorDictReplayBuffer) -> Any:
         return buffer if what == "buffer" else buffer.sampler
 
+    place.mkdir(parents=True)
     buffer = buffer_over(store)
     buffer.sample()
     saved(buffer).dumps(place / "old")
@@ -50,26 +50,32 @@ def main() -> None:
     at = 0
     while True:
         at += 1
-        for mode in (Mode.KILL_BEFORE, Mode.KILL_AFTER, Mode.KILL_TORN):
-            checkpoint = place / "checkpoint"
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            shutil.copytree(place / "old", checkpoint)
-            read_end, write_end = os.pipe()
-            child = os.fork()
-            if child == 0:
-                arm(checkpoint, at, mode, report_fd=write_end)
-                saved(buffer).dumps(checkpoint)
-                os._exit(0)
-            os.close(write_end)
-            with os.fdopen(read_end) as report:
-                name = report.read().strip()
-            os.waitpid(child, 0)
-            found = stream(saved, store, checkpoint)
-            if not name:
-                assert found == new
-                print(at - 1)
-                return
-            assert found in (old, new), name
+        checkpoint = place / "checkpoint"
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        shutil.copytree(place / "old", checkpoint)
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            # Torn: half of a write, anything else has just happened, which is what a kill before the next call finds.
+            arm(checkpoint, at, Mode.KILL_TORN, report_fd=write_end)
+            saved(buffer).dumps(checkpoint)
+            os._exit(0)
+        os.close(write_end)
+        with os.fdopen(read_end) as report:
+            name = report.read().strip()
+        os.waitpid(child, 0)
+        found = stream(saved, store, checkpoint)
+        if not name:
+            assert found == new
+            return at - 1
+        assert found in (old, new), name
+
+
+def main() -> None:
+    """Kill at every call; print the number of calls of each kind of checkpoint."""
+    store, place = Path(sys.argv[1]), Path(sys.argv[2])
+    for what in ("sampler", "buffer"):
+        print(kill_at_every_call(store, place / what, what), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 `same layout`: one spool, which the store adopts. `new layout`: a trajectory breaks "next is the following observation",
 so two spools are read once more. What is there afterwards is the old store or the new one, and the next build is clean.
+
+It is killed at each call with ILTOOLS_EVERY_CALL set, as `make test-faults` has it, and otherwise at every third one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import torch
 from fault_tools import Mode, arm
 from iltools_datasets import TrajectoryStore, verify_store
 from iltools_datasets.replay_memmap import ExpertMemmapBuilder, build_trajectory_td
+
+STEP = 1 if "ILTOOLS_EVERY_CALL" in os.environ else 3
 
 
 def build(path: Path, lengths: list[int], what: str) -> None:
@@ -36,14 +40,13 @@ def found(path: Path) -> list[int]:
     return lengths
 
 
-def main() -> None:
-    """Kill at every call; print the number of calls."""
-    path, what = Path(sys.argv[1]), sys.argv[2]
+def kill_at_every_call(path: Path, what: str) -> int:
+    """Kill at the calls of a build of one kind; return how many there are, to within a step."""
     old, new = [3, 5], [4, 2, 6]
     build(path, old, "same layout")
-    at = 0
+    at = 1 - STEP
     while True:
-        at += 1
+        at += STEP
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
@@ -63,7 +66,15 @@ def main() -> None:
     assert found(path) == new
     assert {entry.name[:5] for entry in path.iterdir()} == {"manif", ".lock", "data-"}
     assert len(list(path.iterdir())) == 3
-    print(at - 1)
+    return at - 1
+
+
+def main() -> None:
+    """Print the number of calls of each kind of build."""
+    place = Path(sys.argv[1])
+    place.mkdir()
+    for what in ("same layout", "new layout"):
+        print(kill_at_every_call(place / what, what), flush=True)
 
 
 if __name__ == "__main__":

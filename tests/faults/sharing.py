@@ -172,6 +172,15 @@ def _send_samples(buffer: Any, sender: Connection) -> None:
         sender.send(sample)
 
 
+def torch_processes(method: str, path: str) -> None:
+    """What TorchRL does with processes, in one that has imported it: each worker imports it again anyway."""
+    # A server of forks imports once what all its children need.
+    multiprocessing.set_forkserver_preload(["iltools_datasets.torchrl"])
+    spec_example(method)
+    look_ahead(method, path)
+    loader(method, path)
+
+
 def spec_example(method: str) -> None:
     """Extend a shared buffer from another process, as TorchRL's pages do, with the storages of this package."""
     import torch
@@ -263,8 +272,7 @@ def threads(path: str) -> None:
 def main() -> None:
     """Run the scenario that the command line names."""
     scenarios: dict[str, Callable[..., None]] = {
-        scenario.__name__: scenario
-        for scenario in (pool, inherited, loader, look_ahead, spec_example, killed_worker, threads)
+        scenario.__name__: scenario for scenario in (pool, inherited, torch_processes, killed_worker, threads)
     }
     scenarios[sys.argv[1]](*sys.argv[2:])
 

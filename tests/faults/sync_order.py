@@ -203,17 +203,15 @@ def sync_here(command: list[str]) -> int:
     return os.posix_spawnp("true", ["true"], os.environ)
 
 
-def main() -> None:
-    """Write twice, to an empty place and over what is there then; print what was published too early, as JSON."""
-    writer, published = WRITERS[sys.argv[1]]
-    path = Path(sys.argv[2]) / "place"
-    path.mkdir()
-    files._begin = sync_here
+def results_of(writer: str, path: Path) -> list[dict[str, object]]:
+    """Write twice, to an empty place and over what is there then; return what was published too early."""
+    write, published = WRITERS[writer]
+    path.mkdir(parents=True)
     results = []
     for _ in range(2):
         with (path.with_name("calls")).open("w+") as calls:
             arm(path, 0, Mode.COUNT, report_fd=calls.fileno())
-            writer(path)
+            write(path)
             arm(Path("/nowhere"), 0, Mode.COUNT)
             calls.seek(0)
             disk = Disk(published)
@@ -224,7 +222,14 @@ def main() -> None:
         unsynced = [] if "*" in disk.synced else sorted(there - disk.synced)
         left = sorted(disk.bytes | disk.names)
         results.append({"renames": disk.renames, "early": disk.found, "never synced": unsynced, "not on disk": left})
-    print(json.dumps(results))
+    return results
+
+
+def main() -> None:
+    """Print what came of each writer, as JSON: `python sync_order.py DIRECTORY WRITER...`."""
+    place, *writers = sys.argv[1:]
+    files._begin = sync_here
+    print(json.dumps({name: results_of(name, Path(place) / name / "place") for name in writers}))
 
 
 if __name__ == "__main__":

@@ -53,24 +53,10 @@ def test_an_inherited_handle(path: Path, when: str) -> None:
 @pytest.mark.faults("fork after a gather")
 @pytest.mark.torch
 @pytest.mark.parametrize("method", METHODS)
-def test_data_loader_workers(path: Path, method: str) -> None:
+def test_torch_in_other_processes(path: Path, method: str) -> None:
+    """Workers of a DataLoader, a prefetching buffer that goes on in a child, and the documented example."""
     pytest.importorskip("torchrl", reason="needs the torch extra")
-    run("loader", method, path)
-
-
-@pytest.mark.faults("fork after a gather")
-@pytest.mark.torch
-@pytest.mark.parametrize("method", METHODS)
-def test_a_prefetching_buffer_goes_on_in_a_child(path: Path, method: str) -> None:
-    pytest.importorskip("torchrl", reason="needs the torch extra")
-    run("look_ahead", method, path)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("method", METHODS)
-def test_the_documented_multi_process_example(method: str) -> None:
-    pytest.importorskip("torchrl", reason="needs the torch extra")
-    run("spec_example", method)
+    run("torch_processes", method, path)
 
 
 @pytest.mark.faults("killed worker")

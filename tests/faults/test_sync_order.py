@@ -12,19 +12,24 @@ import pytest
 from fault_tools import TESTS, WATCHDOG_SECONDS, compile_failing_calls
 from sync_order import WRITERS, Disk
 
+NEEDS = {
+    "replay builder": "torchrl",
+    "replay builder, laid out anew": "torchrl",
+    "checkpoint of a buffer": "torchrl",
+    "staged store": "fsspec",
+    "images of a camera": "pyarrow av PIL",
+}
+"""What a writer needs besides; those that need the same share a process, for it is the import that takes long."""
+
 
 @pytest.mark.faults("order of syncs")
-@pytest.mark.parametrize("writer", WRITERS)
-def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, writer: str) -> None:
-    if "replay" in writer or "checkpoint" in writer:
-        pytest.importorskip("torchrl", reason="needs the torch extra")
-    if "staged" in writer:
-        pytest.importorskip("fsspec", reason="needs fsspec")
-    if "images" in writer:
-        for name in ("pyarrow", "av", "PIL"):
-            pytest.importorskip(name, reason="needs the extra data")
+@pytest.mark.parametrize("needs", sorted({NEEDS.get(writer, "") for writer in WRITERS}))
+def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, needs: str) -> None:
+    for module in needs.split():
+        pytest.importorskip(module, reason="needs an extra of the package")
+    writers = [writer for writer in WRITERS if NEEDS.get(writer, "") == needs]
     process = subprocess.run(
-        [sys.executable, Path(__file__).with_name("sync_order.py"), writer, tmp_path],
+        [sys.executable, Path(__file__).with_name("sync_order.py"), tmp_path, *writers],
         capture_output=True,
         text=True,
         timeout=WATCHDOG_SECONDS,
@@ -36,9 +41,12 @@ def test_data_then_names_then_the_rename_then_its_directory(tmp_path: Path, writ
         },
     )
     assert process.returncode == 0, process.stderr
-    for result in json.loads(process.stdout):
-        assert result.pop("renames") >= 1
-        assert result == {"early": [], "never synced": [], "not on disk": []}
+    found = json.loads(process.stdout)
+    assert list(found) == writers
+    for writer, results in found.items():
+        for result in results:
+            assert result.pop("renames") >= 1, writer
+            assert result == {"early": [], "never synced": [], "not on disk": []}, writer
 
 
 GOOD = ["create /f.new", "write /f.new", "fsync /f.new", "rename /f <- /f.new", "fsync "]

@@ -5,6 +5,7 @@ A script, as spawned workers import what they are given.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -112,27 +113,30 @@ def main(method: str, path: Path) -> None:
     fresh, used = buffers_over(store), buffers_over(store)
     drawn = {name: Counter(rows(rb.sample())) for name, rb in used.items()}
     both = {**{f"fresh {name}": rb for name, rb in fresh.items()}, **{f"used {name}": rb for name, rb in used.items()}}
+    march, steps = marching(store)
     before = {**{f"fresh {name}": Counter() for name in fresh}, **{f"used {name}": drawn[name] for name in used}}
-    passes = [load(both, method) for _ in range(2)]
+    multiprocessing.set_forkserver_preload(["loader_workers"])  # once for all workers, as fork has it
+    passes = [load({**both, "march": march}, method) for _ in range(2)]
     for batches in passes:
         check(batches, before, store, windows)
+        # A loader's workers take the steps of a march in turn.
+        assert [of(batches, "march", worker) for worker in range(WORKERS)] == [
+            steps[worker::WORKERS] for worker in range(WORKERS)
+        ]
     for name in before:
         first, second = ([of(batches, name, worker) for worker in range(WORKERS)] for batches in passes)
         # A seed fixes the stream; without one each pass over a loader is another.
         assert (first == second) == ("seeded" in name or "prefetching" in name or "with, manager" in name), name
-    march(store, method)
     print("drawn in workers by", method)
 
 
-def march(store: TrajectoryStore, method: str) -> None:
-    """A loader's workers take the steps of a march in turn."""
-    envs = [EnvAssignment(0, k % 3, 5 * k) for k in range(4)]
+def marching(store: TrajectoryStore) -> tuple[Any, list[list[int]]]:
+    """A buffer that marches through assignments, and the rows of its steps, the first one left out."""
     mgr, plain = ExpertReplayManager.from_store(store), ExpertReplayManager.from_store(store)
     for each in (mgr, plain):
-        each.set_assignment(envs)
+        each.set_assignment([EnvAssignment(0, k % 3, 5 * k) for k in range(4)])
         each.buffer.sample()
-    found = [index for _, _, index in load({"march": mgr.buffer}, method)]
-    assert found == [rows(plain.buffer.sample()) for _ in range(WORKERS * BATCHES)]
+    return mgr.buffer, [rows(plain.buffer.sample()) for _ in range(WORKERS * BATCHES)]
 
 
 if __name__ == "__main__":
