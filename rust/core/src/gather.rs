@@ -43,6 +43,7 @@ pub fn gather(
     check(parts, index, segments)?;
     // Without a part of states the table is not looked at.
     let segments = segments.filter(|_| parts.iter().any(|part| part.row_of != RowOf::Index));
+    let needs_begins = parts.iter().any(|part| part.frames.is_some());
     let fetched = fetched_bytes(parts);
     let row_bytes: usize = parts.iter().map(|part| part.width).sum();
     let bytes = row_bytes.saturating_mul(count);
@@ -66,7 +67,8 @@ pub fn gather(
             if block >= blocks {
                 return;
             }
-            let block = Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows));
+            let block =
+                Block::new(index, segments, block * block_rows..count.min((block + 1) * block_rows), needs_begins);
             for (part, fetched) in parts.iter().zip(&fetched) {
                 if let Err(error) = watch.look().and_then(|()| block.copy(part, fetched, streams, &mut watch)) {
                     // What is told first is the cause; threads that are stopped by it tell of an interruption.
@@ -135,25 +137,28 @@ struct Block<'a> {
     count: usize,
     index: &'a [i64],
     states: [i64; BLOCK_ROWS + AHEAD],
-    /// The first state of each one's segment.
-    begins: [i64; BLOCK_ROWS + AHEAD],
+    /// The first state of each one's segment, where frames are stacked.
+    begins: Vec<i64>,
 }
 
 impl<'a> Block<'a> {
-    fn new(index: &'a [i64], segments: Option<&SegmentTable>, range: Range<usize>) -> Self {
+    fn new(index: &'a [i64], segments: Option<&SegmentTable>, range: Range<usize>, needs_begins: bool) -> Self {
         let some = &index[range.start..index.len().min(range.end + AHEAD)];
-        let (mut states, mut begins) = ([0; BLOCK_ROWS + AHEAD], [0; BLOCK_ROWS + AHEAD]);
+        let mut states = [0; BLOCK_ROWS + AHEAD];
+        let mut begins = Vec::with_capacity(if needs_begins { some.len() } else { 0 });
         if let Some(segments) = segments {
             // Of a run of transitions, as windows and slices are, only the first is looked up in each segment.
             let (mut expected, mut position, mut within) = (i64::MIN, 0, i64::MIN..i64::MIN);
-            for ((state, begin), &transition) in states.iter_mut().zip(&mut begins).zip(some) {
+            for (state, &transition) in states.iter_mut().zip(some) {
                 if transition != expected || transition >= within.end {
                     position = segments.position_of(transition);
                     within = segments.range_of(position);
                 }
                 expected = transition + 1;
                 *state = transition + position as i64;
-                *begin = within.start + position as i64;
+                if needs_begins {
+                    begins.push(within.start + position as i64);
+                }
             }
         }
         Self { start: range.start, count: range.len(), index: some, states, begins }
@@ -285,7 +290,7 @@ mod tests {
             let index: Vec<i64> =
                 asks.iter().flat_map(|&(from, run)| (0..run).map(move |step| (from + step) % total)).collect();
             for start in (0..index.len()).step_by(BLOCK_ROWS) {
-                let block = Block::new(&index, Some(&table), start..index.len().min(start + BLOCK_ROWS));
+                let block = Block::new(&index, Some(&table), start..index.len().min(start + BLOCK_ROWS), false);
                 for (state, &transition) in block.states.iter().zip(block.index) {
                     prop_assert_eq!(Some(*state), table.state_of(transition));
                 }

@@ -12,14 +12,15 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::index::{Ask, Drawn, IndexStream};
 use crate::memory::copied;
-use crate::parallel;
 use crate::slab::Buffer;
 use crate::store::{Store, gather_memory};
+use crate::thread_core::{CoreAvoided, work_in_the_background};
 
 /// The rows of a batch, and which they are: whoever has an index can tell whether they are its rows.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub enum Taken {
 #[derive(Debug)]
 pub struct LookAhead<S: IndexStream> {
     shared: Arc<Shared<S>>,
+    thread: JoinHandle<()>,
+    core: CoreAvoided,
     pid: u32,
 }
 
@@ -129,21 +132,16 @@ impl<S: IndexStream> LookAhead<S> {
             depth: depth.max(1),
         });
         let theirs = Arc::clone(&shared);
-        std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
-            parallel::work_in_the_background();
+        let thread = std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
+            work_in_the_background();
             make_batches(&theirs, &store, &fields);
         })?;
-        Ok(Self { shared, pid: std::process::id() })
+        Ok(Self { shared, thread, core: CoreAvoided::default(), pid: std::process::id() })
     }
 
     /// Whether the thread exists here: it does not in a child that was forked after it had started.
     pub fn is_alive(&self) -> bool {
         self.pid == std::process::id()
-    }
-
-    /// Whether the thread, which shares the queue while it lives, is gone: it will make nothing.
-    fn has_ended(&self) -> bool {
-        Arc::strong_count(&self.shared) == 1
     }
 
     /// How many batches are ready; 0 in a forked child.
@@ -156,13 +154,14 @@ impl<S: IndexStream> LookAhead<S> {
     /// Waits for a batch that is being made right now, a short while at a time, but not for a thread that has not begun: on
     /// busy cores it would begin milliseconds later, and the caller can gather meanwhile.
     pub fn take(&self, stream: &mut S, ask: &Ask) -> Result<Taken> {
+        self.core.avoid_that_of_the_caller(&self.thread);
         let position = stream.position();
         let mut queue = self.shared.lock();
         let is_next = |queue: &Queue<S>| {
             queue.ahead.as_ref().is_some_and(|(start, wanted)| wanted == ask && start.position() == position)
         };
         let begun = Instant::now();
-        while queue.ready.is_empty() && queue.making && is_next(&queue) && !self.has_ended() {
+        while queue.ready.is_empty() && queue.making && is_next(&queue) && !self.thread.is_finished() {
             let Some(left) = LONGEST_WAIT.checked_sub(begun.elapsed()) else { return Ok(Taken::Underway) };
             queue = self.shared.filled.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -1,25 +1,17 @@
-//! The thread pool: none at import, made on first use, one per process (a forked child makes its own).
+//! Work that the caller does, and helpers with it as far as they come in time.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use rayon_core::{ThreadPool, ThreadPoolBuilder};
-
+use crate::helpers::helpers_of_this_process;
 use crate::{Error, Result};
 
 /// More threads than this never helped a copy.
 const MOST_THREADS: usize = 16;
 
-struct Helpers {
-    pid: u32,
-    count: usize,
-    pool: ThreadPool,
-}
-
-static HELPERS: RwLock<Option<Arc<Helpers>>> = RwLock::new(None);
 /// Number of threads callers asked for; 0 = as many as there are cores.
 static WANTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -54,11 +46,8 @@ pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
     match (helpers > 0).then(|| helpers_of_this_process(helpers)).flatten() {
         Some(pool) => {
             let job = Job::new(work);
-            for _ in 0..helpers {
-                let job = Arc::clone(&job);
-                pool.pool.spawn(move || job.help());
-            }
             let open = Open(&job);
+            pool.ask(helpers, &job);
             work();
             drop(open);
             assert!(!job.failed.load(Ordering::Relaxed), "a helper thread panicked");
@@ -111,7 +100,7 @@ pub fn blocks(
 }
 
 /// Work that helpers may join until its owner closes it.
-struct Job {
+pub(crate) struct Job {
     work: *const (dyn Fn() + Sync),
     /// Number of helpers that are at work; with `CLOSED`, no others may begin.
     state: AtomicUsize,
@@ -144,8 +133,14 @@ impl Job {
         })
     }
 
+    /// Whether helpers may still begin.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & CLOSED == 0
+    }
+
+    /// Do what is left of the work, unless it is closed.
     #[allow(unsafe_code)]
-    fn help(&self) {
+    pub(crate) fn help(&self) {
         let begin = |state| (state & CLOSED == 0).then_some(state + 1);
         if self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, begin).is_err() {
             return;
@@ -185,42 +180,6 @@ impl Drop for Open<'_> {
 
 /// Some tens of microseconds, about what a block takes.
 const SPINS: usize = 1000;
-
-/// The pool of this process with at least `count` threads. Never waits for a lock, which a fork may have left taken.
-fn helpers_of_this_process(count: usize) -> Option<Arc<Helpers>> {
-    let pid = std::process::id();
-    if let Ok(current) = HELPERS.try_read()
-        && let Some(helpers) = current.as_ref()
-        && helpers.pid == pid
-        && helpers.count >= count
-    {
-        return Some(Arc::clone(helpers));
-    }
-    let pool = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("iltools-{i}")).build().ok()?;
-    let helpers = Arc::new(Helpers { pid, count, pool });
-    if let Ok(mut current) = HELPERS.try_write()
-        && let Some(old) = current.replace(Arc::clone(&helpers))
-        && old.pid != pid
-    {
-        // The parent's threads do not exist here: its pool can be neither used nor shut down.
-        std::mem::forget(old);
-    }
-    Some(helpers)
-}
-
-/// Tell the scheduler that this thread works in the background: waking it must not interrupt whoever wakes it.
-///
-/// Without this, on a machine whose other cores are busy, the thread that makes batches ahead begins its gather on the core
-/// of the very loop that is to be spared it. A refusal costs only that.
-#[allow(unsafe_code)]
-pub fn work_in_the_background() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: a plain system call on the calling thread (0); the parameter is a valid struct that outlives it.
-    unsafe {
-        let parameter: libc::sched_param = std::mem::zeroed();
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
-    }
-}
 
 #[cfg(test)]
 mod tests {
