@@ -26,8 +26,9 @@ _Mask = NDArray[np.bool_]
 _Items = int | tuple[SegmentTable, _Index]
 """So many transitions, or those of some segments of a table."""
 _Damages = list[tuple[str, _Key | None, int | None, str]]
-_Slices = tuple[_Index, _Mask, _Mask | None, _Index, list[np.ndarray]]
-"""Rows, the last one of each slice, what is no padding, positions of trajectories, and the rows of the fields."""
+_Slices = tuple[_Index, _Mask, _Mask | None, _Index, list[np.ndarray], bool]
+"""Rows, the last one of each slice, what is no padding, positions of trajectories, the rows of the fields, and whether
+those had been made ahead."""
 
 @final
 class SegmentTable:
@@ -57,6 +58,9 @@ class IndexStream:
     def num_ready(self) -> int: ...
     def depth_ahead(self, store: Store) -> int: ...
     def rows_of(self, store: Store, index: _Index) -> list[np.ndarray] | None: ...
+    def next_rows(
+        self, count: int, within_epoch: bool, store: Store, fields: _Fields, threads: int | None = None
+    ) -> tuple[_Index, list[np.ndarray], bool]: ...
 
 @final
 class SequentialCursors(IndexStream):
@@ -102,7 +106,13 @@ class EpochShuffle(IndexStream):
     def next(self, count: int) -> _Index: ...
     def next_within_epoch(self, count: int) -> _Index: ...
     def next_slices(
-        self, count: int, cut: SliceCut, within_epoch: bool, store: Store | None, fields: Sequence[int]
+        self,
+        count: int,
+        cut: SliceCut,
+        within_epoch: bool,
+        store: Store | None,
+        fields: Sequence[int],
+        threads: int | None = None,
     ) -> _Slices: ...
     def restore(self, seed: int, epoch: int, position: int, places: int | None = None) -> None: ...
 
@@ -119,7 +129,9 @@ class UniformDraws(IndexStream):
     @property
     def position(self) -> int: ...
     def next(self, count: int) -> _Index: ...
-    def next_slices(self, count: int, cut: SliceCut, store: Store | None, fields: Sequence[int]) -> _Slices: ...
+    def next_slices(
+        self, count: int, cut: SliceCut, store: Store | None, fields: Sequence[int], threads: int | None = None
+    ) -> _Slices: ...
     def restore(self, seed: int, position: int) -> None: ...
 
 @final

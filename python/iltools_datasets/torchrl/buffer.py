@@ -106,10 +106,10 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             return super().sample(batch_size, return_info=return_info, include_info=include_info)
         if size is None or not self._goes_straight():
             data, info = ReplayBuffer.sample(self, batch_size, return_info=True)
+            put_info(data, info, self._kept)
         else:
             self._warn_of_another(size)
             data, info = self._sample_straight(size)
-        put_info(data, info, self._kept)
         return (data, info) if return_info else data
 
     @property
@@ -264,33 +264,44 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         )
 
     def _sample_straight(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
+        transforms = len(self._transform)
         with self._replay_lock:
-            data, info = self._draw(size)
-        if len(self._transform):
+            data, info, is_told = self._draw(size, tells=not transforms)
+        if transforms:
             with data.unlock_(), _set_dispatch_td_nn_modules(True):
                 data = self._transform(data)
+        if not is_told:
+            put_info(data, info, self._kept)
         return data, info
 
-    def _draw(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
-        storage = self._storage
-        index, info = self._sampler.sample(storage, size)
+    def _draw(self, size: int, tells: bool) -> tuple[TensorDict, dict[str, Any], bool]:
+        """Return a batch, what is known of it, and whether it says that already, which it may where it `tells`."""
+        storage, sampler, prefetch, pins = self._storage, self._sampler, self._prefetch, self._pin_memory
+        arrays, were_ready = None, False
+        if isinstance(storage, TrajectoryStorage) and getattr(sampler, "draws_rows", False) and (prefetch or not pins):
+            index, info, arrays, were_ready = sampler.sample_rows(storage, size)
+        else:
+            index, info = sampler.sample(storage, size)
         info["index"] = index
         if self._writer.tracks_generations:
             info["index_generation"] = self._writer.generations_of(index)
         rows = index[0] if isinstance(index, tuple) else index
-        data = self._made_ahead(storage, rows) if self._prefetch else None
-        if data is None:
-            data = storage.get_pinned(rows) if self._pin_memory else storage.get(rows)
-        elif self._pin_memory:
-            data = data.pin_memory()
-        return data, info
+        if prefetch and not were_ready:
+            arrays = self._keep_ahead(storage, rows, arrays)
+        if arrays is None:
+            return storage.get_pinned(rows) if pins else storage.get(rows), info, False
+        is_told = tells and len(info) == 1 and rows is index and not storage.has_index
+        data = storage.assemble(arrays, rows.shape, {"index": rows} if is_told else {})
+        return data.pin_memory() if pins else data, info, is_told
 
-    def _made_ahead(self, storage: TrajectoryStorage, index: torch.Tensor) -> TensorDict | None:
+    def _keep_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor, arrays: Any) -> Any:
+        """Return the arrays, or those made ahead at these rows if there are none; see to it that more are made."""
         stream = self._sampler.index_stream
         if stream is None:
-            return None
+            return arrays
         core = storage.store.core
-        rows = stream.rows_of(core, index.contiguous().numpy())
-        if rows is None and stream.depth_ahead(core) != self._prefetch_cap:
+        if arrays is None:
+            arrays = stream.rows_of(core, rows.contiguous().numpy())
+        if (arrays is None or self._sampler.draws_rows) and stream.depth_ahead(core) != self._prefetch_cap:
             stream.look_ahead(core, storage.fields, self._prefetch_cap)
-        return None if rows is None else storage.assemble(rows, len(index))
+        return arrays

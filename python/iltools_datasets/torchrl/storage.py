@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from iltools_datasets.store.keys import parts_of, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.torchrl.specs import specs_of
 from iltools_datasets.torchrl.store_column import ADDRESSES_ARE_GUARDED, StoreColumn, loaded, non_negative
-from iltools_datasets.torchrl.tensordict_layout import TensorDictLayout
+from iltools_datasets.torchrl.tensordict_layout import NOTHING, TensorDictLayout
 
 CPU = torch.device("cpu")
 _REFERENCE = "store.json"
@@ -78,6 +78,8 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         self.uuid = store.uuid
         """Identity of the store's build; empty for a directory that this package did not write."""
         self.fields = store.field_ids()
+        self.whole_rows = store.core, self.fields, store.num_threads
+        """What a draw is told that is to bring all of a row: of which store, and on how many threads."""
         self.has_index = "index" in store.keys
         """Whether a column is called as samplers call the number of a row."""
         self._known: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
@@ -167,7 +169,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         except OutOfRangeError:
             # Either wrong or counted from the end, which is rare enough not to be looked for beforehand.
             arrays = core.gather(self.fields, non_negative(index, self._count).numpy(), None, threads)
-        return self.assemble(arrays, len(index))
+        return self.assemble(arrays, index.shape)
 
     def known(self, keys: tuple[Any, ...]) -> tuple[list[Any], list[int]]:
         """Return those of the keys that the store has, and by which numbers `store.core` addresses them."""
@@ -186,9 +188,17 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
                     tensors[place] = tensors[place].view(torch.bfloat16)
         return tensors
 
-    def assemble(self, arrays: Sequence[NDArray[Any]], count: int) -> TensorDict:
-        """Return gathered arrays `[count, ...]`, one per field of the store, as a TensorDict over the same memory."""
-        return self._layout.build(self.tensors(self.fields, arrays), torch.Size([count]), CPU)
+    def assemble(
+        self, arrays: Sequence[NDArray[Any]], batch_size: torch.Size, beside: Mapping[str, torch.Tensor] = NOTHING
+    ) -> TensorDict:
+        """Return gathered arrays `[B, ...]`, one per field of the store, as a TensorDict over the same memory.
+
+        Args:
+            arrays: the arrays.
+            batch_size: [B].
+            beside: more entries, `[B, ...]`.
+        """
+        return self._layout.build(self.tensors(self.fields, arrays), batch_size, CPU, beside)
 
     def get_pinned(self, index: torch.Tensor) -> TensorDict:
         """Return the transitions at an int64 vector in page-locked memory, gathered straight into it."""
@@ -263,7 +273,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        for name in ("_storage", "fields", "_known", "_bfloat16", "_layout", "_count", "_rows_like"):
+        for name in ("_storage", "fields", "whole_rows", "_known", "_bfloat16", "_layout", "_count", "_rows_like"):
             del state[name]
         # Nothing in here ever changes, so nothing has to be shared with the process that this goes to; and a lock of
         # the default context ("fork" where multiprocessing was used before torchrl was imported) would keep it from

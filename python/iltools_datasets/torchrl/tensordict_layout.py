@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from tensordict import TensorDict
 
 from iltools_datasets.errors import SchemaError
+
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
 class TensorDictLayout:
@@ -25,16 +28,26 @@ class TensorDictLayout:
         # Deepest first, so that a branch is complete before its parent takes it.
         self._branches = sorted(branches.items(), key=lambda branch: -len(branch[0]))
 
-    def build(self, leaves: Sequence[torch.Tensor], batch_size: torch.Size, device: torch.device) -> TensorDict:
-        """Return a TensorDict over `leaves`, which come in the order of the keys; nothing is copied or checked."""
-        nested: dict[tuple[str, ...], dict[str, torch.Tensor | TensorDict]] = {(): {}}
+    def build(
+        self,
+        leaves: Sequence[torch.Tensor],
+        batch_size: torch.Size,
+        device: torch.device,
+        beside: Mapping[str, torch.Tensor] = NOTHING,
+    ) -> TensorDict:
+        """Return a TensorDict over `leaves`, which come in the order of the keys, and behind them what comes beside.
+
+        Nothing is copied or checked.
+        """
+        content: dict[str, torch.Tensor | TensorDict] = {}
+        nested: dict[tuple[str, ...], dict[str, torch.Tensor | TensorDict]] = {(): content}
         for path, names in self._branches:
-            content = nested.pop(path, {})
+            branch = nested.pop(path, {})
             for name, position in names:
-                content[name] = leaves[position]
-            branch = TensorDict._new_unsafe(source=content, batch_size=batch_size, device=device, nested=False)
-            nested.setdefault(path[:-1], {})[path[-1]] = branch
-        content = nested[()]
+                branch[name] = leaves[position]
+            made = TensorDict._new_unsafe(source=branch, batch_size=batch_size, device=device, nested=False)
+            nested.setdefault(path[:-1], {})[path[-1]] = made
         for name, position in self._root_leaves:
             content[name] = leaves[position]
+        content.update(beside)
         return TensorDict._new_unsafe(source=content, batch_size=batch_size, device=device, nested=False)

@@ -60,8 +60,7 @@ impl Helpers {
         let mut helpers = Self { pid, asked, threads: Vec::with_capacity(count) };
         for me in 0..count {
             let asked = Arc::clone(&helpers.asked);
-            let thread =
-                std::thread::Builder::new().name(format!("iltools-{me}")).spawn(move || asked.serve(me))?;
+            let thread = std::thread::Builder::new().name(format!("iltools-{me}")).spawn(move || asked.serve(me))?;
             helpers.threads.push(Helper { thread, core: CoreAvoided::default() });
         }
         Ok(helpers)

@@ -17,25 +17,15 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::index::{Ask, Drawn, IndexStream};
-use crate::memory::copied;
 use crate::slab::Buffer;
 use crate::store::{Store, gather_memory};
 use crate::thread_core::{CoreAvoided, work_in_the_background};
 
-/// The rows of a batch, and which they are: whoever has an index can tell whether they are its rows.
-#[derive(Debug)]
-pub struct Made {
-    /// Transition indices.
-    pub index: Vec<i64>,
-    /// Their rows, per field.
-    pub rows: Vec<Buffer>,
-}
-
 /// What a draw from a stream with a thread ahead of it came to.
 #[derive(Debug)]
 pub enum Taken {
-    /// Drawn, and its rows are there.
-    Made(Drawn, Made),
+    /// Drawn, and its rows are there, per field.
+    Made(Drawn, Vec<Buffer>),
     /// Drawn, and no more.
     Drawn(Drawn),
     /// Nothing yet: it is being made, and the stream stands where it stood.
@@ -91,7 +81,7 @@ struct Ready<S: IndexStream> {
     ask: Ask,
     after: S,
     drawn: Drawn,
-    made: Made,
+    rows: Vec<Buffer>,
 }
 
 impl<S: IndexStream> Shared<S> {
@@ -177,7 +167,7 @@ impl<S: IndexStream> LookAhead<S> {
                 self.shared.emptied.notify_one();
             }
             *stream = ready.after;
-            return Ok(Taken::Made(ready.drawn, ready.made));
+            return Ok(Taken::Made(ready.drawn, ready.rows));
         }
         let drawn = stream.draw(ask)?;
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
@@ -224,10 +214,9 @@ fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usi
         let given_up = || shared.generation.load(Ordering::Relaxed) != generation;
         let before = stream.position();
         let made = stream.draw(&ask).and_then(|drawn| {
-            let index = copied(&drawn.rows)?;
             // One thread: the others belong to the step that runs meanwhile.
-            let rows = gather_memory(store, fields, &index, Some(1), &given_up)?;
-            Ok((drawn, Made { index, rows }))
+            let rows = gather_memory(store, fields, &drawn.rows, Some(1), &given_up)?;
+            Ok((drawn, rows))
         });
 
         let mut queue = shared.lock();
@@ -236,9 +225,9 @@ fn make_batches<S: IndexStream>(shared: &Shared<S>, store: &Store, fields: &[usi
             continue;
         }
         match made {
-            Ok((drawn, made)) => {
+            Ok((drawn, rows)) => {
                 queue.ahead = Some((stream.clone(), ask.clone()));
-                queue.ready.push_back(Ready { before, ask, after: stream, drawn, made });
+                queue.ready.push_back(Ready { before, ask, after: stream, drawn, rows });
             }
             Err(_) => queue.ahead = None,
         }

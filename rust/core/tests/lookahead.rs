@@ -44,10 +44,9 @@ fn take<S: IndexStream>(look: &LookAhead<S>, stream: &mut S, ask: &Ask) -> (Draw
         match look.take(stream, ask).unwrap() {
             Taken::Underway => {}
             Taken::Drawn(drawn) => return (drawn, false),
-            Taken::Made(drawn, made) => {
-                assert_eq!(made.index, drawn.rows);
+            Taken::Made(drawn, rows) => {
                 let expected: Vec<u8> = drawn.rows.iter().flat_map(|i| i.to_le_bytes()).collect();
-                assert_eq!(made.rows[0].to_vec(), expected);
+                assert_eq!(rows[0].to_vec(), expected);
                 return (drawn, true);
             }
         }

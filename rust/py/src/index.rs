@@ -13,7 +13,7 @@ use crate::errors::IntoPyResult;
 use crate::segments::SegmentTable;
 use crate::slices::{self, SliceCut, Slices};
 use crate::store::Store;
-use crate::stream::{RunsAhead, Stream};
+use crate::stream::{RunsAhead, Stream, Wanted};
 
 type Index<'py> = Bound<'py, PyArray1<i64>>;
 type Rows<'py> = Option<Vec<Bound<'py, PyUntypedArray>>>;
@@ -47,6 +47,25 @@ impl IndexStream {
 
     fn depth_ahead(&self, store: &Bound<'_, Store>) -> usize {
         self.stream.depth(store)
+    }
+
+    /// The next items of an epoch or beyond its end, their rows of a store, and whether those had been made ahead.
+    #[pyo3(signature = (count, within_epoch, store, fields, threads=None))]
+    fn next_rows<'py>(
+        &self,
+        py: Python<'py>,
+        count: usize,
+        within_epoch: bool,
+        store: &Bound<'py, Store>,
+        fields: Vec<usize>,
+        threads: Option<usize>,
+    ) -> PyResult<(Index<'py>, Vec<Bound<'py, PyUntypedArray>>, bool)> {
+        store.get().check_fields(&fields)?;
+        let ask = Ask { draw: draw(count, within_epoch), cut: None };
+        let wanted = Wanted { store: store.get().core(), fields: &fields, threads };
+        let (drawn, found) = self.stream.next_rows(py, &ask, wanted)?;
+        let arrays = store.get().arrays_over(py, &fields, &[drawn.rows.len()], found.of)?;
+        Ok((PyArray1::from_vec(py, drawn.rows), arrays, found.were_ready))
     }
 
     fn rows_of<'py>(&self, store: &Bound<'py, Store>, index: Indices<'_>) -> PyResult<Rows<'py>> {
@@ -192,6 +211,8 @@ impl EpochShuffle {
         items(py, &self.stream, Draw::WithinEpoch(count))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what is drawn, and what comes with it")]
+    #[pyo3(signature = (count, cut, within_epoch, store, fields, threads=None))]
     fn next_slices<'py>(
         &self,
         py: Python<'py>,
@@ -200,9 +221,9 @@ impl EpochShuffle {
         within_epoch: bool,
         store: Option<&Bound<'py, Store>>,
         fields: Vec<usize>,
+        threads: Option<usize>,
     ) -> PyResult<Slices<'py>> {
-        let draw = if within_epoch { Draw::WithinEpoch(count) } else { Draw::Batch(count) };
-        slices::draw(py, &self.stream, draw, cut, store, &fields)
+        slices::draw(py, &self.stream, draw(count, within_epoch), cut, store, &fields, threads)
     }
 
     #[pyo3(signature = (seed, epoch, position, places=None))]
@@ -266,6 +287,7 @@ impl UniformDraws {
         items(py, &self.stream, Draw::Batch(count))
     }
 
+    #[pyo3(signature = (count, cut, store, fields, threads=None))]
     fn next_slices<'py>(
         &self,
         py: Python<'py>,
@@ -273,13 +295,18 @@ impl UniformDraws {
         cut: &SliceCut,
         store: Option<&Bound<'py, Store>>,
         fields: Vec<usize>,
+        threads: Option<usize>,
     ) -> PyResult<Slices<'py>> {
-        slices::draw(py, &self.stream, Draw::Batch(count), cut, store, &fields)
+        slices::draw(py, &self.stream, Draw::Batch(count), cut, store, &fields, threads)
     }
 
     fn restore(&self, py: Python<'_>, seed: u64, position: u64) {
         self.stream.with(py, |draws| draws.restore(seed, position));
     }
+}
+
+fn draw(count: usize, within_epoch: bool) -> Draw {
+    if within_epoch { Draw::WithinEpoch(count) } else { Draw::Batch(count) }
 }
 
 fn items<'py, S: index::IndexStream>(py: Python<'py>, stream: &Stream<S>, draw: Draw) -> PyResult<Index<'py>> {

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use iltools_core::index::{Ask, Cut, Draw, Drawn, IndexStream, Shape};
-use iltools_core::store::gather_memory;
 use numpy::{PyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 
 use crate::arrays::Indices;
-use crate::errors::{IntoPyResult, interrupted};
+use crate::errors::IntoPyResult;
 use crate::store::Store;
-use crate::stream::Stream;
+use crate::stream::{Stream, Wanted};
 
 /// How slices are cut from trajectories, or from all windows of them.
 #[pyclass(frozen, module = "iltools_datasets._core")]
@@ -48,11 +47,18 @@ impl SliceCut {
 
 type Array<'py, T> = Bound<'py, PyArray1<T>>;
 
-/// Rows, the last one of each slice, what is no padding, positions of the rows' trajectories, and the rows of the flags.
-pub type Slices<'py> =
-    (Array<'py, i64>, Array<'py, bool>, Option<Array<'py, bool>>, Array<'py, i64>, Vec<Bound<'py, PyUntypedArray>>);
+/// Rows, the last one of each slice, what is no padding, positions of the rows' trajectories, some fields' rows, and whether
+/// those had been made ahead.
+pub type Slices<'py> = (
+    Array<'py, i64>,
+    Array<'py, bool>,
+    Option<Array<'py, bool>>,
+    Array<'py, i64>,
+    Vec<Bound<'py, PyUntypedArray>>,
+    bool,
+);
 
-/// Draw slices, and with them some fields of a store: those that tell what a slice ends with.
+/// Draw slices, and with them some fields of a store: the flags that tell what a slice ends with, or the whole batch.
 pub fn draw<'py, S: IndexStream>(
     py: Python<'py>,
     stream: &Stream<S>,
@@ -60,23 +66,21 @@ pub fn draw<'py, S: IndexStream>(
     cut: &SliceCut,
     store: Option<&Bound<'py, Store>>,
     fields: &[usize],
+    threads: Option<usize>,
 ) -> PyResult<Slices<'py>> {
     if let Some(store) = store {
         store.get().check_fields(fields)?;
     }
     let ask = Ask { draw, cut: Some(Arc::clone(&cut.cut)) };
-    let source = store.map(|store| (store.get().core(), fields)).filter(|_| !fields.is_empty());
-    let (Drawn { rows, ends, real, holders }, made) = stream.draw_with(py, &ask, source)?;
-    let flags = match (store, source) {
-        (Some(store), Some((core, _))) => {
-            let gather = || gather_memory(core, fields, &rows, None, &interrupted);
-            let flags = made.map_or_else(|| py.detach(gather).into_py_result(py), Ok)?;
-            store.get().arrays_over(py, fields, &[rows.len()], flags)?
-        }
-        _ => Vec::new(),
+    let wanted = store.map(|store| Wanted { store: store.get().core(), fields, threads });
+    let (Drawn { rows, ends, real, holders }, found) =
+        stream.draw_with(py, &ask, wanted.filter(|_| !fields.is_empty()))?;
+    let arrays = match store {
+        Some(store) => store.get().arrays_over(py, fields, &[rows.len()], found.of)?,
+        None => Vec::new(),
     };
     let real = real.map(|real| PyArray1::from_vec(py, real));
     let (rows, ends, holders) =
         (PyArray1::from_vec(py, rows), PyArray1::from_vec(py, ends), PyArray1::from_vec(py, holders));
-    Ok((rows, ends, real, holders, flags))
+    Ok((rows, ends, real, holders, arrays, found.were_ready))
 }

@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iltools_core::index::{Ask, Drawn, IndexStream};
-use iltools_core::lookahead::{LookAhead, Made, Taken};
+use iltools_core::lookahead::{LookAhead, Taken};
+use iltools_core::memory::copied;
 use iltools_core::slab::Buffer;
+use iltools_core::store::gather_memory;
 use numpy::PyUntypedArray;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use crate::errors::IntoPyResult;
+use crate::errors::{IntoPyResult, interrupted};
 use crate::store::Store;
 
 /// Batches that were made ahead, drawn, and not fetched yet. More than one only if several threads draw.
@@ -24,7 +26,14 @@ pub struct Stream<S: IndexStream> {
 struct State<S: IndexStream> {
     stream: S,
     ahead: Option<Ahead<S>>,
-    unfetched: VecDeque<(Made, Arc<Source>)>,
+    unfetched: VecDeque<Made>,
+}
+
+/// The rows of a batch, and which they are: whoever has an index can tell whether they are its rows.
+struct Made {
+    index: Vec<i64>,
+    rows: Vec<Buffer>,
+    source: Arc<Source>,
 }
 
 struct Ahead<S: IndexStream> {
@@ -85,32 +94,24 @@ impl<S: IndexStream> Stream<S> {
         self.draw_with(py, ask, None).map(|(drawn, _)| drawn)
     }
 
-    /// Draw, and copy some fields' rows of a store out of the batch, if it was made ahead and has them.
+    /// Draw, and with that the rows of what is wanted: those that were made ahead, or gathered now.
     ///
     /// While a batch is being made, signal handlers are run now and then, and never under a lock: they may draw, too.
-    pub fn draw_with(
-        &self,
-        py: Python<'_>,
-        ask: &Ask,
-        wanted: Option<(&Arc<iltools_core::store::Store>, &[usize])>,
-    ) -> PyResult<(Drawn, Option<Vec<Buffer>>)> {
+    pub fn draw_with(&self, py: Python<'_>, ask: &Ask, wanted: Option<Wanted<'_>>) -> PyResult<(Drawn, Rows)> {
         loop {
             let taken = py.detach(|| {
-                let state = &mut *lock(&self.state);
-                let Some(ahead) = state.ahead.as_ref().filter(|ahead| ahead.thread.is_alive()) else {
-                    return Ok(Some((state.stream.draw(ask)?, None)));
+                let (drawn, rows) = match (self.take(ask, wanted.as_ref())?, &wanted) {
+                    (None, _) => return Ok(None),
+                    (Some((drawn, None)), Some(wanted)) => {
+                        let rows = wanted.gather(&drawn.rows)?;
+                        (drawn, Rows { of: rows, were_ready: false })
+                    }
+                    (Some((drawn, rows)), _) => {
+                        let were_ready = rows.is_some();
+                        (drawn, Rows { of: rows.unwrap_or_default(), were_ready })
+                    }
                 };
-                let (drawn, made) = match ahead.thread.take(&mut state.stream, ask)? {
-                    Taken::Underway => return Ok(None),
-                    Taken::Drawn(drawn) => return Ok(Some((drawn, None))),
-                    Taken::Made(drawn, made) => (drawn, made),
-                };
-                let copies = wanted.map_or(Ok(None), |(store, fields)| copies(&made, &ahead.source, store, fields))?;
-                if state.unfetched.len() == UNFETCHED {
-                    state.unfetched.pop_front();
-                }
-                state.unfetched.push_back((made, Arc::clone(&ahead.source)));
-                Ok(Some((drawn, copies)))
+                Ok(Some((drawn, rows)))
             });
             match taken.into_py_result(py)? {
                 Some(drawn) => return Ok(drawn),
@@ -118,23 +119,60 @@ impl<S: IndexStream> Stream<S> {
             }
         }
     }
+
+    /// A draw, with the rows of what is wanted if they were made ahead; `None` while they are being made.
+    fn take(
+        &self,
+        ask: &Ask,
+        wanted: Option<&Wanted<'_>>,
+    ) -> iltools_core::Result<Option<(Drawn, Option<Vec<Buffer>>)>> {
+        let state = &mut *lock(&self.state);
+        let Some(ahead) = state.ahead.as_ref().filter(|ahead| ahead.thread.is_alive()) else {
+            return Ok(Some((state.stream.draw(ask)?, None)));
+        };
+        let (drawn, rows) = match ahead.thread.take(&mut state.stream, ask)? {
+            Taken::Underway => return Ok(None),
+            Taken::Drawn(drawn) => return Ok(Some((drawn, None))),
+            Taken::Made(drawn, rows) => (drawn, rows),
+        };
+        let copies = match wanted.filter(|wanted| ahead.source.is(wanted.store)) {
+            Some(wanted) if wanted.fields == ahead.source.fields => return Ok(Some((drawn, Some(rows)))),
+            Some(wanted) => copies(&rows, &ahead.source.fields, wanted.fields)?,
+            None => None,
+        };
+        if state.unfetched.len() == UNFETCHED {
+            state.unfetched.pop_front();
+        }
+        // The caller may write to its index: what tells whose rows these are is another.
+        state.unfetched.push_back(Made { index: copied(&drawn.rows)?, rows, source: Arc::clone(&ahead.source) });
+        Ok(Some((drawn, copies)))
+    }
 }
 
-/// Copies of some fields' rows in a batch; `None` if it is of another store or lacks one of them.
-fn copies(
-    made: &Made,
-    source: &Source,
-    store: &Arc<iltools_core::store::Store>,
-    fields: &[usize],
-) -> iltools_core::Result<Option<Vec<Buffer>>> {
-    let place = |field| source.fields.iter().position(|known| known == field);
-    let places: Option<Vec<usize>> = fields.iter().map(place).collect();
-    match places {
-        Some(places) if source.is(store) => {
-            places.iter().map(|&at| made.rows[at].copy()).collect::<Result<_, _>>().map(Some)
-        }
-        _ => Ok(None),
+/// Rows that a draw is to come with.
+pub struct Wanted<'a> {
+    pub store: &'a Arc<iltools_core::store::Store>,
+    pub fields: &'a [usize],
+    pub threads: Option<usize>,
+}
+
+impl Wanted<'_> {
+    fn gather(&self, index: &[i64]) -> iltools_core::Result<Vec<Buffer>> {
+        gather_memory(self.store, self.fields, index, self.threads, &interrupted)
     }
+}
+
+/// Rows that a draw came with, per field, and whether they had been made ahead.
+pub struct Rows {
+    pub of: Vec<Buffer>,
+    pub were_ready: bool,
+}
+
+/// Copies of some fields' rows in a batch; `None` if it lacks one of them.
+fn copies(rows: &[Buffer], known: &[usize], fields: &[usize]) -> iltools_core::Result<Option<Vec<Buffer>>> {
+    let place = |field| known.iter().position(|known| known == field);
+    let places: Option<Vec<usize>> = fields.iter().map(place).collect();
+    places.map(|places| places.iter().map(|&at| rows[at].copy()).collect()).transpose()
 }
 
 /// What can be asked of a stream of any kind.
@@ -148,6 +186,9 @@ pub trait RunsAhead: Send + Sync {
 
     /// How many batches are ready.
     fn num_ready(&self, py: Python<'_>) -> usize;
+
+    /// Draw rows of a store.
+    fn next_rows(&self, py: Python<'_>, ask: &Ask, wanted: Wanted<'_>) -> PyResult<(Drawn, Rows)>;
 
     /// The rows of a store at an index that was drawn ahead; `None` if they are not there. What counts is the content: one
     /// that was changed since it was drawn is another index.
@@ -188,6 +229,10 @@ impl<S: IndexStream> RunsAhead for Stream<S> {
         self.locked(py, |state| state.ahead.as_ref().map_or(0, |ahead| ahead.thread.num_ready()))
     }
 
+    fn next_rows(&self, py: Python<'_>, ask: &Ask, wanted: Wanted<'_>) -> PyResult<(Drawn, Rows)> {
+        self.draw_with(py, ask, Some(wanted))
+    }
+
     fn rows_of<'py>(
         &self,
         store: &Bound<'py, Store>,
@@ -195,9 +240,9 @@ impl<S: IndexStream> RunsAhead for Stream<S> {
     ) -> PyResult<Option<Vec<Bound<'py, PyUntypedArray>>>> {
         let (py, core) = (store.py(), store.get().core());
         let found = self.locked(py, |State { unfetched, .. }| {
-            let position = unfetched.iter().position(|(made, source)| source.is(core) && made.index == index);
+            let position = unfetched.iter().position(|made| made.source.is(core) && made.index == index);
             position.and_then(|position| unfetched.remove(position))
         });
-        found.map(|(made, source)| store.get().arrays_over(py, &source.fields, &[index.len()], made.rows)).transpose()
+        found.map(|made| store.get().arrays_over(py, &made.source.fields, &[index.len()], made.rows)).transpose()
     }
 }

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -36,6 +36,18 @@ class _Worker:
     seed: int
 
 
+class DrawnRows(NamedTuple):
+    """A draw that came with its rows of a `TrajectoryStorage`."""
+
+    index: Any
+    """What `sample` returns: int64 [B], or a tuple of one such tensor."""
+    info: dict[Any, Any]
+    arrays: list[NDArray[Any]] | None
+    """The rows, `[B, ...]` per field of the storage; None where the draw could not bring them."""
+    were_ready: bool
+    """Whether they had been made ahead."""
+
+
 class SeededSampler(Sampler):  # type: ignore[misc]
     """Base of the samplers: where random numbers come from, and a state of a few numbers that continues the stream.
 
@@ -61,6 +73,21 @@ class SeededSampler(Sampler):  # type: ignore[misc]
 
     _takes_number_per: ClassVar[Literal["batch", "epoch"] | None] = None
     """How often a number is taken from a generator without `seed`; None never follows one."""
+
+    draws_rows: ClassVar[bool] = False
+    """Whether `sample_rows` draws what `sample` does, and in the same call the rows of a `TrajectoryStorage`.
+
+    A subclass with a `sample` of its own has the last word on what a batch is: it draws no rows that another class does.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        owner = next(kind for kind in cls.__mro__ if "sample" in vars(kind))
+        cls.draws_rows = "sample_rows" in vars(owner)
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return the next batch of a `TrajectoryStorage` with its rows, where `draws_rows`."""
+        raise NotImplementedError(f"{type(self).__name__} draws no rows")
 
     def __init__(self, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:
         self._seed = None if seed is None else _checked_seed(seed)

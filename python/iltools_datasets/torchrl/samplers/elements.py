@@ -20,7 +20,7 @@ from torchrl.data.replay_buffers.storages import Storage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import UINT64_MAX, SavedState, TakeOver
-from iltools_datasets.torchrl.samplers.base import LAST_EPOCH, SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import LAST_EPOCH, DrawnRows, SeededSampler, on_device
 from iltools_datasets.torchrl.samplers.torchrl_state import (
     EpochState,
     checked_epoch_state,
@@ -98,15 +98,20 @@ class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: i
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Index, dict[str, Any]]:
         """Return `batch_size` indices, int64 [B] (one such tensor per dimension of the storage), and an empty dict."""
+        index = on_device(self._current(storage).next(batch_size), storage)
+        return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows."""
+        index, arrays, were_ready = self._current(storage).next_rows(batch_size, False, *storage.whole_rows)
+        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+
+    def _current(self, storage: Storage) -> _core.UniformDraws:
         total = len(storage)
         if total == 0:
             raise RuntimeError("Cannot sample from an empty storage.")
         self._meet(storage)
-        shape = storage.shape if storage.ndim > 1 else None
-        if shape is not None:
-            total = math.prod(shape)
-        index = on_device(self._draws_below(total).next(batch_size), storage)
-        return (index if shape is None else torch.unravel_index(index, shape)), {}
+        return self._draws_below(total if storage.ndim == 1 else math.prod(storage.shape))
 
     def _empty(self) -> None:
         """Nothing to forget: each draw looks at the length of the storage."""
@@ -173,16 +178,29 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         Raises:
             ValueError: the storage holds less than one element per rank, or with `drop_last` than one batch.
         """
+        draw = _core.EpochShuffle.next if self.drop_last else _core.EpochShuffle.next_within_epoch
+        index = on_device(self._next_items(storage, self._total(storage), batch_size, draw), storage)
+        return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows; raises as it does."""
+
+        def draw(stream: _core.EpochShuffle, count: int) -> Any:
+            return stream.next_rows(count, not self.drop_last, *storage.whole_rows)
+
+        index, arrays, were_ready = self._next_items(storage, self._total(storage), batch_size, draw)
+        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+
+    def _total(self, storage: Storage) -> int:
         total = len(storage)
         if total == 0:
             raise RuntimeError("Cannot sample from an empty storage.")
-        index = on_device(self._next_items(storage, total, batch_size), storage)
-        return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
+        return total
 
     def _next_items(
-        self, storage: Storage, total: int, count: int, draw: Callable[[_core.EpochShuffle, int], Any] | None = None
+        self, storage: Storage, total: int, count: int, draw: Callable[[_core.EpochShuffle, int], Any]
     ) -> Any:
-        """Return the next items, up to `count`, of 0..total, or what `draw` makes of them; sets the flags."""
+        """Return what `draw` makes of the next items, up to `count`, of 0..total; sets the flags."""
         self._join_workers()
         of_all = count * self.world_size
         if of_all > total and self.drop_last:
@@ -208,7 +226,6 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
                 RuntimeWarning,
                 stacklevel=2,
             )
-        draw = draw or (_core.EpochShuffle.next if self.drop_last else _core.EpochShuffle.next_within_epoch)
         items = draw(stream, count)
         if position == 0 and count:
             # The stream's own number does not do: each order that a generator gives is epoch 0 of its seed.

@@ -6,7 +6,7 @@ Their batches are exact: one that reaches the end of an epoch takes its rest fro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState, TakeOver
 from iltools_datasets.store.env_cursors import Assignments, EnvCursors, FollowsEnvs, saved_places
 from iltools_datasets.store.segments import Segment, Segments
-from iltools_datasets.torchrl.samplers.base import LAST_EPOCH, SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import LAST_EPOCH, DrawnRows, SeededSampler, on_device
 
 Stream = _core.EpochShuffle | _core.UniformDraws
 
@@ -67,17 +67,30 @@ class EpochUniformSampler(SeededSampler):
         """Return `batch_size` transition indices, int64 [B], and an empty dict."""
         if batch_size is None:
             raise ValueError(f"{type(self).__name__} needs a batch_size")
+        return on_device(self._next(storage, batch_size, lambda stream: stream.next(batch_size)), storage), {}
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows."""
+
+        def draw(stream: Stream) -> Any:
+            return stream.next_rows(batch_size, False, *storage.whole_rows)
+
+        index, arrays, were_ready = self._next(storage, batch_size, draw)
+        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+
+    def _next(self, storage: Storage | None, batch_size: int, draw: Callable[[Stream], Any]) -> Any:
+        """Return what `draw` makes of the next batch; sets the flags."""
         self._meet(storage)
         stream = self._current()
         if isinstance(stream, _core.UniformDraws):
-            return on_device(stream.next(batch_size), storage), {}
+            return draw(stream)
         before = stream.epoch
-        index = stream.next(batch_size)
+        drawn = draw(stream)
         epoch, position = stream.place
         self._ran_out, self._batch_epoch = epoch != before, before
         # How many batches end the epoch that follows: a buffer of TorchRL's makes no more ahead.
         self._remaining_batches = -((position - stream.total) // max(batch_size * self.world_size, 1))
-        return on_device(index, storage), {}
+        return drawn
 
     @property
     def ran_out(self) -> bool:
@@ -293,9 +306,19 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
         """Return one transition index per env, int64 [num_envs], and an empty dict; `batch_size` is ignored."""
         self._meet(storage)
         index = self.cursors.native.next()
+        self._leave_to_others()
+        return on_device(index, storage), {}
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows."""
+        self._meet(storage)
+        index, arrays, were_ready = self.cursors.native.next_rows(0, False, *storage.whole_rows)
+        self._leave_to_others()
+        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+
+    def _leave_to_others(self) -> None:
         if self._worker is not None:
             self._skip(self._worker.num_workers - 1)
-        return on_device(index, storage), {}
 
     def _share_anew(self) -> None:
         if self._worker is not None:

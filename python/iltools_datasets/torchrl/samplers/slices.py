@@ -19,14 +19,15 @@ from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from iltools_datasets import _core
 from iltools_datasets._base.saved_state import SavedState, TakeOver
-from iltools_datasets.torchrl.samplers.base import SeededSampler, on_device
+from iltools_datasets.torchrl.samplers.base import DrawnRows, SeededSampler, on_device
 from iltools_datasets.torchrl.samplers.elements import SamplerWithoutReplacement, WithReplacement
 from iltools_datasets.torchrl.samplers.slice_info import flags_of, read_keys
 from iltools_datasets.torchrl.samplers.trajectory_table import Boundaries, EndSource, TrajectoryTable, TrajectoryTracker
 from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 Batch = tuple[tuple[torch.Tensor, ...], dict[Any, torch.Tensor]]
-DrawSlices = Callable[[_core.Store | None, list[int]], Any]
+DrawSlices = Callable[..., Any]
+"""Draws slices, and with them some fields of a store: `draw(store, fields, threads=None)`."""
 
 _END_OPTIONS = ("end_key", "end_keys", "traj_key", "ends", "trajectories")
 
@@ -118,11 +119,21 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         if self.fragmented:
             batch: Batch = torchrl_samplers.SliceSampler.sample(self, storage, batch_size)
             return batch
+        return self._batch(storage, *self._next_draw(storage, batch_size))
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows; raises as it does."""
+        if self.fragmented:
+            return DrawnRows(*self.sample(storage, batch_size), None, False)
+        return self._whole_batch(storage, *self._next_draw(storage, batch_size))
+
+    def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
+        """Return the trajectories, the steps of a slice, and what draws the next slices."""
         table, length, num_slices = self._asked(storage, batch_size)
         self._meet(storage)
         self._check_some_reach(table, length)
         cut = table.cut(length, self.strict_length, self.pad_output, self.span)
-        return self._batch(storage, table, length, partial(self._draws_below(1).next_slices, num_slices, cut))
+        return table, length, partial(self._draws_below(1).next_slices, num_slices, cut)
 
     def _asked(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, int]:
         """Return the trajectories, the steps of a slice and the number of slices."""
@@ -137,13 +148,24 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         flags = flags_of(self.truncated_key, self.init_key)
         if isinstance(storage, TrajectoryStorage):
             keys, fields = storage.known(flags.keys)
-            rows, ends, real, _, arrays = draw(storage.store.core, fields)
+            rows, ends, real, _, arrays, _ = draw(storage.store.core, fields)
             stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
             return (torch.from_numpy(rows),), flags.info(stored, torch.from_numpy(ends), length, real)
-        rows, ends, real, holders, _ = draw(None, [])
+        rows, ends, real, holders, *_ = draw(None, [])
         index = tuple(on_device(column, storage) for column in (rows, *table.coordinates(holders)))
         real = None if real is None else on_device(real, storage)
         return index, flags.info(read_keys(storage, index, flags.keys), on_device(ends, storage), length, real)
+
+    def _whole_batch(
+        self, storage: TrajectoryStorage, table: TrajectoryTable, length: int, draw: DrawSlices
+    ) -> DrawnRows:
+        """Draw slices of `length` steps with all their rows, and describe them."""
+        flags = flags_of(self.truncated_key, self.init_key)
+        keys, fields = storage.known(flags.keys)
+        rows, ends, real, _, arrays, were_ready = draw(*storage.whole_rows)
+        stored = dict(zip(keys, storage.tensors(fields, [arrays[field] for field in fields]), strict=True))
+        info = flags.info(stored, torch.from_numpy(ends), length, real)
+        return DrawnRows((torch.from_numpy(rows),), info, arrays, were_ready)
 
     # Randomness and state.
 
@@ -200,15 +222,29 @@ class SliceSamplerWithoutReplacement(
 
     def sample(self, storage: Storage, batch_size: int) -> Batch:
         """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch."""
+        table, length, draw = self._next_draw(storage, batch_size)
+        index, info = self._batch(storage, table, length, draw)
+        self._check_some_came(table, length, index)
+        return index, info
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows; raises as it does."""
+        table, length, draw = self._next_draw(storage, batch_size)
+        drawn = self._whole_batch(storage, table, length, draw)
+        self._check_some_came(table, length, drawn.index)
+        return drawn
+
+    def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
         table, length, num_slices = self._asked(storage, batch_size)
         cut = table.cut(length, self.strict_length, self.pad_output, self.span)
-        index, info = self._batch(storage, table, length, partial(self._next_slices, storage, num_slices, cut))
+        return table, length, partial(self._next_slices, storage, num_slices, cut)
+
+    def _check_some_came(self, table: TrajectoryTable, length: int, index: tuple[torch.Tensor, ...]) -> None:
         if self.strict_length and table.shortest < length and not len(index[0]):
             self._check_some_reach(table, length)
             raise RuntimeError(
                 "None of the trajectories of this batch is of sufficient length: strict_length=False takes all."
             )
-        return index, info
 
     def _next_slices(self, storage: Storage, count: int, cut: _core.SliceCut, *flags: Any) -> Any:
         def draw(stream: _core.EpochShuffle, count: int) -> Any:
@@ -332,11 +368,18 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         Raises:
             RuntimeError: no trajectory is as long as a window.
         """
+        return self._batch(storage, *self._next_draw(storage, batch_size))
+
+    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+        """Return what `sample` does, and the rows; raises as it does."""
+        return self._whole_batch(storage, *self._next_draw(storage, batch_size))
+
+    def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
         table, length, num_slices = self._asked(storage, batch_size)
         cut = self._windows(table, length)
         if not cut.total:
             raise RuntimeError(table.none_reaches(length))
-        return self._batch(storage, table, length, partial(self._next_slices, storage, num_slices, cut))
+        return table, length, partial(self._next_slices, storage, num_slices, cut)
 
     def _number_of_epoch(self) -> int:
         return SamplerWithoutReplacement._number_of_epoch(self)
