@@ -27,6 +27,7 @@ from iltools_datasets.torchrl.samplers.base import SeededSampler
 from iltools_datasets.torchrl.saved_buffer import Settings, checked_settings
 from iltools_datasets.torchrl.storage import CPU, TrajectoryStorage
 from iltools_datasets.torchrl.tensor_files import save_tensors
+from iltools_datasets.torchrl.tensordict_layout import NOTHING
 
 _COMPONENTS = ("storage", "sampler", "writer")
 
@@ -290,8 +291,9 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             arrays = self._keep_ahead(storage, rows, arrays)
         if arrays is None:
             return storage.get_pinned(rows) if pins else storage.get(rows), info, False
-        is_told = tells and len(info) == 1 and rows is index and not storage.has_index
-        data = storage.assemble(arrays, rows.shape, {"index": rows} if is_told else {})
+        beside = {**info, "index": rows if rows is index else rows.unsqueeze(-1)}
+        is_told = tells and storage.fits(beside)
+        data = storage.assemble(arrays, rows.shape, beside if is_told else NOTHING)
         return data.pin_memory() if pins else data, info, is_told
 
     def _keep_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor, arrays: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from iltools_datasets.store.keys import parts_of, public
 from iltools_datasets.store.trajectory_store import TrajectoryStore
 from iltools_datasets.torchrl.specs import specs_of
 from iltools_datasets.torchrl.store_column import ADDRESSES_ARE_GUARDED, StoreColumn, loaded, non_negative
-from iltools_datasets.torchrl.tensordict_layout import NOTHING, TensorDictLayout
+from iltools_datasets.torchrl.tensordict_layout import NOTHING, Beside, TensorDictLayout
 
 CPU = torch.device("cpu")
 _REFERENCE = "store.json"
@@ -188,17 +188,19 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
                     tensors[place] = tensors[place].view(torch.bfloat16)
         return tensors
 
-    def assemble(
-        self, arrays: Sequence[NDArray[Any]], batch_size: torch.Size, beside: Mapping[str, torch.Tensor] = NOTHING
-    ) -> TensorDict:
+    def assemble(self, arrays: Sequence[NDArray[Any]], batch_size: torch.Size, beside: Beside = NOTHING) -> TensorDict:
         """Return gathered arrays `[B, ...]`, one per field of the store, as a TensorDict over the same memory.
 
         Args:
             arrays: the arrays.
             batch_size: [B].
-            beside: more entries, `[B, ...]`.
+            beside: more entries, `[B, ...]`, that `fits`.
         """
         return self._layout.build(self.tensors(self.fields, arrays), batch_size, CPU, beside)
+
+    def fits(self, beside: Beside) -> bool:
+        """Whether `assemble` can put these entries beside the columns, and no column is called as the index is."""
+        return not self.has_index and self._layout.fits(beside)
 
     def get_pinned(self, index: torch.Tensor) -> TensorDict:
         """Return the transitions at an int64 vector in page-locked memory, gathered straight into it."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 
 from iltools_datasets.errors import SchemaError
 
-NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
+Beside = Mapping[Any, torch.Tensor]
+"""More entries of a batch, by names and tuples of names."""
+
+NOTHING: Beside = MappingProxyType({})
 
 
 class TensorDictLayout:
@@ -24,30 +28,39 @@ class TensorDictLayout:
             branches[key[:-1]].append((key[-1], position))
         if clash := branches.keys() & set(keys):
             raise SchemaError(f"{min(clash)!r} is both a column and a group of columns")
-        self._root_leaves = branches.pop(())
-        # Deepest first, so that a branch is complete before its parent takes it.
+        # Deepest first, so that a branch is complete before its parent takes it; the root is the last.
         self._branches = sorted(branches.items(), key=lambda branch: -len(branch[0]))
+        self._fitting: dict[tuple[Any, ...], bool] = {}
+
+    def fits(self, beside: Beside) -> bool:
+        """Whether these entries, or others of the same names, lie beside the keys, at the root or in groups of them."""
+        names = tuple(beside)
+        known = self._fitting.get(names)
+        if known is None:
+            groups = {path for path, _ in self._branches}
+            paths = [name if isinstance(name, tuple) else (name,) for name in names]
+            known = self._fitting[names] = all(path[:-1] in groups and path not in groups for path in paths)
+        return known
 
     def build(
-        self,
-        leaves: Sequence[torch.Tensor],
-        batch_size: torch.Size,
-        device: torch.device,
-        beside: Mapping[str, torch.Tensor] = NOTHING,
+        self, leaves: Sequence[torch.Tensor], batch_size: torch.Size, device: torch.device, beside: Beside = NOTHING
     ) -> TensorDict:
-        """Return a TensorDict over `leaves`, which come in the order of the keys, and behind them what comes beside.
+        """Return a TensorDict over `leaves`, which come in the order of the keys, and what comes beside and fits.
 
-        Nothing is copied or checked.
+        Nothing is copied or checked; what comes beside under the name of a key takes its place.
         """
-        content: dict[str, torch.Tensor | TensorDict] = {}
-        nested: dict[tuple[str, ...], dict[str, torch.Tensor | TensorDict]] = {(): content}
-        for path, names in self._branches:
-            branch = nested.pop(path, {})
-            for name, position in names:
-                branch[name] = leaves[position]
-            made = TensorDict._new_unsafe(source=branch, batch_size=batch_size, device=device, nested=False)
-            nested.setdefault(path[:-1], {})[path[-1]] = made
-        for name, position in self._root_leaves:
-            content[name] = leaves[position]
-        content.update(beside)
-        return TensorDict._new_unsafe(source=content, batch_size=batch_size, device=device, nested=False)
+        nested: dict[tuple[str, ...], dict[str, Any]] = {
+            path: {name: leaves[position] for name, position in names} for path, names in self._branches
+        }
+        for name, value in beside.items():
+            if isinstance(name, tuple):
+                nested[name[:-1]][name[-1]] = value
+            else:
+                nested[()][name] = value
+        for path, content in nested.items():
+            made = TensorDict._new_unsafe(source=content, batch_size=batch_size, nested=False)
+            # Named above, it would be asked for each time whether there is a device of another kind to wait for.
+            made._device = device
+            if path:
+                nested[path[:-1]][path[-1]] = made
+        return made

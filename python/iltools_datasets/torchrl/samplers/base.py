@@ -77,7 +77,7 @@ class SeededSampler(Sampler):  # type: ignore[misc]
     draws_rows: ClassVar[bool] = False
     """Whether `sample_rows` draws what `sample` does, and in the same call the rows of a `TrajectoryStorage`.
 
-    A subclass with a `sample` of its own has the last word on what a batch is: it draws no rows that another class does.
+    A subclass with a `sample` of its own has the last word on what a batch is, and draws no rows of another's.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
