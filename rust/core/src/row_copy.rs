@@ -35,8 +35,9 @@ impl Rows<'_> {
                 match self.width {
                     // SAFETY: passed on from the caller, with `width` equal to the constant.
                     $($size => unsafe { self.copy_fixed::<$size>(out) },)*
+                    // Pieces of wider rows are put together in the stage, and leave it, at a greater cost than they save.
                     // SAFETY: passed on from the caller, for both.
-                    _ if streams => unsafe {
+                    _ if streams && self.stride == self.width => unsafe {
                         let mut output = streaming::Output::new(out);
                         self.for_each_run(|from, _, bytes| output.push(from, bytes));
                         output.finish();
