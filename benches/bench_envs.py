@@ -10,7 +10,7 @@ import torch
 import torchrl.data as peer
 from iltools_datasets import EnvAssignment, TrajectoryStore
 from iltools_datasets.replay_manager import ExpertReplayManager
-from race import SITUATIONS, figure, race, timed
+from race import asked, figure, race, situations, timed
 
 NUM_ENVS = 4096
 WINDOW = 32
@@ -66,10 +66,10 @@ def manager(store: TrajectoryStore, assignment: list[EnvAssignment]) -> ExpertRe
 def test_index(record: Any, manager: ExpertReplayManager) -> None:
     sampler = manager.buffer.sampler
     values = [timed(lambda: sampler.sample(None), 300) * 1e6 for _ in range(9)]
-    record(figure(f"index for {NUM_ENVS} sequential envs", "tight loop", values, 40, "µs"))
+    record(figure(f"index for {NUM_ENVS} sequential envs", "tight loop", values, 10, "µs"))
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("situation", situations())
 def test_step(
     record: Any,
     manager: ExpertReplayManager,
@@ -82,7 +82,11 @@ def test_step(
     for _ in range(3):
         mine, other = manager.buffer.sample(), plain.step()
         assert torch.equal(mine["next", "observation"], other["next", "observation"])
-    record(lambda: race(f"one step, {NUM_ENVS} envs", situation, manager.buffer.sample, plain.step, 20, rounds=7))
+    record(
+        lambda: race(
+            f"one step, {NUM_ENVS} envs", situation, manager.buffer.sample, plain.step, asked(25, situation), rounds=7
+        )
+    )
 
 
 def test_step_percentiles(
@@ -103,7 +107,7 @@ def test_step_percentiles(
     record(figure(f"one step, {NUM_ENVS} envs, p99", "tight loop", values, 1000, "µs", slowest), gated=False)
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("situation", situations())
 def test_windows(
     record: Any,
     manager: ExpertReplayManager,
@@ -124,10 +128,12 @@ def test_windows(
     rounds = 3 if quick or situation != "tight loop" else 7
     name = f"windows of {WINDOW}, {NUM_ENVS} envs"
     if situation == "tight loop":
-        record(lambda: race(name, situation, ours, plain.windows, 40, rounds=rounds, seconds=0.05))
+        record(lambda: race(name, situation, ours, plain.windows, 90, rounds=rounds, seconds=0.05))
         return
     plain.assignment = plain.assignment[: NUM_ENVS // 8]
     row = race(name, situation, ours, plain.windows, 5, rounds=rounds, seconds=0.05)
     # The loop is linear in the number of envs: an eighth of them, times eight.
-    scaled = type(row)(name, situation, row.ours, f"8 x {row.peer}", row.ratio * 8, row.low * 8, row.high * 8, 40)
+    scaled = type(row)(
+        name, situation, row.ours, f"8 x {row.peer}", row.ratio * 8, row.low * 8, row.high * 8, asked(90, situation)
+    )
     record(scaled)

@@ -176,6 +176,34 @@ def check(ours: Call, peer: Call, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize(("offsets", "target"), [(FEW, 4), (MANY, 6)], ids=["5 offsets", "11 offsets"])
+def test_windows_of_views(record: Any, motion_store: TrajectoryStore, tensors: dict[str, torch.Tensor]) -> None:
+    """Eleven frames of every env, of each of the keys that one wide column is read as, on all threads."""
+    store, frames = TrajectoryStore.open(motion_store.path), 11
+    rng = np.random.default_rng(2)
+    windows = []
+    for _ in range(4):
+        clip, step = rng.integers(0, store.num_trajectories, NUM_ENVS), rng.integers(0, 999 - frames, NUM_ENVS)
+        # A trajectory has one state more than transitions.
+        index, row = ((clip * length + step)[:, None] + np.arange(frames) for length in (999, 1000))
+        windows.append((index.reshape(-1), row.reshape(-1)))
+    asked, taken = (itertools.cycle(side) for side in zip(*windows, strict=True))
+    arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+    kept = {key: np.empty((NUM_ENVS * frames, *shape), np.float32) for key, shape in SHAPES.items()}
+
+    def ours() -> dict[Any, np.ndarray]:
+        return store.gather(next(asked), list(SHAPES))
+
+    def take() -> None:
+        row = next(taken)
+        for key, array in arrays.items():
+            np.take(array, row, axis=0, out=kept[key], mode="clip")
+
+    found = ours()
+    take()
+    assert all(np.array_equal(found[key], kept[key]) for key in SHAPES)
+    record(lambda: race("six keys of a wide column, 11 frames, against np.take", "tight loop", ours, take, 1.5))
+
+
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_stored_frames(
     record: Any, motion_store: Any, tensors: Any, offsets: Any, target: float, situation: str

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,21 +27,36 @@ GATE = 0.7
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("benches")
     group.addoption("--quick", action="store_true", help="less data and fewer rounds; what CI runs")
+    group.addoption("--busy", action="store_true", help="beside a process that takes a core for itself")
     group.addoption("--gate", action="store_true", help=f"fail where a ratio is under {GATE:.0%} of its target")
     group.addoption("--results", default="benches/results/bench.json", help="where the JSON goes")
     group.addoption("--data", default=".benchmarks/data", help="where the data is built")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A gate looks at the tight loop alone: what rests or contends for cores says more about the machine."""
+    """A gate looks at the tight loop, and at what is marked: what rests or contends for cores may say more about the
+    machine."""
     if config.getoption("--gate"):
-        left_out = [item for item in items if "after a " in item.name]
+        left_out = [item for item in items if "after a " in item.name and not item.get_closest_marker("gate")]
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.rows = []  # type: ignore[attr-defined]
+    config.addinivalue_line("markers", "gate: a situation other than the tight loop that a gate looks at, too")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def busy_core(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Another process on one core, where that is asked for."""
+    if not request.config.getoption("--busy"):
+        yield
+        return
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield
+    other.kill()
+    other.wait()
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +197,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows: list[Row] = config.rows  # type: ignore[attr-defined]
     if not rows:
         return
-    about = machine()
+    about = machine() | {"other jobs": "one on a core" if config.getoption("--busy") else "none"}
     terminalreporter.write_line("")
     terminalreporter.write_line("  ".join(f"{key} {value}" for key, value in about.items()))
     terminalreporter.write_line(table(rows))

@@ -6,13 +6,28 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
 
 Call = Callable[[], Any]
 
 SITUATIONS = ("tight loop", "after a rest", "after a torch op")
 """A tight loop; blocks of seven after a quarter of a second in which nobody's threads spin; and each call right after a
 torch operation on all cores, whose threads then spin for a while and take a core from everybody else."""
+
+OFF_THE_LOOP = 0.75
+"""Of the ratio asked for in a tight loop, what is asked for after a rest and after a torch operation."""
+
+
+def situations(*gated: str) -> list[Any]:
+    """The situations for `parametrize`; a gate looks at the tight loop, and at those of the others that are named."""
+    return [pytest.param(name, marks=[pytest.mark.gate] if name in gated else []) for name in SITUATIONS]
+
+
+def asked(target: float, situation: str) -> float:
+    """The target in a situation, from that in a tight loop."""
+    return target if situation == "tight loop" else target * OFF_THE_LOOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +65,42 @@ def timed(call: Call, count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def block(situation: str, call: Call, count: int) -> float:
-    """Seconds per call in a situation."""
+class Spent(NamedTuple):
+    """Seconds per call: of the clock, and of all cores by all threads of this process, those of torch that spin too."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{show(self.wall)}, cpu {show(self.cpu)}"
+
+
+def spent(call: Call, count: int) -> Spent:
+    """What a call takes, over `count` calls in a row."""
+    before = time.process_time()
+    wall = timed(call, count)
+    return Spent(wall, (time.process_time() - before) / count)
+
+
+def block(situation: str, call: Call, count: int) -> Spent:
+    """What a call takes in a situation."""
     if situation == "tight loop":
-        return timed(call, count)
+        return spent(call, count)
     if situation == "after a rest":
         time.sleep(0.25)
-        return timed(call, 7)
+        return spent(call, 7)
     import torch
 
     matrix = torch.ones(384, 384)
-    spent = []
+    calls = []
     for _ in range(7):
         torch.mm(matrix, matrix)
-        spent.append(timed(call, 1))
-    return statistics.median(spent)
+        calls.append(spent(call, 1))
+    return middle(calls)
+
+
+def middle(calls: list[Spent]) -> Spent:
+    return Spent(statistics.median(call.wall for call in calls), statistics.median(call.cpu for call in calls))
 
 
 def show(seconds: float) -> str:
@@ -83,12 +119,12 @@ def race(
         timed(call, 3)
     counts = [max(1, min(300, int(seconds / timed(call, 2)))) for call in (ours, peer)]
     pairs = [(block(situation, ours, counts[0]), block(situation, peer, counts[1])) for _ in range(rounds)]
-    ratios = [theirs / mine for mine, theirs in pairs]
+    ratios = [theirs.wall / mine.wall for mine, theirs in pairs]
     return Row(
         workload,
         situation,
-        show(statistics.median(mine for mine, _ in pairs)),
-        show(statistics.median(theirs for _, theirs in pairs)),
+        str(middle([mine for mine, _ in pairs])),
+        str(middle([theirs for _, theirs in pairs])),
         statistics.median(ratios),
         min(ratios),
         max(ratios),
