@@ -199,10 +199,14 @@ def test_batches_really_are_made_ahead(store: TrajectoryStore, name: str, monkey
     rb = make(ours.TensorDictReplayBuffer, store, SAMPLERS[name](store), prefetch=2)
     rb.sample()
     rb.sample()
-    monkeypatch.setattr(rb.storage, "get", None)
+    drawn = []
+    draw = rb.sampler.sample_rows
+    monkeypatch.setattr(rb.sampler, "sample_rows", lambda *asked: drawn.append(draw(*asked)) or drawn[-1])
     for _ in range(5):
         let_it_run_ahead(rb, store)
-        rb.sample()
+        batch = rb.sample()
+        assert drawn[-1].were_ready
+        assert batch["qpos"].data_ptr() == drawn[-1].arrays[store.keys.index("qpos")].ctypes.data
     previous = rb.set_sampler(ours.RandomSampler())
     assert previous.index_stream.depth_ahead(store.core) == 0
 
@@ -314,6 +318,30 @@ def test_an_edited_index_gets_its_own_rows(store: TrajectoryStore, columns: dict
         np.testing.assert_array_equal(batch["qpos"].numpy(), columns["qpos"][batch["index"].numpy()])
         if step:
             let_it_run_ahead(rb, store)
+
+
+def test_rows_are_drawn_unless_a_subclass_has_the_last_word(store: TrajectoryStore) -> None:
+    assert all(make_sampler(store).draws_rows for make_sampler in SAMPLERS.values())
+    assert not Edited.draws_rows
+
+    class Renamed(ours.SamplerWithoutReplacement):
+        pass
+
+    class Heir(Edited):
+        pass
+
+    assert Renamed.draws_rows
+    assert not Heir.draws_rows
+    storage = ours.TrajectoryStorage(store)
+    for make_sampler in SAMPLERS.values():
+        drawing, plain = make_sampler(store), make_sampler(store)
+        for _ in range(20):
+            drawn, (index, info) = drawing.sample_rows(storage, 12), plain.sample(storage, 12)
+            assert torch.equal(rows(drawn.index), rows(index))
+            assert drawn.info.keys() == info.keys()
+            assert all(torch.equal(drawn.info[key], info[key]) for key in info)
+            assert_same(storage.assemble(drawn.arrays, rows(index).shape), storage.get(rows(index)))
+            assert not drawn.were_ready
 
 
 def test_an_edited_index_of_slices_gets_its_own_rows(store: TrajectoryStore, columns: dict[Any, np.ndarray]) -> None:

@@ -299,7 +299,7 @@ class TestStores:
         recording = SimpleNamespace(total=stream.total, next_slices=draw)
         monkeypatch.setattr(sampler, "_stream", recording)
         sampler.sample(storage, 12)
-        assert [(of[0], of[-1]) for of in asked] == [(4, storage.store.field_ids([("next", "done")]))]
+        assert [(of[0], of[-1][1]) for of in asked] == [(4, storage.store.field_ids([("next", "done")]))]
 
     def test_goes_into_a_buffer(self, store: TrajectoryStore, data: TensorDict) -> None:
         rb = TensorDictReplayBuffer(

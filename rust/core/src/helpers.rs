@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use crate::parallel::Job;
+use crate::job::Job;
 use crate::thread_core::CoreAvoided;
 
 static HELPERS: RwLock<Option<Arc<Helpers>>> = RwLock::new(None);

@@ -3,7 +3,7 @@
 //! Nothing here knows Python. `unsafe` lives where memory is handled: `store/map.rs` (mapping files), `slab.rs` (aligned output
 //! memory), `part.rs`, `gather.rs`, `frames.rs`, `frame_output.rs`, `row_copy.rs` and `streaming.rs` (copying rows) and the two functions of `store/reader.rs`
 //! that hand addresses to them; `motion/` but for its rules of time and turns (mixing rows of the same columns, in the machine's
-//! vectors); in `parallel.rs`, where helpers borrow the caller's work; and around the system calls of
+//! vectors); in `job.rs`, where helpers borrow the caller's work; and around the system calls of
 //! `thread_core.rs`.
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod frames;
 pub mod gather;
 mod helpers;
 pub mod index;
+mod job;
 pub mod lookahead;
 pub mod memory;
 pub mod motion;

@@ -1,12 +1,11 @@
 //! Work that the caller does, and helpers with it as far as they come in time.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::helpers::helpers_of_this_process;
+use crate::job::{Job, Open};
 use crate::{Error, Result};
 
 /// More threads than this never helped a copy.
@@ -50,7 +49,7 @@ pub fn run(threads: usize, work: &(dyn Fn() + Sync)) {
             pool.ask(helpers, &job);
             work();
             drop(open);
-            assert!(!job.failed.load(Ordering::Relaxed), "a helper thread panicked");
+            assert!(!job.has_failed(), "a helper thread panicked");
         }
         None => work(),
     }
@@ -99,88 +98,6 @@ pub fn blocks(
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// Work that helpers may join until its owner closes it.
-pub(crate) struct Job {
-    work: *const (dyn Fn() + Sync),
-    /// Number of helpers that are at work; with `CLOSED`, no others may begin.
-    state: AtomicUsize,
-    failed: AtomicBool,
-    owner: Thread,
-}
-
-const CLOSED: usize = 1 << (usize::BITS - 1);
-
-// SAFETY: `work` is `Sync`, and is called by helpers only while `run` keeps it alive (see `help`).
-#[allow(unsafe_code)]
-unsafe impl Send for Job {}
-// SAFETY: as above.
-#[allow(unsafe_code)]
-unsafe impl Sync for Job {}
-
-impl Job {
-    fn new(work: &(dyn Fn() + Sync)) -> Arc<Self> {
-        let work: *const (dyn Fn() + Sync + '_) = work;
-        // SAFETY: only the lifetime in the type changes. `help` is the only place where the pointer is followed.
-        #[allow(unsafe_code)]
-        #[expect(clippy::transmute_ptr_to_ptr, reason = "a cast cannot lengthen a lifetime")]
-        let work =
-            unsafe { std::mem::transmute::<*const (dyn Fn() + Sync + '_), *const (dyn Fn() + Sync + 'static)>(work) };
-        Arc::new(Self {
-            work,
-            state: AtomicUsize::new(0),
-            failed: AtomicBool::new(false),
-            owner: std::thread::current(),
-        })
-    }
-
-    /// Whether helpers may still begin.
-    pub(crate) fn is_open(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & CLOSED == 0
-    }
-
-    /// Do what is left of the work, unless it is closed.
-    #[allow(unsafe_code)]
-    pub(crate) fn help(&self) {
-        let begin = |state| (state & CLOSED == 0).then_some(state + 1);
-        if self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, begin).is_err() {
-            return;
-        }
-        // SAFETY: counted in `state` before it was closed, and `run`, which borrows `work`, returns or unwinds only after it
-        // has closed the job and seen no helper counted any more; this one is until below.
-        let work = unsafe { &*self.work };
-        // A panic must neither leave the owner waiting nor end the process.
-        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
-        let owner = self.owner.clone();
-        if self.state.fetch_sub(1, Ordering::Release) == CLOSED + 1 {
-            owner.unpark();
-        }
-    }
-}
-
-/// Closes a job when dropped, also by a panic, and waits for the helpers that are at work.
-struct Open<'a>(&'a Job);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.state.fetch_or(CLOSED, Ordering::Relaxed);
-        // Who is at work is within its last block: most often done before a thread could be put to sleep.
-        for _ in 0..SPINS {
-            if self.0.state.load(Ordering::Acquire) == CLOSED {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        while self.0.state.load(Ordering::Acquire) != CLOSED {
-            std::thread::park();
-        }
-    }
-}
-
-/// Some tens of microseconds, about what a block takes.
-const SPINS: usize = 1000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,20 +114,6 @@ mod tests {
             });
             assert!(done.iter().all(|item| item.load(Ordering::Relaxed) == 1));
         }
-    }
-
-    #[test]
-    fn a_helper_that_comes_late_does_nothing() {
-        let calls = AtomicUsize::new(0);
-        let work = || {
-            calls.fetch_add(1, Ordering::Relaxed);
-        };
-        let job = Job::new(&work);
-        let open = Open(&job);
-        job.help();
-        drop(open);
-        job.help();
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::errors::IntoPyResult;
 use crate::segments::SegmentTable;
 use crate::slices::{self, SliceCut, Slices};
 use crate::store::Store;
-use crate::stream::{RunsAhead, Stream, Wanted};
+use crate::stream::{Asked, RunsAhead, Stream, Wanted};
 
 type Index<'py> = Bound<'py, PyArray1<i64>>;
 type Rows<'py> = Option<Vec<Bound<'py, PyUntypedArray>>>;
@@ -50,21 +50,17 @@ impl IndexStream {
     }
 
     /// The next items of an epoch or beyond its end, their rows of a store, and whether those had been made ahead.
-    #[pyo3(signature = (count, within_epoch, store, fields, threads=None))]
     fn next_rows<'py>(
         &self,
         py: Python<'py>,
         count: usize,
         within_epoch: bool,
-        store: &Bound<'py, Store>,
-        fields: Vec<usize>,
-        threads: Option<usize>,
+        wanted: Asked<'py>,
     ) -> PyResult<(Index<'py>, Vec<Bound<'py, PyUntypedArray>>, bool)> {
-        store.get().check_fields(&fields)?;
         let ask = Ask { draw: draw(count, within_epoch), cut: None };
-        let wanted = Wanted { store: store.get().core(), fields: &fields, threads };
-        let (drawn, found) = self.stream.next_rows(py, &ask, wanted)?;
-        let arrays = store.get().arrays_over(py, &fields, &[drawn.rows.len()], found.of)?;
+        let (drawn, found) = self.stream.next_rows(py, &ask, Wanted::of(&wanted)?)?;
+        let (store, fields, _) = &wanted;
+        let arrays = store.get().arrays_over(py, fields, &[drawn.rows.len()], found.of)?;
         Ok((PyArray1::from_vec(py, drawn.rows), arrays, found.were_ready))
     }
 
@@ -211,19 +207,15 @@ impl EpochShuffle {
         items(py, &self.stream, Draw::WithinEpoch(count))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what is drawn, and what comes with it")]
-    #[pyo3(signature = (count, cut, within_epoch, store, fields, threads=None))]
     fn next_slices<'py>(
         &self,
         py: Python<'py>,
         count: usize,
         cut: &SliceCut,
         within_epoch: bool,
-        store: Option<&Bound<'py, Store>>,
-        fields: Vec<usize>,
-        threads: Option<usize>,
+        wanted: Option<Asked<'py>>,
     ) -> PyResult<Slices<'py>> {
-        slices::draw(py, &self.stream, draw(count, within_epoch), cut, store, &fields, threads)
+        slices::draw(py, &self.stream, draw(count, within_epoch), cut, wanted.as_ref())
     }
 
     #[pyo3(signature = (seed, epoch, position, places=None))]
@@ -287,17 +279,14 @@ impl UniformDraws {
         items(py, &self.stream, Draw::Batch(count))
     }
 
-    #[pyo3(signature = (count, cut, store, fields, threads=None))]
     fn next_slices<'py>(
         &self,
         py: Python<'py>,
         count: usize,
         cut: &SliceCut,
-        store: Option<&Bound<'py, Store>>,
-        fields: Vec<usize>,
-        threads: Option<usize>,
+        wanted: Option<Asked<'py>>,
     ) -> PyResult<Slices<'py>> {
-        slices::draw(py, &self.stream, Draw::Batch(count), cut, store, &fields, threads)
+        slices::draw(py, &self.stream, Draw::Batch(count), cut, wanted.as_ref())
     }
 
     fn restore(&self, py: Python<'_>, seed: u64, position: u64) {

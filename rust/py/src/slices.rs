@@ -8,8 +8,7 @@ use pyo3::prelude::*;
 
 use crate::arrays::Indices;
 use crate::errors::IntoPyResult;
-use crate::store::Store;
-use crate::stream::{Stream, Wanted};
+use crate::stream::{Asked, Stream, Wanted};
 
 /// How slices are cut from trajectories, or from all windows of them.
 #[pyclass(frozen, module = "iltools_datasets._core")]
@@ -64,19 +63,13 @@ pub fn draw<'py, S: IndexStream>(
     stream: &Stream<S>,
     draw: Draw,
     cut: &SliceCut,
-    store: Option<&Bound<'py, Store>>,
-    fields: &[usize],
-    threads: Option<usize>,
+    asked: Option<&Asked<'py>>,
 ) -> PyResult<Slices<'py>> {
-    if let Some(store) = store {
-        store.get().check_fields(fields)?;
-    }
     let ask = Ask { draw, cut: Some(Arc::clone(&cut.cut)) };
-    let wanted = store.map(|store| Wanted { store: store.get().core(), fields, threads });
-    let (Drawn { rows, ends, real, holders }, found) =
-        stream.draw_with(py, &ask, wanted.filter(|_| !fields.is_empty()))?;
-    let arrays = match store {
-        Some(store) => store.get().arrays_over(py, fields, &[rows.len()], found.of)?,
+    let wanted = asked.map(Wanted::of).transpose()?;
+    let (Drawn { rows, ends, real, holders }, found) = stream.draw_with(py, &ask, wanted)?;
+    let arrays = match asked {
+        Some((store, fields, _)) => store.get().arrays_over(py, fields, &[rows.len()], found.of)?,
         None => Vec::new(),
     };
     let real = real.map(|real| PyArray1::from_vec(py, real));

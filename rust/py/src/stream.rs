@@ -156,7 +156,16 @@ pub struct Wanted<'a> {
     pub threads: Option<usize>,
 }
 
-impl Wanted<'_> {
+/// The same as it comes from Python.
+pub type Asked<'py> = (Bound<'py, Store>, Vec<usize>, Option<usize>);
+
+impl<'a> Wanted<'a> {
+    /// Check that the store has the fields.
+    pub fn of((store, fields, threads): &'a Asked<'_>) -> PyResult<Self> {
+        store.get().check_fields(fields)?;
+        Ok(Self { store: store.get().core(), fields, threads: *threads })
+    }
+
     fn gather(&self, index: &[i64]) -> iltools_core::Result<Vec<Buffer>> {
         gather_memory(self.store, self.fields, index, self.threads, &interrupted)
     }

@@ -103,7 +103,7 @@ class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: i
 
     def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
         """Return what `sample` does, and the rows."""
-        index, arrays, were_ready = self._current(storage).next_rows(batch_size, False, *storage.whole_rows)
+        index, arrays, were_ready = self._current(storage).next_rows(batch_size, False, storage.whole_rows)
         return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
 
     def _current(self, storage: Storage) -> _core.UniformDraws:
@@ -186,7 +186,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         """Return what `sample` does, and the rows; raises as it does."""
 
         def draw(stream: _core.EpochShuffle, count: int) -> Any:
-            return stream.next_rows(count, not self.drop_last, *storage.whole_rows)
+            return stream.next_rows(count, not self.drop_last, storage.whole_rows)
 
         index, arrays, were_ready = self._next_items(storage, self._total(storage), batch_size, draw)
         return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)

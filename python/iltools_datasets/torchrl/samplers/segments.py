@@ -73,7 +73,7 @@ class EpochUniformSampler(SeededSampler):
         """Return what `sample` does, and the rows."""
 
         def draw(stream: Stream) -> Any:
-            return stream.next_rows(batch_size, False, *storage.whole_rows)
+            return stream.next_rows(batch_size, False, storage.whole_rows)
 
         index, arrays, were_ready = self._next(storage, batch_size, draw)
         return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
@@ -312,7 +312,7 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
     def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
         """Return what `sample` does, and the rows."""
         self._meet(storage)
-        index, arrays, were_ready = self.cursors.native.next_rows(0, False, *storage.whole_rows)
+        index, arrays, were_ready = self.cursors.native.next_rows(0, False, storage.whole_rows)
         self._leave_to_others()
         return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
 

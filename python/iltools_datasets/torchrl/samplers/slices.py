@@ -27,7 +27,7 @@ from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 Batch = tuple[tuple[torch.Tensor, ...], dict[Any, torch.Tensor]]
 DrawSlices = Callable[..., Any]
-"""Draws slices, and with them some fields of a store: `draw(store, fields, threads=None)`."""
+"""Draws slices, and with them some fields of a store: `draw((store, fields, num_threads))`, or None alone."""
 
 _END_OPTIONS = ("end_key", "end_keys", "traj_key", "ends", "trajectories")
 
@@ -148,10 +148,10 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         flags = flags_of(self.truncated_key, self.init_key)
         if isinstance(storage, TrajectoryStorage):
             keys, fields = storage.known(flags.keys)
-            rows, ends, real, _, arrays, _ = draw(storage.store.core, fields)
+            rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, storage.store.num_threads))
             stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
             return (torch.from_numpy(rows),), flags.info(stored, torch.from_numpy(ends), length, real)
-        rows, ends, real, holders, *_ = draw(None, [])
+        rows, ends, real, holders, *_ = draw(None)
         index = tuple(on_device(column, storage) for column in (rows, *table.coordinates(holders)))
         real = None if real is None else on_device(real, storage)
         return index, flags.info(read_keys(storage, index, flags.keys), on_device(ends, storage), length, real)
@@ -162,7 +162,7 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         """Draw slices of `length` steps with all their rows, and describe them."""
         flags = flags_of(self.truncated_key, self.init_key)
         keys, fields = storage.known(flags.keys)
-        rows, ends, real, _, arrays, were_ready = draw(*storage.whole_rows)
+        rows, ends, real, _, arrays, were_ready = draw(storage.whole_rows)
         stored = dict(zip(keys, storage.tensors(fields, [arrays[field] for field in fields]), strict=True))
         info = flags.info(stored, torch.from_numpy(ends), length, real)
         return DrawnRows((torch.from_numpy(rows),), info, arrays, were_ready)
