@@ -19,7 +19,7 @@ use crate::Result;
 use crate::index::{Ask, Drawn, IndexStream};
 use crate::slab::Buffer;
 use crate::store::{Store, gather_memory};
-use crate::thread_core::{CoreAvoided, work_in_the_background};
+use crate::thread_core::{CoreAvoided, stay_behind_on_an_only_core};
 
 /// What a draw from a stream with a thread ahead of it came to.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl<S: IndexStream> LookAhead<S> {
         });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
-            work_in_the_background();
+            stay_behind_on_an_only_core();
             make_batches(&theirs, &store, &fields);
         })?;
         Ok(Self { shared, thread, core: CoreAvoided::default(), pid: std::process::id() })

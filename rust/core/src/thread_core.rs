@@ -3,17 +3,20 @@
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
 
-/// Tell the scheduler that this thread works in the background: waking it must not interrupt whoever wakes it.
+/// Where this process has one core, tell the scheduler that waking this thread must not interrupt whoever wakes it: it would
+/// begin its gather on the core of the very loop that is to be spared it. A refusal costs only that.
 ///
-/// Without this, on a machine whose other cores are busy, the thread that makes batches ahead begins its gather on the core
-/// of the very loop that is to be spared it. A refusal costs only that.
+/// Where there are others it is kept off that core, and wakes as others do: beside threads that spin on all cores, as those of
+/// torch and of BLAS libraries do, it would otherwise wait for the end of a time slice.
 #[allow(unsafe_code)]
-pub fn work_in_the_background() {
+pub fn stay_behind_on_an_only_core() {
     #[cfg(target_os = "linux")]
-    // SAFETY: a plain system call on the calling thread (0); the parameter is a valid struct that outlives it.
-    unsafe {
-        let parameter: libc::sched_param = std::mem::zeroed();
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
+    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+        // SAFETY: a plain system call on the calling thread (0); the parameter is a valid struct that outlives it.
+        unsafe {
+            let parameter: libc::sched_param = std::mem::zeroed();
+            libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter);
+        }
     }
 }
 
