@@ -22,7 +22,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python test-oldest test-faults kill-loop kill-collecting soak memcheck fuzz fuzz-archive \
+.PHONY: help demo test test-rust test-python test-first-half test-second-half test-oldest test-faults kill-loop kill-collecting soak memcheck fuzz fuzz-archive \
 	fuzz-quick lint format bench bench-gate build docs wheel clean distclean
 
 help: ## Show the targets.
@@ -31,13 +31,21 @@ help: ## Show the targets.
 demo: $(VENV)/.native ## Simulate an expert, archive, store, sample, clone and compare: under a minute once installed.
 	$(BIN)/iltools demo
 
-test: test-rust test-python ## Run every test.
+# Both take about as long, `make -j2 test` runs them beside each other: faults are in the second.
+FIRST_HALF := $(addprefix tests/,data demo jax lerobot recipes sources tracking trajopt)
+
+test: test-python test-rust ## Run every test.
 
 test-rust: ## Run the tests of the Rust core.
 	cargo test --workspace --quiet
 
-test-python: $(VENV)/.dev $(VENV)/.native ## Run the Python tests; those that need an extra or data that is absent say so.
-	$(BIN)/python -m pytest
+test-python: test-first-half test-second-half ## Run the Python tests; those that need an extra or data that is absent say so.
+
+test-first-half: $(VENV)/.dev $(VENV)/.native
+	$(BIN)/python -m pytest $(FIRST_HALF)
+
+test-second-half: $(VENV)/.dev $(VENV)/.native
+	$(BIN)/python -m pytest -p no:cacheprovider $(addprefix --ignore=,$(FIRST_HALF))
 
 test-oldest: | $(BIN)/maturin ## Run every test with the oldest versions that are allowed (.ci/oldest.txt), in .venv-oldest.
 	$(PYTHON) -m venv .venv-oldest

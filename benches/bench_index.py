@@ -30,7 +30,9 @@ class Rows(ours.TrajectoryStorage):
     def __init__(self, count: int) -> None:
         starts = np.arange(0, count, 1000)
         table = _core.SegmentTable(np.zeros_like(starts), np.arange(len(starts)), starts, np.full_like(starts, 1000))
-        self.store = SimpleNamespace(segments=Segments(table), keys=[], core=None, field_ids=lambda keys: [])
+        self.store = SimpleNamespace(
+            segments=Segments(table), keys=[], core=None, num_threads=None, field_ids=lambda keys: []
+        )
         self._known, self._bfloat16 = {}, []
         self.count = count
 
@@ -91,7 +93,9 @@ def test_slice_index_does_not_grow(record: Any, sampler: str) -> None:
                 1.3,
                 "",
                 False,
-            )
+            ),
+            # Where a window lies takes two lines of a table that is larger than the second-level cache.
+            gated=sampler == "SliceSampler",
         )
 
 

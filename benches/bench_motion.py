@@ -175,7 +175,6 @@ def check(ours: Call, peer: Call, tolerance: float) -> None:
             np.testing.assert_allclose(found[key], rows.numpy(), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize(("offsets", "target"), [(FEW, 4), (MANY, 6)], ids=["5 offsets", "11 offsets"])
 def test_windows_of_views(record: Any, motion_store: TrajectoryStore, tensors: dict[str, torch.Tensor]) -> None:
     """Eleven frames of every env, of each of the keys that one wide column is read as, on all threads."""
     store, frames = TrajectoryStore.open(motion_store.path), 11
@@ -204,6 +203,7 @@ def test_windows_of_views(record: Any, motion_store: TrajectoryStore, tensors: d
     record(lambda: race("six keys of a wide column, 11 frames, against np.take", "tight loop", ours, take, 1.5))
 
 
+@pytest.mark.parametrize(("offsets", "target"), [(FEW, 4), (MANY, 6)], ids=["5 offsets", "11 offsets"])
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_stored_frames(
     record: Any, motion_store: Any, tensors: Any, offsets: Any, target: float, situation: str

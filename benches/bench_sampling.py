@@ -29,10 +29,10 @@ def theirs(peer_storage: Any, **options: Any) -> Any:
     return buffer(peer.TensorDictReplayBuffer, peer_storage, peer.SamplerWithoutReplacement(), **options)
 
 
-def check(batch: Any, transitions: Any) -> None:
-    """The batch is what its indices say, bit for bit."""
-    expected = transitions[batch["index"]]
-    for key in expected.keys(True, True):
+def check(batch: Any, transitions: Any, told: Any = ()) -> None:
+    """The batch is what its indices say, bit for bit, but for what the sampler has told of it."""
+    expected = transitions[batch["index"].reshape(-1)]
+    for key in set(expected.keys(True, True)) - set(told):
         assert torch.equal(batch[key], expected[key]), key
 
 
@@ -46,11 +46,13 @@ def test_torchrl_buffer_unchanged(
     check(mine.sample(size), transitions)
     name = f"TorchRL's buffer, our storage and sampler, {size}"
     wanted = asked(target, situation)
-    record(lambda: race(name, situation, lambda: mine.sample(size), lambda: other.sample(size), wanted))
+    # What TorchRL's buffer takes around any storage is more than a fifth of its time at 256.
+    gated = size > 256
+    record(lambda: race(name, situation, lambda: mine.sample(size), lambda: other.sample(size), wanted), gated)
     check(mine.sample(size), transitions)
 
 
-@pytest.mark.parametrize("situation", situations("after a torch op"))
+@pytest.mark.parametrize("situation", situations("after a rest", "after a torch op"))
 @pytest.mark.parametrize(("size", "target"), list(zip(BATCHES, (6, 8, 7), strict=True)))
 def test_our_buffer(
     benchmark: Any,
@@ -69,7 +71,10 @@ def test_our_buffer(
     other = theirs(peer_storage)
     check(mgr.buffer.sample(), transitions)
     wanted = asked(target, situation)
-    record(lambda: race(f"mgr.buffer, {size}", situation, mgr.buffer.sample, lambda: other.sample(size), wanted))
+    # What memory and interpreter take that find nothing in the caches is the larger part of small batches: not gated.
+    gated = situation == "tight loop" or size == 32768 or (size == 4096 and situation == "after a torch op")
+    measure = functools.partial(race, f"mgr.buffer, {size}", situation, mgr.buffer.sample)
+    record(lambda: measure(lambda: other.sample(size), wanted), gated)
     check(mgr.buffer.sample(), transitions)
     benchmark.pedantic(mgr.buffer.sample, rounds=20, warmup_rounds=2)
 
@@ -173,7 +178,7 @@ def test_waiting_for_a_batch_made_ahead(
         found.append([waits(take, step, per_round) for take in (mine.sample, least, other.sample)])
         # Its threads still make batches, which are nobody's wait.
         concurrent.futures.wait(other._prefetch_queue)
-    check(mine.sample(), transitions)
+    check(mine.sample(), transitions, told=[] if of == "rows" else [("next", "done")])
     named, situation = f"wait for {size}, {of}, made ahead", f"step > {longer_than} gather"
     sides = np.array(found).swapaxes(0, 1)
     ours_at, least_at, theirs_at = np.percentile(sides, [50, 99], axis=2).swapaxes(0, 1)
@@ -183,7 +188,7 @@ def test_waiting_for_a_batch_made_ahead(
     shares = ours_at[0] / least_at[0]
     share = (float(ours_p50 / least_p50), float(shares.min()), float(shares.max()))
     workload = f"{named}, p50 ÷ tensors of arrays that lie ready"
-    record(Row(workload, situation, show(ours_p50), show(least_p50), *share, 1.5, "x", False), gated=False)
+    record(Row(workload, situation, show(ours_p50), show(least_p50), *share, 1.5, "x", False), gated=of == "rows")
     for percent, (mine_at, torchrl_at), row in ((50, (ours_p50, theirs_p50), 0), (99, (ours_p99, theirs_p99), 1)):
         ratios = theirs_at[row] / ours_at[row]
         ratio = (float(torchrl_at / mine_at), float(ratios.min()), float(ratios.max()))

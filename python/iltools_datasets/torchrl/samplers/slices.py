@@ -27,7 +27,7 @@ from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 Batch = tuple[tuple[torch.Tensor, ...], dict[Any, torch.Tensor]]
 DrawSlices = Callable[..., Any]
-"""Draws slices, and with them some fields of a store: `draw((store, fields, num_threads))`, or None alone."""
+"""Draws slices, and with them rows: `draw((store, fields, num_threads))`, or `draw(None)` without."""
 
 _END_OPTIONS = ("end_key", "end_keys", "traj_key", "ends", "trajectories")
 
@@ -148,7 +148,7 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         flags = flags_of(self.truncated_key, self.init_key)
         if isinstance(storage, TrajectoryStorage):
             keys, fields = storage.known(flags.keys)
-            rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, storage.store.num_threads))
+            rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, None) if fields else None)
             stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
             return (torch.from_numpy(rows),), flags.info(stored, torch.from_numpy(ends), length, real)
         rows, ends, real, holders, *_ = draw(None)
