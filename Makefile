@@ -37,7 +37,7 @@ FIRST_HALF := $(addprefix tests/,data demo jax lerobot recipes sources tracking 
 test: test-python test-rust ## Run every test.
 
 test-rust: ## Run the tests of the Rust core.
-	cargo test --workspace --quiet
+	MAKEFLAGS= cargo test --workspace --quiet
 
 test-python: test-first-half test-second-half ## Run the Python tests; those that need an extra or data that is absent say so.
 

@@ -166,7 +166,9 @@ def test_first_open(record: Any, root: Path, name: str, quick: bool, tmp_path: P
     record(
         lambda: race_cpu(
             what, "pyarrow", ours, lambda: columns_by_pyarrow(root / name), 1.5, rounds, (1, 1), share=True
-        )
+        ),
+        # Of few files it is what a file system takes for a new directory that is synced.
+        gated=files > 10,
     )
     expected = columns_by_pyarrow(root / name)
     rows = opened[-1].gather(np.arange(opened[-1].num_frames), list(expected))

@@ -249,7 +249,8 @@ def test_aligned(record: Any, motion_store: Any, tensors: Any, offsets: Any, tar
     check(looked.ours(), looked.peer(TorchMotion(tensors).aligned, *poses), 1e-3)
     peer = looked.peer(TorchMotion(tensors).aligned, *poses)
     name = f"aligned with the robot, {len(offsets)} offsets"
-    record(lambda: race(f"{name}, against torch", situation, looked.ours(), peer, target, rounds=5))
+    # Torch's side of it differs by half from one machine to another.
+    record(lambda: race(f"{name}, against torch", situation, looked.ours(), peer, target, rounds=5), gated=False)
     plain = Looked(motion_store, offsets, at_frames=False, **options).ours()
     with_turn = looked.ours()
     ratios = [timed(with_turn, 5) / timed(plain, 5) for _ in range(7)]
