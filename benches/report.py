@@ -78,8 +78,8 @@ def label(row: dict[str, Any]) -> str:
 def picture(document: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    rows = [row for row in document["rows"] if row["unit"] == "x" and is_tight(row)]
-    figure = Figure(figsize=(10, 0.34 * len(rows) + 1.2), layout="constrained")
+    rows = [row for row in document["rows"] if row["unit"] == "x" and row["higher_is_better"] and is_tight(row)]
+    figure = Figure(figsize=(11, 0.34 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(rows):
         axes.barh(y, row["ratio"], color="#2a6f97" if row["met"] else "#c1121f", height=0.6, left=0.0)
@@ -91,7 +91,7 @@ def picture(document: dict[str, Any], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.5, max(row["high"] for row in rows) * 2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.set_title("times faster than the peer, tight loop (line: range over the rounds; orange: target)", fontsize=9)
+    figure.suptitle("times faster than the peer, tight loop (line: range over the rounds; orange: target)", fontsize=9)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
