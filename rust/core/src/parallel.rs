@@ -117,6 +117,26 @@ mod tests {
     }
 
     #[test]
+    fn callers_share_the_helpers() {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..500 {
+                        let done: Vec<AtomicUsize> = (0..round % 30).map(|_| AtomicUsize::new(0)).collect();
+                        let next = AtomicUsize::new(0);
+                        run(1 + round % 4, &|| {
+                            while let Some(item) = done.get(next.fetch_add(1, Ordering::Relaxed)) {
+                                item.fetch_add(1, Ordering::Relaxed);
+                            }
+                        });
+                        assert!(done.iter().all(|item| item.load(Ordering::Relaxed) == 1));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
     fn a_panic_of_a_helper_arrives_at_the_caller() {
         let caller = std::thread::current().id();
         let result = std::panic::catch_unwind(|| {
