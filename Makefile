@@ -55,7 +55,7 @@ test-oldest: | $(BIN)/maturin ## Run every test with the oldest versions that ar
 	.venv-oldest/bin/python -m pytest $(TESTS)
 
 test-faults: $(VENV)/.dev $(VENV)/.native ## The fault table, row by row, with the outcome.
-	ILTOOLS_EVERY_CALL=1 PYTHONPATH=tests/faults $(BIN)/python -m pytest tests -p fault_table -m faults -q
+	PYTHONPATH=tests/faults $(BIN)/python -m pytest tests -p fault_table -m faults -q
 
 kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and look at what each left.
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/kill_loop.py --kills $(or $(KILLS),1000)
@@ -63,9 +63,8 @@ kill-loop: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 builds (KILLS=...) and loo
 kill-collecting: $(VENV)/.dev $(VENV)/.native ## Kill 1,000 collectors (KILLS=...) and look at what each left.
 	PYTHONPATH=tests/support:tests/faults $(BIN)/python tests/faults/kill_collecting.py --kills $(or $(KILLS),1000)
 
-soak: $(VENV)/.dev $(VENV)/.native ## Draw 10^6 batches (BATCHES=...), and 10^5 of a loader, with bounds on memory, descriptors and threads.
+soak: $(VENV)/.dev $(VENV)/.native ## Draw 10^6 batches (BATCHES=...) with bounds on memory, descriptors and threads.
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/soak.py --batches $(or $(BATCHES),1000000)
-	$(BIN)/python -m pytest -q -m long tests/data
 
 memcheck: ## Run the tests of the kernels, maps and output memory under valgrind; needs valgrind.
 	CARGO_TARGET_$(HOST)_RUNNER='valgrind -q --error-exitcode=9 --fair-sched=yes' PROPTEST_CASES=16 \

@@ -50,7 +50,7 @@ print(loader.epoch)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see what a process holds")
 @pytest.mark.parametrize(
-    "num_batches", [20_000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
+    "num_batches", [5_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_nothing_is_left_of_batches(tmp_path: Path, num_batches: int) -> None:
     """Memory, descriptors and threads stay where they are, also where epochs are left in the middle."""

@@ -50,25 +50,25 @@ def kill_at_every_call(store: Path, place: Path, what: str) -> int:
     at = 0
     while True:
         at += 1
-        checkpoint = place / "checkpoint"
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        shutil.copytree(place / "old", checkpoint)
-        read_end, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            # Torn: half of a write, anything else has just happened, which is what a kill before the next call finds.
-            arm(checkpoint, at, Mode.KILL_TORN, report_fd=write_end)
-            saved(buffer).dumps(checkpoint)
-            os._exit(0)
-        os.close(write_end)
-        with os.fdopen(read_end) as report:
-            name = report.read().strip()
-        os.waitpid(child, 0)
-        found = stream(saved, store, checkpoint)
-        if not name:
-            assert found == new
-            return at - 1
-        assert found in (old, new), name
+        for mode in (Mode.KILL_BEFORE, Mode.KILL_AFTER, Mode.KILL_TORN):
+            checkpoint = place / "checkpoint"
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            shutil.copytree(place / "old", checkpoint)
+            read_end, write_end = os.pipe()
+            child = os.fork()
+            if child == 0:
+                arm(checkpoint, at, mode, report_fd=write_end)
+                saved(buffer).dumps(checkpoint)
+                os._exit(0)
+            os.close(write_end)
+            with os.fdopen(read_end) as report:
+                name = report.read().strip()
+            os.waitpid(child, 0)
+            found = stream(saved, store, checkpoint)
+            if not name:
+                assert found == new
+                return at - 1
+            assert found in (old, new), name
 
 
 def main() -> None:

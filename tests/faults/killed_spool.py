@@ -2,8 +2,6 @@
 
 `same layout`: one spool, which the store adopts. `new layout`: a trajectory breaks "next is the following observation",
 so two spools are read once more. What is there afterwards is the old store or the new one, and the next build is clean.
-
-It is killed at each call with ILTOOLS_EVERY_CALL set, as `make test-faults` has it, and otherwise at every third one.
 """
 
 from __future__ import annotations
@@ -16,8 +14,6 @@ import torch
 from fault_tools import Mode, arm
 from iltools_datasets import TrajectoryStore, verify_store
 from iltools_datasets.replay_memmap import ExpertMemmapBuilder, build_trajectory_td
-
-STEP = 1 if "ILTOOLS_EVERY_CALL" in os.environ else 3
 
 
 def build(path: Path, lengths: list[int], what: str) -> None:
@@ -41,12 +37,12 @@ def found(path: Path) -> list[int]:
 
 
 def kill_at_every_call(path: Path, what: str) -> int:
-    """Kill at the calls of a build of one kind; return how many there are, to within a step."""
+    """Kill at the calls of a build of one kind; return how many there are."""
     old, new = [3, 5], [4, 2, 6]
     build(path, old, "same layout")
-    at = 1 - STEP
+    at = 0
     while True:
-        at += STEP
+        at += 1
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
