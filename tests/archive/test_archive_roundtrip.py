@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import zarr.codecs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iltools_datasets.archive import ArchiveReader, ArchiveWriter
+from iltools_datasets.archive import reader as archive_reader
 from iltools_datasets.archive.schema import natural_key
 from iltools_datasets.errors import ArchiveCorruptError, ArchiveExistsError
 
@@ -132,6 +134,33 @@ def test_stream_gives_every_clip_in_order(tmp_path, layout):
         np.testing.assert_array_equal(arrays["height"], clips[tuple(trajectory.path.split("/"))]["height"])
     assert seen == reader.trajectories
     assert next(iter(reader.stream())) is not None  # a reader that stops early leaves no thread waiting
+
+
+def test_a_stream_that_nobody_wants_any_more_waits_for_nobody(tmp_path, monkeypatch):
+    """The garbage collector may end it in the middle of anything: while a thread is started it waited for ever."""
+    write(tmp_path / "a.zarr", make_clips(np.random.default_rng(2), 3), "packed")
+    monkeypatch.setattr(archive_reader, "_GROUP_BYTES", 1)
+    may_read, is_reading, read = threading.Event(), threading.Event(), ArchiveReader._read_group
+
+    def read_group(self, group, keys):
+        if group[0] != self.trajectories[0]:
+            is_reading.set()
+            assert may_read.wait(60)
+        return read(self, group, keys)
+
+    monkeypatch.setattr(ArchiveReader, "_read_group", read_group)
+    with ArchiveReader(tmp_path / "a.zarr") as reader:
+        stream = reader.stream()
+        next(stream)
+        assert is_reading.wait(60)
+        ending = threading.Thread(target=stream.close)
+        ending.start()
+        ending.join(10)
+        is_waiting = ending.is_alive()
+        may_read.set()
+        assert not is_waiting
+        assert len(list(reader.stream())) == 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("iltools-read-ahead")]
 
 
 def test_names_are_sorted_as_people_count(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -193,21 +193,20 @@ class ArchiveReader:
         wanted = self.trajectories if trajectories is None else trajectories
         pending: deque[tuple[list[Trajectory], Future[list[dict[str, NDArray[Any]]]], int]] = deque()
         waiting = 0
-        with ThreadPoolExecutor(1, "iltools-read-ahead") as ahead:
-            try:
-                for group, size in self._groups(wanted, keys):
-                    while pending and waiting + size > _READ_AHEAD_BYTES:
-                        done, arrays, bytes_done = pending.popleft()
-                        yield from zip(done, arrays.result(), strict=True)
-                        waiting -= bytes_done
-                    pending.append((group, ahead.submit(self._read_group, group, keys), size))
-                    waiting += size
-                while pending:
-                    done, arrays, _ = pending.popleft()
+        try:
+            for group, size in self._groups(wanted, keys):
+                while pending and waiting + size > _READ_AHEAD_BYTES:
+                    done, arrays, bytes_done = pending.popleft()
                     yield from zip(done, arrays.result(), strict=True)
-            finally:
-                for _, arrays, _ in pending:
-                    arrays.cancel()
+                    waiting -= bytes_done
+                pending.append((group, self._rows.thread_ahead().submit(self._read_group, group, keys), size))
+                waiting += size
+            while pending:
+                done, arrays, _ = pending.popleft()
+                yield from zip(done, arrays.result(), strict=True)
+        finally:
+            for _, arrays, _ in pending:
+                arrays.cancel()
 
     def _groups(
         self, trajectories: Iterable[Trajectory], keys: Sequence[str] | None

@@ -92,9 +92,15 @@ class RowReader:
         self._cache: OrderedDict[tuple[str, tuple[int, ...]], NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
         self._pool: ThreadPoolExecutor | None = None
+        self._ahead: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """End the threads, let go of decoded chunks and of the place. Reading begins anew."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            # First, as what it is reading may need the others.
+            ahead.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             pool, self._pool = self._pool, None
             self._cache.clear()
@@ -310,6 +316,17 @@ class RowReader:
         except Exception as error:
             self._refuse_replaced(rows.path, rows)
             raise ArchiveCorruptError(f"{self._place}/{rows.path}: zarr cannot read it: {error}") from error
+
+    def thread_ahead(self) -> ThreadPoolExecutor:
+        """Return one thread, for reading what will be asked for next.
+
+        It ends with the reader and not with who asks: an iterator that nobody holds any more is closed by the garbage
+        collector, on any thread and in the middle of anything, also of starting one, and must not wait for threads.
+        """
+        with self._lock:
+            if self._ahead is None:
+                self._ahead = ThreadPoolExecutor(1, "iltools-read-ahead")
+            return self._ahead
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
