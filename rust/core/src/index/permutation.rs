@@ -5,10 +5,17 @@
 //! the generalised Feistel cipher of Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Less than one in
 //! the root of n items takes a second step; with bits on both sides it would be up to every second one.
 //!
+//! Positions are taken in groups, written so that the compiler turns each step of a group into vector code: products of 64
+//! bits are most of it, which AVX-512 has as an instruction and AVX2 as three.
+//!
 //! Over a handful of items such a network reaches some orders twice as often as others, so up to `TABLE_ITEMS` items are
 //! shuffled by Fisher and Yates' method into a table of a few kilobytes instead.
 
+#![allow(unsafe_code)]
+
 const ROUNDS: usize = 8;
+/// Positions of a group: eight vectors of AVX-512, which do not wait for one another's products.
+const GROUP: usize = 64;
 const TABLE_ITEMS: u64 = 1024;
 
 /// One permutation of `0..total`, chosen by a seed and an epoch.
@@ -47,11 +54,7 @@ impl Permutation {
                     *slot = i64::from(image);
                 }
             }
-            Self::Cipher(cipher) => {
-                for (slot, position) in out.iter_mut().zip(first..) {
-                    *slot = cipher.get(position) as i64;
-                }
-            }
+            Self::Cipher(cipher) => cipher.images(first, out),
         }
     }
 }
@@ -96,14 +99,99 @@ impl Cipher {
         (right << self.left_bits) | left
     }
 
+    /// Walk along the cycle of a value until there is an item.
     #[inline]
-    fn get(&self, position: u64) -> u64 {
-        debug_assert!(position < self.total);
-        let mut value = self.encrypt(position);
+    fn item(&self, mut value: u64) -> u64 {
         while value >= self.total {
             value = self.encrypt(value);
         }
         value
+    }
+
+    #[inline]
+    fn get(&self, position: u64) -> u64 {
+        debug_assert!(position < self.total);
+        self.item(self.encrypt(position))
+    }
+
+    /// Images of consecutive positions, with the widest vectors that the machine has.
+    fn images(&self, first: u64, out: &mut [i64]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512dq") {
+                // SAFETY: the machine has what the function is compiled for.
+                return unsafe { self.images_avx512(first, out) };
+            }
+            if has!("avx2") {
+                // SAFETY: as above.
+                return unsafe { self.images_avx2(first, out) };
+            }
+        }
+        self.images_by_groups(first, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn images_avx512(&self, first: u64, out: &mut [i64]) {
+        self.images_by_groups(first, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn images_avx2(&self, first: u64, out: &mut [i64]) {
+        self.images_by_groups(first, out);
+    }
+
+    #[expect(clippy::inline_always, reason = "becomes vector code only within what is compiled for it")]
+    #[inline(always)]
+    fn images_by_groups(&self, first: u64, out: &mut [i64]) {
+        let (groups, rest) = out.as_chunks_mut::<GROUP>();
+        let mut position = first;
+        for group in groups {
+            self.write_group(position, group);
+            position += GROUP as u64;
+        }
+        for (slot, position) in rest.iter_mut().zip(position..) {
+            *slot = self.get(position) as i64;
+        }
+    }
+
+    /// As `get`, for each position of a group: the same steps, or, of nearly 2^63 items, the very same code.
+    #[expect(clippy::inline_always, reason = "becomes vector code only within what is compiled for it")]
+    #[inline(always)]
+    fn write_group(&self, first: u64, group: &mut [i64; GROUP]) {
+        let Ok(rights) = u32::try_from(self.rights) else {
+            for (slot, position) in group.iter_mut().zip(first..) {
+                *slot = self.get(position) as i64;
+            }
+            return;
+        };
+        let rights = u64::from(rights);
+        let mut left: [u64; GROUP] = std::array::from_fn(|i| (first + i as u64) & ((1 << self.left_bits) - 1));
+        let mut right: [u64; GROUP] = std::array::from_fn(|i| (first + i as u64) >> self.left_bits);
+        for pair in 0..ROUNDS / 2 {
+            for (left, &right) in left.iter_mut().zip(&right) {
+                *left ^= self.mixed(2 * pair, right) >> (u64::BITS - self.left_bits);
+            }
+            for (right, &left) in right.iter_mut().zip(&left) {
+                let mixed = self.mixed(2 * pair + 1, left);
+                // The high half of the product with a number of 32 bits, by products of 32 bits.
+                let (high, low) = (mixed >> 32, mixed & u64::from(u32::MAX));
+                *right = add_below(rights, *right, (high * rights + ((low * rights) >> 32)) >> 32);
+            }
+        }
+        let mut greatest = 0;
+        for (slot, (&left, &right)) in group.iter_mut().zip(left.iter().zip(&right)) {
+            let value = (right << self.left_bits) | left;
+            greatest = greatest.max(value);
+            *slot = value as i64;
+        }
+        if greatest >= self.total {
+            for slot in group {
+                *slot = self.item(*slot as u64) as i64;
+            }
+        }
     }
 }
 
@@ -153,6 +241,38 @@ mod tests {
             let mut seen = vec![false; total as usize];
             for image in images(&permutation, 0, total) {
                 prop_assert!(!std::mem::replace(&mut seen[image as usize], true));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn groups_in_any_vectors_are_as_one_by_one(
+            total in prop_oneof![1025_u64..3000, 1_u64 << 30..1 << 40, (1_u64 << 63) - (1 << 32)..1 << 63],
+            seed: u64, at: u64, count in 0_u64..300,
+        ) {
+            let Permutation::Cipher(cipher) = Permutation::new(total, seed, 0) else { unreachable!() };
+            let count = count.min(total);
+            let first = at % (total - count + 1);
+            let expected: Vec<i64> = (first..first + count).map(|position| cipher.get(position) as i64).collect();
+            let mut out = vec![-1; count as usize];
+            cipher.images_by_groups(first, &mut out);
+            prop_assert_eq!(&out, &expected);
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::is_x86_feature_detected as has;
+                if has!("avx2") {
+                    out.fill(-1);
+                    // SAFETY: the machine has what the function is compiled for.
+                    unsafe { cipher.images_avx2(first, &mut out) };
+                    prop_assert_eq!(&out, &expected);
+                }
+                if has!("avx512f") && has!("avx512dq") {
+                    out.fill(-1);
+                    // SAFETY: as above.
+                    unsafe { cipher.images_avx512(first, &mut out) };
+                    prop_assert_eq!(&out, &expected);
+                }
             }
         }
     }
