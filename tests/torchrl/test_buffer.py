@@ -206,7 +206,7 @@ def test_batches_really_are_made_ahead(store: TrajectoryStore, name: str, monkey
         let_it_run_ahead(rb, store)
         batch = rb.sample()
         assert drawn[-1].were_ready
-        assert batch["qpos"].data_ptr() == drawn[-1].arrays[store.keys.index("qpos")].ctypes.data
+        assert batch["qpos"].data_ptr() == drawn[-1].leaves[store.keys.index("qpos")].data_ptr()
     previous = rb.set_sampler(ours.RandomSampler())
     assert previous.index_stream.depth_ahead(store.core) == 0
 
@@ -340,7 +340,10 @@ def test_rows_are_drawn_unless_a_subclass_has_the_last_word(store: TrajectorySto
             assert torch.equal(rows(drawn.index), rows(index))
             assert drawn.info.keys() == info.keys()
             assert all(torch.equal(drawn.info[key], info[key]) for key in info)
-            assert_same(storage.assemble(drawn.arrays, rows(index).shape), storage.get(rows(index)))
+            expected = storage.get(rows(index))
+            # Flags that the store has come as the sampler tells them.
+            expected.update({key: info[key] for key in info if key in expected.keys(True, True)})
+            assert_same(storage.assemble(drawn.leaves, rows(index).shape), expected)
             assert not drawn.were_ready
 
 

@@ -299,7 +299,8 @@ class TestStores:
         recording = SimpleNamespace(total=stream.total, next_slices=draw)
         monkeypatch.setattr(sampler, "_stream", recording)
         sampler.sample(storage, 12)
-        assert [(of[0], of[-1][1]) for of in asked] == [(4, storage.store.field_ids([("next", "done")]))]
+        [done] = storage.store.field_ids([("next", "done")])
+        assert [(of[0], of[-2][1], of[-1]) for of in asked] == [(4, [done], done)]
 
     def test_goes_into_a_buffer(self, store: TrajectoryStore, data: TensorDict) -> None:
         rb = TensorDictReplayBuffer(

@@ -278,9 +278,9 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
     def _draw(self, size: int, tells: bool) -> tuple[TensorDict, dict[str, Any], bool]:
         """Return a batch, what is known of it, and whether it says that already, which it may where it `tells`."""
         storage, sampler, prefetch, pins = self._storage, self._sampler, self._prefetch, self._pin_memory
-        arrays, were_ready = None, False
+        leaves, were_ready = None, False
         if isinstance(storage, TrajectoryStorage) and getattr(sampler, "draws_rows", False) and (prefetch or not pins):
-            index, info, arrays, were_ready = sampler.sample_rows(storage, size)
+            index, info, leaves, were_ready = sampler.sample_rows(storage, size)
         else:
             index, info = sampler.sample(storage, size)
         info["index"] = index
@@ -288,22 +288,23 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             info["index_generation"] = self._writer.generations_of(index)
         rows = index[0] if isinstance(index, tuple) else index
         if prefetch and not were_ready:
-            arrays = self._keep_ahead(storage, rows, arrays)
-        if arrays is None:
+            leaves = self._keep_ahead(storage, rows, leaves)
+        if leaves is None:
             return storage.get_pinned(rows) if pins else storage.get(rows), info, False
         beside = {**info, "index": rows if rows is index else rows.unsqueeze(-1)}
         is_told = tells and storage.fits(beside)
-        data = storage.assemble(arrays, rows.shape, beside if is_told else NOTHING)
+        data = storage.assemble(leaves, rows.shape, beside if is_told else NOTHING)
         return data.pin_memory() if pins else data, info, is_told
 
-    def _keep_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor, arrays: Any) -> Any:
-        """Return the arrays, or those made ahead at these rows if there are none; see to it that more are made."""
+    def _keep_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor, leaves: Any) -> Any:
+        """Return the leaves, or those made ahead at these rows if there are none; see to it that more are made."""
         stream = self._sampler.index_stream
         if stream is None:
-            return arrays
+            return leaves
         core = storage.store.core
-        if arrays is None:
+        if leaves is None:
             arrays = stream.rows_of(core, rows.contiguous().numpy())
-        if (arrays is None or self._sampler.draws_rows) and stream.depth_ahead(core) != self._prefetch_cap:
+            leaves = None if arrays is None else storage.tensors(storage.fields, arrays)
+        if (leaves is None or self._sampler.draws_rows) and stream.depth_ahead(core) != self._prefetch_cap:
             stream.look_ahead(core, storage.fields, self._prefetch_cap)
-        return arrays
+        return leaves

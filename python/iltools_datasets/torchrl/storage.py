@@ -83,6 +83,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         self.has_index = "index" in store.keys
         """Whether a column is called as samplers call the number of a row."""
         self._known: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
+        self._plain_flags: dict[Any, int | None] = {}
         self._count = len(store)
         self._bfloat16 = [number for number, field in enumerate(store.layout) if field.dtype == "bfloat16"]
         self._layout = TensorDictLayout([field.key for field in store.layout])
@@ -169,7 +170,7 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         except OutOfRangeError:
             # Either wrong or counted from the end, which is rare enough not to be looked for beforehand.
             arrays = core.gather(self.fields, non_negative(index, self._count).numpy(), None, threads)
-        return self.assemble(arrays, index.shape)
+        return self.assemble(self.tensors(self.fields, arrays), index.shape)
 
     def known(self, keys: tuple[Any, ...]) -> tuple[list[Any], list[int]]:
         """Return those of the keys that the store has, and by which numbers `store.core` addresses them."""
@@ -178,6 +179,15 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
             present = [key for key in keys if public(parts_of(key)) in self.store.keys]
             found = self._known[keys] = present, self.store.field_ids(present)
         return found
+
+    def plain_flag(self, key: Any) -> int | None:
+        """Return the number of a key of one bool per row, `[B, 1]`; None if it is another one, or not there."""
+        if key not in self._plain_flags:
+            present, fields = self.known((key,))
+            layout = self.store.layout[fields[0]] if present else None
+            is_plain = layout is not None and layout.dtype == "bool" and tuple(layout.shape) == (1,)
+            self._plain_flags[key] = fields[0] if is_plain else None
+        return self._plain_flags[key]
 
     def tensors(self, fields: Sequence[int], arrays: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
         """Return arrays that `store.core` gathered for some fields as tensors over the same memory."""
@@ -188,15 +198,15 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
                     tensors[place] = tensors[place].view(torch.bfloat16)
         return tensors
 
-    def assemble(self, arrays: Sequence[NDArray[Any]], batch_size: torch.Size, beside: Beside = NOTHING) -> TensorDict:
-        """Return gathered arrays `[B, ...]`, one per field of the store, as a TensorDict over the same memory.
+    def assemble(self, leaves: Sequence[torch.Tensor], batch_size: torch.Size, beside: Beside = NOTHING) -> TensorDict:
+        """Return tensors `[B, ...]`, one per field of the store, as a TensorDict.
 
         Args:
-            arrays: the arrays.
+            leaves: the tensors.
             batch_size: [B].
             beside: more entries, `[B, ...]`, that `fits`.
         """
-        return self._layout.build(self.tensors(self.fields, arrays), batch_size, CPU, beside)
+        return self._layout.build(leaves, batch_size, CPU, beside)
 
     def fits(self, beside: Beside) -> bool:
         """Whether `assemble` can put these entries beside the columns, and no column is called as the index is."""
@@ -275,7 +285,17 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        for name in ("_storage", "fields", "whole_rows", "_known", "_bfloat16", "_layout", "_count", "_rows_like"):
+        for name in (
+            "_storage",
+            "fields",
+            "whole_rows",
+            "_known",
+            "_plain_flags",
+            "_bfloat16",
+            "_layout",
+            "_count",
+            "_rows_like",
+        ):
             del state[name]
         # Nothing in here ever changes, so nothing has to be shared with the process that this goes to; and a lock of
         # the default context ("fork" where multiprocessing was used before torchrl was imported) would keep it from

@@ -116,6 +116,13 @@ impl Buffer {
         Ok(copy)
     }
 
+    /// The content, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: the slab has at least `len` initialised bytes, and is borrowed mutably for as long; whoever else was handed its
+        // address has promised `Buffer`'s owner to be through with it.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len) }
+    }
+
     /// A copy of the content.
     pub fn to_vec(&self) -> Vec<u8> {
         // SAFETY: the slab has at least `len` initialised bytes, and `self` is borrowed while they are read.

@@ -213,9 +213,10 @@ impl EpochShuffle {
         count: usize,
         cut: &SliceCut,
         within_epoch: bool,
-        wanted: Option<Asked<'py>>,
+        asked: Option<Asked<'py>>,
+        end: Option<usize>,
     ) -> PyResult<Slices<'py>> {
-        slices::draw(py, &self.stream, draw(count, within_epoch), cut, wanted.as_ref())
+        slices::draw(py, &self.stream, draw(count, within_epoch), cut, asked.as_ref(), end)
     }
 
     #[pyo3(signature = (seed, epoch, position, places=None))]
@@ -284,9 +285,10 @@ impl UniformDraws {
         py: Python<'py>,
         count: usize,
         cut: &SliceCut,
-        wanted: Option<Asked<'py>>,
+        asked: Option<Asked<'py>>,
+        end: Option<usize>,
     ) -> PyResult<Slices<'py>> {
-        slices::draw(py, &self.stream, Draw::Batch(count), cut, wanted.as_ref())
+        slices::draw(py, &self.stream, Draw::Batch(count), cut, asked.as_ref(), end)
     }
 
     fn restore(&self, py: Python<'_>, seed: u64, position: u64) {

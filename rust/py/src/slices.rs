@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use iltools_core::index::{Ask, Cut, Draw, Drawn, IndexStream, Shape};
-use numpy::{PyArray1, PyUntypedArray};
+use iltools_core::slab::Buffer;
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyUntypedArray};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::arrays::Indices;
@@ -45,35 +47,55 @@ impl SliceCut {
 }
 
 type Array<'py, T> = Bound<'py, PyArray1<T>>;
+type Flags<'py> = Bound<'py, PyArray2<bool>>;
 
-/// Rows, the last one of each slice, what is no padding, positions of the rows' trajectories, some fields' rows, and whether
-/// those had been made ahead.
+/// Rows, the last one of each slice as `[B, 1]`, what is no padding, positions of the rows' trajectories if the cut tells them,
+/// some fields' rows, and whether those had been made ahead.
 pub type Slices<'py> = (
     Array<'py, i64>,
-    Array<'py, bool>,
+    Flags<'py>,
     Option<Array<'py, bool>>,
-    Array<'py, i64>,
+    Option<Array<'py, i64>>,
     Vec<Bound<'py, PyUntypedArray>>,
     bool,
 );
 
-/// Draw slices, and with them some fields of a store: the flags that tell what a slice ends with, or the whole batch.
+/// Draw slices, and with them some fields of a store: the flags that tell what a slice ends with, or the whole batch. Of one of
+/// those fields, a flag of one byte per row, the last row of each slice is set.
 pub fn draw<'py, S: IndexStream>(
     py: Python<'py>,
     stream: &Stream<S>,
     draw: Draw,
     cut: &SliceCut,
     asked: Option<&Asked<'py>>,
+    end: Option<usize>,
 ) -> PyResult<Slices<'py>> {
     let ask = Ask { draw, cut: Some(Arc::clone(&cut.cut)) };
     let wanted = asked.map(Wanted::of).transpose()?;
-    let (Drawn { rows, ends, real, holders }, found) = stream.draw_with(py, &ask, wanted)?;
+    let (Drawn { rows, ends, real, holders }, mut found) = stream.draw_with(py, &ask, wanted)?;
     let arrays = match asked {
-        Some((store, fields, _)) => store.get().arrays_over(py, fields, &[rows.len()], found.of)?,
+        Some((store, fields, _)) => {
+            if let Some(field) = end {
+                let of_field = fields.iter().position(|&known| known == field).and_then(|at| found.of.get_mut(at));
+                mark(of_field.map_or(&mut [], Buffer::as_mut_slice), &ends)?;
+            }
+            store.get().arrays_over(py, fields, &[rows.len()], found.of)?
+        }
         None => Vec::new(),
     };
+    let ends = PyArray1::from_vec(py, ends).reshape([rows.len(), 1])?;
     let real = real.map(|real| PyArray1::from_vec(py, real));
-    let (rows, ends, holders) =
-        (PyArray1::from_vec(py, rows), PyArray1::from_vec(py, ends), PyArray1::from_vec(py, holders));
-    Ok((rows, ends, real, holders, arrays, found.were_ready))
+    let holders = holders.map(|holders| PyArray1::from_vec(py, holders));
+    Ok((PyArray1::from_vec(py, rows), ends, real, holders, arrays, found.were_ready))
+}
+
+/// Set the flags of the last row of each slice.
+fn mark(flags: &mut [u8], ends: &[bool]) -> PyResult<()> {
+    if flags.len() != ends.len() {
+        return Err(PyValueError::new_err(format!("{} bytes are no flags of {} rows", flags.len(), ends.len())));
+    }
+    for (flag, &ends) in flags.iter_mut().zip(ends) {
+        *flag |= u8::from(ends);
+    }
+    Ok(())
 }

@@ -42,7 +42,7 @@ class DrawnRows(NamedTuple):
     index: Any
     """What `sample` returns: int64 [B], or a tuple of one such tensor."""
     info: dict[Any, Any]
-    arrays: list[NDArray[Any]] | None
+    leaves: list[torch.Tensor] | None
     """The rows, `[B, ...]` per field of the storage; None where the draw could not bring them."""
     were_ready: bool
     """Whether they had been made ahead."""

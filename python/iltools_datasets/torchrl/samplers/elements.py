@@ -104,7 +104,7 @@ class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: i
     def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
         """Return what `sample` does, and the rows."""
         index, arrays, were_ready = self._current(storage).next_rows(batch_size, False, storage.whole_rows)
-        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+        return DrawnRows(torch.from_numpy(index), {}, storage.tensors(storage.fields, arrays), were_ready)
 
     def _current(self, storage: Storage) -> _core.UniformDraws:
         total = len(storage)
@@ -189,7 +189,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
             return stream.next_rows(count, not self.drop_last, storage.whole_rows)
 
         index, arrays, were_ready = self._next_items(storage, self._total(storage), batch_size, draw)
-        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+        return DrawnRows(torch.from_numpy(index), {}, storage.tensors(storage.fields, arrays), were_ready)
 
     def _total(self, storage: Storage) -> int:
         total = len(storage)

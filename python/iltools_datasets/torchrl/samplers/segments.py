@@ -76,7 +76,7 @@ class EpochUniformSampler(SeededSampler):
             return stream.next_rows(batch_size, False, storage.whole_rows)
 
         index, arrays, were_ready = self._next(storage, batch_size, draw)
-        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+        return DrawnRows(torch.from_numpy(index), {}, storage.tensors(storage.fields, arrays), were_ready)
 
     def _next(self, storage: Storage | None, batch_size: int, draw: Callable[[Stream], Any]) -> Any:
         """Return what `draw` makes of the next batch; sets the flags."""
@@ -314,7 +314,7 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
         self._meet(storage)
         index, arrays, were_ready = self.cursors.native.next_rows(0, False, storage.whole_rows)
         self._leave_to_others()
-        return DrawnRows(torch.from_numpy(index), {}, arrays, were_ready)
+        return DrawnRows(torch.from_numpy(index), {}, storage.tensors(storage.fields, arrays), were_ready)
 
     def _leave_to_others(self) -> None:
         if self._worker is not None:

@@ -40,15 +40,22 @@ class Flags:
         """The flags of the storage that this looks at."""
 
     def info(
-        self, stored: Stored, ends: torch.Tensor, length: int, real: torch.Tensor | NDArray[np.bool_] | None
+        self,
+        stored: Stored,
+        ends: torch.Tensor,
+        length: int,
+        real: torch.Tensor | NDArray[np.bool_] | None,
+        *,
+        is_done_set: bool = False,
     ) -> dict[Any, torch.Tensor]:
         """Return the entries.
 
         Args:
             stored: the flags at the rows of the batch, of those of `keys` that the storage has.
-            ends: bool [B], the last step of each slice.
+            ends: bool [B, 1], the last step of each slice.
             length: steps of each slice with its padding, if slices were padded.
             real: bool [B], what is not padding, if slices were padded.
+            is_done_set: the stored `done` says already where slices end.
 
         Returns:
             bool tensors [B, 1], as the storage has them, and `("collector", "mask")`, bool [B], if there is padding.
@@ -56,16 +63,19 @@ class Flags:
         info: dict[Any, torch.Tensor] = {}
         if self.truncated is not None:
             done, terminated = stored.get(self.done), stored.get(self.terminated)
-            info[self.truncated] = truncated = ends.unsqueeze(-1)
-            info[self.done] = truncated.clone() if done is None else done | truncated
-            info[self.terminated] = torch.zeros_like(truncated) if terminated is None else terminated
+            info[self.truncated] = ends
+            if done is None:
+                info[self.done] = ends.clone()
+            else:
+                info[self.done] = done if is_done_set else done | ends
+            info[self.terminated] = torch.zeros_like(ends) if terminated is None else terminated
         if real is not None:
             info["collector", "mask"] = torch.as_tensor(real)
         is_init = stored.get(self.init)
         if is_init is not None:
             marks = torch.zeros_like(is_init)
             # A slice begins behind the end of the one before, the first one behind the last; padding comes behind ends.
-            marks[ends.roll(1) if real is None else slice(None, None, length)] = True
+            marks[ends.squeeze(-1).roll(1) if real is None else slice(None, None, length)] = True
             info[self.init] = marks | is_init
         return info
 

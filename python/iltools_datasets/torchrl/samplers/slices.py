@@ -27,7 +27,9 @@ from iltools_datasets.torchrl.storage import TrajectoryStorage
 
 Batch = tuple[tuple[torch.Tensor, ...], dict[Any, torch.Tensor]]
 DrawSlices = Callable[..., Any]
-"""Draws slices, and with them rows: `draw((store, fields, num_threads))`, or `draw(None)` without."""
+"""Draws slices, and with them rows: `draw((store, fields, num_threads), done)`, or `draw(None, None)` without.
+
+Of the field `done` the last row of each slice is set."""
 
 _END_OPTIONS = ("end_key", "end_keys", "traj_key", "ends", "trajectories")
 
@@ -148,10 +150,12 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         flags = flags_of(self.truncated_key, self.init_key)
         if isinstance(storage, TrajectoryStorage):
             keys, fields = storage.known(flags.keys)
-            rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, None) if fields else None)
+            done = storage.plain_flag(flags.done)
+            rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, None) if fields else None, done)
             stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
-            return (torch.from_numpy(rows),), flags.info(stored, torch.from_numpy(ends), length, real)
-        rows, ends, real, holders, *_ = draw(None)
+            info = flags.info(stored, torch.from_numpy(ends), length, real, is_done_set=done is not None)
+            return (torch.from_numpy(rows),), info
+        rows, ends, real, holders, *_ = draw(None, None)
         index = tuple(on_device(column, storage) for column in (rows, *table.coordinates(holders)))
         real = None if real is None else on_device(real, storage)
         return index, flags.info(read_keys(storage, index, flags.keys), on_device(ends, storage), length, real)
@@ -162,10 +166,12 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         """Draw slices of `length` steps with all their rows, and describe them."""
         flags = flags_of(self.truncated_key, self.init_key)
         keys, fields = storage.known(flags.keys)
-        rows, ends, real, _, arrays, were_ready = draw(storage.whole_rows)
-        stored = dict(zip(keys, storage.tensors(fields, [arrays[field] for field in fields]), strict=True))
-        info = flags.info(stored, torch.from_numpy(ends), length, real)
-        return DrawnRows((torch.from_numpy(rows),), info, arrays, were_ready)
+        done = storage.plain_flag(flags.done)
+        rows, ends, real, _, arrays, were_ready = draw(storage.whole_rows, done)
+        leaves = storage.tensors(storage.fields, arrays)
+        stored = {key: leaves[field] for key, field in zip(keys, fields, strict=True)}
+        info = flags.info(stored, torch.from_numpy(ends), length, real, is_done_set=done is not None)
+        return DrawnRows((torch.from_numpy(rows),), info, leaves, were_ready)
 
     # Randomness and state.
 
@@ -326,6 +332,9 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         world_size: as in `SamplerWithoutReplacement`.
         options: where trajectories end and what goes into the batch, as for `SliceSampler`.
 
+    Raises:
+        RuntimeError: at `sample`, no trajectory is as long as a window.
+
     Examples:
         >>> from iltools_datasets.torchrl import TrajectoryStorage
         >>> storage = TrajectoryStorage(TrajectoryStore.open("walks"))
@@ -362,17 +371,8 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
     def _windows(self, table: TrajectoryTable, length: int) -> _core.SliceCut:
         return table.cut(length, True, False, (0, 0), self.stride)
 
-    def sample(self, storage: Storage, batch_size: int) -> Batch:
-        """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch.
-
-        Raises:
-            RuntimeError: no trajectory is as long as a window.
-        """
-        return self._batch(storage, *self._next_draw(storage, batch_size))
-
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
-        """Return what `sample` does, and the rows; raises as it does."""
-        return self._whole_batch(storage, *self._next_draw(storage, batch_size))
+    def _check_some_came(self, table: TrajectoryTable, length: int, index: tuple[torch.Tensor, ...]) -> None:
+        """Any batch is right: an epoch has at least one window."""
 
     def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
         table, length, num_slices = self._asked(storage, batch_size)

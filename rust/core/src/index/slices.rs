@@ -55,7 +55,7 @@ pub struct Drawn {
     /// Where slices were padded: the rows that are no padding.
     pub real: Option<Vec<bool>>,
     /// Positions of the trajectories that the rows are of, if that was asked for.
-    pub holders: Vec<i64>,
+    pub holders: Option<Vec<i64>>,
 }
 
 /// One slice: its trajectory, first row and number of rows.
@@ -202,12 +202,12 @@ impl Cut {
     /// Slices are made as they are written: while one is, what the next ones look at is under way.
     fn write(&self, slices: impl Iterator<Item = Result<Slice>>, total: Option<usize>) -> Result<Drawn> {
         let total = total.ok_or_else(|| Error::OutOfMemory("slices have more rows than can be counted".into()))?;
-        let (is_padded, holders) = (self.shape.padded && self.is_ragged(), self.shape.holders);
+        let is_padded = self.shape.padded && self.is_ragged();
         let mut drawn = Drawn {
             rows: with_room(total)?,
             ends: filled(total, false)?,
             real: is_padded.then(|| filled(total, false)).transpose()?,
-            holders: with_room(if holders { total } else { 0 })?,
+            holders: self.shape.holders.then(|| with_room(total)).transpose()?,
         };
         for slice in slices {
             let (k, first, length) = slice?;
@@ -223,8 +223,8 @@ impl Cut {
                 real[begin..=last].fill(true);
                 drawn.rows.extend(repeat_n(drawn.rows[last], self.extent(length) - length as usize));
             }
-            if holders {
-                drawn.holders.extend(repeat_n(i64::from(k), self.extent(length)));
+            if let Some(holders) = &mut drawn.holders {
+                holders.extend(repeat_n(i64::from(k), self.extent(length)));
             }
         }
         Ok(drawn)
@@ -249,6 +249,7 @@ mod tests {
     /// The rows of each slice, without padding, and the trajectory it is of.
     fn slices(drawn: &Drawn, padded_to: Option<i64>) -> Vec<(i64, Vec<i64>)> {
         let real = drawn.real.clone().unwrap_or_else(|| vec![true; drawn.rows.len()]);
+        let holders = drawn.holders.as_ref().unwrap();
         let mut found = Vec::new();
         let mut rows = Vec::new();
         for (i, &is_real) in real.iter().enumerate() {
@@ -256,16 +257,13 @@ mod tests {
                 rows.push(drawn.rows[i]);
             } else {
                 // Padding repeats the row before, and is nobody's end.
-                assert_eq!(
-                    (drawn.rows[i], drawn.holders[i], drawn.ends[i]),
-                    (drawn.rows[i - 1], drawn.holders[i - 1], false)
-                );
+                assert_eq!((drawn.rows[i], holders[i], drawn.ends[i]), (drawn.rows[i - 1], holders[i - 1], false));
             }
             if drawn.ends[i] {
-                found.push((drawn.holders[i], std::mem::take(&mut rows)));
+                found.push((holders[i], std::mem::take(&mut rows)));
             }
         }
-        assert!(rows.is_empty() && drawn.ends.len() == drawn.rows.len() && drawn.holders.len() == drawn.rows.len());
+        assert!(rows.is_empty() && drawn.ends.len() == drawn.rows.len() && holders.len() == drawn.rows.len());
         if let Some(length) = padded_to {
             assert_eq!(drawn.rows.len() as i64, length * found.len() as i64);
         }
