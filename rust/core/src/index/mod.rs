@@ -8,6 +8,7 @@ mod shuffle;
 mod slices;
 mod stream;
 mod uniform;
+mod window_table;
 mod windows;
 
 pub use cursors::SequentialCursors;

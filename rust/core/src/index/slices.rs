@@ -2,13 +2,14 @@
 
 use std::iter::repeat_n;
 
+use super::window_table::WindowTable;
 use crate::memory::{collected, filled, with_room};
 use crate::row_copy::prefetch;
-use crate::segment::Locator;
 use crate::{Error, Result};
 
-/// Trajectories to fetch ahead: of hundreds of thousands most lie outside the cache.
-const AHEAD: usize = 16;
+/// Slices to look ahead: what tells where they lie is mostly outside the second-level cache where trajectories are hundreds
+/// of thousands, and in the time that a line takes from there dozens of slices are written.
+const AHEAD: usize = 48;
 
 /// What slices are asked for.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +41,8 @@ pub struct Cut {
     some_are_short: bool,
     /// Where only long enough ones count, their positions.
     counted: Option<Vec<u32>>,
-    /// Where windows are the items, the number and the row of the first one of each trajectory that counts; their stride.
-    windows: Option<(Locator<[i64; 2]>, i64)>,
+    /// Where windows are the items, those of the trajectories that count.
+    windows: Option<WindowTable>,
     total: i64,
 }
 
@@ -58,8 +59,19 @@ pub struct Drawn {
     pub holders: Option<Vec<i64>>,
 }
 
-/// One slice: its trajectory, first row and number of rows.
+/// One slice: its trajectory, where that is told of rows, first row and number of rows.
 type Slice = (u32, i64, i64);
+
+/// Items, each of which was fetched some time ahead.
+fn fetched<T: Copy>(items: &[T], fetch: impl Fn(T)) -> impl Iterator<Item = T> {
+    items.iter().take(AHEAD).for_each(|&item| fetch(item));
+    items.iter().enumerate().map(move |(i, &item)| {
+        if let Some(&later) = items.get(i + AHEAD) {
+            fetch(later);
+        }
+        item
+    })
+}
 
 impl Cut {
     /// Take first rows and numbers of rows of trajectories in a ring of rows, and work out what the shape needs to know.
@@ -96,7 +108,7 @@ impl Cut {
                 let too_many = || Error::Invalid("trajectories have more than 2^63 windows together".into());
                 cut.total = cut.total.checked_add(windows).ok_or_else(too_many)?;
             }
-            cut.windows = Some((Locator::new(first)?, stride));
+            cut.windows = Some(WindowTable::new(&first, cut.total, stride)?);
         }
         Ok(cut)
     }
@@ -138,12 +150,8 @@ impl Cut {
 
     /// One slice in each trajectory, a fraction of the way from the first place where it may begin to behind the last.
     pub(super) fn place(&self, trajectories: &[u32], fractions: impl Iterator<Item = f64>) -> Result<Drawn> {
-        let slices = trajectories.iter().zip(fractions).enumerate().map(|(i, (&k, fraction))| {
-            if let Some(&later) = trajectories.get(i + AHEAD) {
-                prefetch(self.spans.as_ptr().wrapping_add(later as usize).cast());
-            }
-            self.place_one(k, fraction)
-        });
+        let fetch = |k: u32| prefetch(self.spans.as_ptr().wrapping_add(k as usize).cast());
+        let slices = fetched(trajectories, fetch).zip(fractions).map(|(k, fraction)| self.place_one(k, fraction));
         let Shape { length, span, .. } = self.shape;
         if !self.is_ragged() && span == [Some(0); 2] {
             return self.write(slices, trajectories.len().checked_mul(length as usize));
@@ -176,13 +184,11 @@ impl Cut {
 
     /// The slices that are windows, by their numbers; `None` where items are trajectories.
     pub(super) fn windows(&self, numbers: &[i64]) -> Option<Result<Drawn>> {
-        let (first, stride) = self.windows.as_ref()?;
-        let slices = numbers.iter().enumerate().map(|(i, &number)| {
-            if let Some(&later) = numbers.get(i + AHEAD) {
-                first.fetch(later);
-            }
-            let (holder, [first, row]) = first.locate(number);
-            Ok((self.choice(holder), row + (number - first) * stride, self.shape.length))
+        let table = self.windows.as_ref()?;
+        let slices = fetched(numbers, |number| table.fetch(number)).map(|number| {
+            let (i, row) = table.locate(number);
+            // Which of all trajectories that is takes a line of its own, and is looked up only where it is told.
+            Ok((if self.shape.holders { self.choice(i as usize) } else { i }, row, self.shape.length))
         });
         Some(self.write(slices, numbers.len().checked_mul(self.shape.length as usize)))
     }
@@ -309,7 +315,8 @@ mod tests {
 
         #[test]
         fn windows_are_numbered_through(
-            lengths in prop::collection::vec(1_i64..12, 1..6), from in 0_i64..12, length in 1_i64..9, stride in 1_i64..4,
+            lengths in prop::collection::vec(prop_oneof![9 => 1_i64..12, 1 => 1_i64..300], 1..40), from in 0_i64..12,
+            length in 1_i64..9, stride in 1_i64..4,
         ) {
             let (start, ring) = starts(&lengths, from);
             let cut = Cut::new(&start, &lengths, ring, Shape { length, stride: Some(stride), ..PLAIN }).unwrap();
