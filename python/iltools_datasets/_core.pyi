@@ -30,7 +30,7 @@ _Asked = _Wanted | None
 """Rows that a draw is to come with: of which store, of which of its fields, gathered by how many threads."""
 _Damages = list[tuple[str, _Key | None, int | None, str]]
 _Slices = tuple[_Index, _Mask, _Mask | None, _Index | None, list[np.ndarray], bool]
-"""Rows, their ends `[B, 1]`, what is no padding, whose they are, fields' rows (in `end` ends set), were they ready."""
+"""Rows and ends `[B, 1]`, what is no padding, whose they are, fields' rows (in `end` ends set), were they ready."""
 
 @final
 class SegmentTable:

@@ -337,7 +337,8 @@ def test_rows_are_drawn_unless_a_subclass_has_the_last_word(store: TrajectorySto
         drawing, plain = make_sampler(store), make_sampler(store)
         for _ in range(20):
             drawn, (index, info) = drawing.sample_rows(storage, 12), plain.sample(storage, 12)
-            assert torch.equal(rows(drawn.index), rows(index))
+            assert torch.equal(drawn.rows.reshape(-1), rows(index))
+            assert drawn.rows.ndim == 1 + isinstance(index, tuple)
             assert drawn.info.keys() == info.keys()
             assert all(torch.equal(drawn.info[key], info[key]) for key in info)
             expected = storage.get(rows(index))

@@ -109,8 +109,9 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             data, info = ReplayBuffer.sample(self, batch_size, return_info=True)
             put_info(data, info, self._kept)
         else:
-            self._warn_of_another(size)
-            data, info = self._sample_straight(size)
+            if self._batch_size not in (None, size):
+                self._warn_of_another(size)
+            data, info = self._sample_straight(size, return_info)
         return (data, info) if return_info else data
 
     @property
@@ -130,7 +131,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         return "index" if isinstance(storage, TrajectoryStorage) and storage.has_index else None
 
     def _warn_of_another(self, size: int) -> None:
-        if self._batch_size not in (None, size) and not getattr(self, "_warned_batch_size_conflict", False):
+        if not getattr(self, "_warned_batch_size_conflict", False):
             self._warned_batch_size_conflict = True
             warnings.warn(
                 f"conflicting batch_sizes: the buffer was made with {self._batch_size}, sample() is asked for {size}, "
@@ -245,6 +246,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
 
     def _goes_straight(self) -> bool:
         """Whether nothing is set up that TorchRL's own way is needed for."""
+        storage = self._storage
         return (
             self._initialized
             and not self._service_shutdown
@@ -252,22 +254,24 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             and self._sample_unit is None
             and self._sample_dependency is None
             and self._collate_fn is _collate_id
-            and isinstance(self._storage, TensorStorage)
-            and self._storage.ndim == 1
-            and self._storage.device == CPU
-            and (not self._pin_memory or isinstance(self._storage, TrajectoryStorage))
             and (
-                not self._prefetch
-                or (isinstance(self._storage, TrajectoryStorage) and isinstance(self._sampler, SeededSampler))
+                (not self._prefetch or isinstance(self._sampler, SeededSampler))
+                if isinstance(storage, TrajectoryStorage)
+                else (
+                    not self._prefetch
+                    and not self._pin_memory
+                    and isinstance(storage, TensorStorage)
+                    and isinstance(storage._storage, TensorDictBase)
+                    and storage.ndim == 1
+                    and storage.device == CPU
+                )
             )
-            and self._storage._storage is not None
-            and isinstance(self._storage._storage, TensorDictBase)
         )
 
-    def _sample_straight(self, size: int) -> tuple[TensorDict, dict[str, Any]]:
-        transforms = len(self._transform)
+    def _sample_straight(self, size: int, is_info_wanted: bool) -> tuple[TensorDict, dict[str, Any]]:
+        transforms = len(self._transform._modules["transforms"])
         with self._replay_lock:
-            data, info, is_told = self._draw(size, tells=not transforms)
+            data, info, is_told = self._draw(size, not transforms, is_info_wanted)
         if transforms:
             with data.unlock_(), _set_dispatch_td_nn_modules(True):
                 data = self._transform(data)
@@ -275,25 +279,30 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             put_info(data, info, self._kept)
         return data, info
 
-    def _draw(self, size: int, tells: bool) -> tuple[TensorDict, dict[str, Any], bool]:
-        """Return a batch, what is known of it, and whether it says that already, which it may where it `tells`."""
+    def _draw(self, size: int, tells: bool, is_info_wanted: bool) -> tuple[TensorDict, dict[str, Any], bool]:
+        """Return a batch, what is known of it, and whether it says that already, which it may where it `tells`.
+
+        Where it does, the index is left out of what is known unless that is wanted.
+        """
         storage, sampler, prefetch, pins = self._storage, self._sampler, self._prefetch, self._pin_memory
         leaves, were_ready = None, False
         if isinstance(storage, TrajectoryStorage) and getattr(sampler, "draws_rows", False) and (prefetch or not pins):
-            index, info, leaves, were_ready = sampler.sample_rows(storage, size)
+            rows, info, leaves, were_ready = sampler.sample_rows(storage, size)
         else:
             index, info = sampler.sample(storage, size)
-        info["index"] = index
-        if self._writer.tracks_generations:
-            info["index_generation"] = self._writer.generations_of(index)
-        rows = index[0] if isinstance(index, tuple) else index
+            rows = index[0].unsqueeze(-1) if isinstance(index, tuple) else index
         if prefetch and not were_ready:
             leaves = self._keep_ahead(storage, rows, leaves)
+        beside = {**info, "index": rows}
+        is_told = leaves is not None and tells and storage.fits(beside) and not self._writer.tracks_generations
+        if is_info_wanted or not is_told:
+            index = info["index"] = rows if rows.ndim == 1 else (rows.squeeze(-1),)
+            if self._writer.tracks_generations:
+                info["index_generation"] = self._writer.generations_of(index)
         if leaves is None:
+            rows = rows.reshape(-1)
             return storage.get_pinned(rows) if pins else storage.get(rows), info, False
-        beside = {**info, "index": rows if rows is index else rows.unsqueeze(-1)}
-        is_told = tells and storage.fits(beside)
-        data = storage.assemble(leaves, rows.shape, beside if is_told else NOTHING)
+        data = storage.assemble(leaves, rows.shape[:1], beside if is_told else NOTHING)
         return data.pin_memory() if pins else data, info, is_told
 
     def _keep_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor, leaves: Any) -> Any:
@@ -303,7 +312,7 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
             return leaves
         core = storage.store.core
         if leaves is None:
-            arrays = stream.rows_of(core, rows.contiguous().numpy())
+            arrays = stream.rows_of(core, rows.reshape(-1).contiguous().numpy())
             leaves = None if arrays is None else storage.tensors(storage.fields, arrays)
         if (leaves is None or self._sampler.draws_rows) and stream.depth_ahead(core) != self._prefetch_cap:
             stream.look_ahead(core, storage.fields, self._prefetch_cap)

@@ -68,6 +68,9 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     _default_checkpointer = StoreReferenceCheckpointer
     supports_conditional_update = False
+    # Rows never change: whoever keeps what was worked out of them looks at these, and at the length.
+    _mutation_revision = 0
+    _last_cursor_index = None
 
     def __init__(self, store: TrajectoryStore) -> None:
         self._open(store)

@@ -47,13 +47,13 @@ impl SliceCut {
 }
 
 type Array<'py, T> = Bound<'py, PyArray1<T>>;
-type Flags<'py> = Bound<'py, PyArray2<bool>>;
+type Column<'py, T> = Bound<'py, PyArray2<T>>;
 
-/// Rows, the last one of each slice as `[B, 1]`, what is no padding, positions of the rows' trajectories if the cut tells them,
+/// Rows and the last one of each slice, both `[B, 1]`, what is no padding, positions of the rows' trajectories if the cut tells them,
 /// some fields' rows, and whether those had been made ahead.
 pub type Slices<'py> = (
-    Array<'py, i64>,
-    Flags<'py>,
+    Column<'py, i64>,
+    Column<'py, bool>,
     Option<Array<'py, bool>>,
     Option<Array<'py, i64>>,
     Vec<Bound<'py, PyUntypedArray>>,
@@ -83,10 +83,11 @@ pub fn draw<'py, S: IndexStream>(
         }
         None => Vec::new(),
     };
-    let ends = PyArray1::from_vec(py, ends).reshape([rows.len(), 1])?;
+    let column = [rows.len(), 1];
+    let (rows, ends) = (PyArray1::from_vec(py, rows).reshape(column)?, PyArray1::from_vec(py, ends).reshape(column)?);
     let real = real.map(|real| PyArray1::from_vec(py, real));
     let holders = holders.map(|holders| PyArray1::from_vec(py, holders));
-    Ok((PyArray1::from_vec(py, rows), ends, real, holders, arrays, found.were_ready))
+    Ok((rows, ends, real, holders, arrays, found.were_ready))
 }
 
 /// Set the flags of the last row of each slice.

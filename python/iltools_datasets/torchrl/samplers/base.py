@@ -39,8 +39,8 @@ class _Worker:
 class DrawnRows(NamedTuple):
     """A draw that came with its rows of a `TrajectoryStorage`."""
 
-    index: Any
-    """What `sample` returns: int64 [B], or a tuple of one such tensor."""
+    rows: torch.Tensor
+    """Which they are, as the batch has them: int64 [B], or [B, 1] where `sample` returns a tuple of one vector."""
     info: dict[Any, Any]
     leaves: list[torch.Tensor] | None
     """The rows, `[B, ...]` per field of the storage; None where the draw could not bring them."""

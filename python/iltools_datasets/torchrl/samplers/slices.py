@@ -72,7 +72,7 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
     # Where the trajectories are.
 
     def _table(self, storage: Storage) -> TrajectoryTable:
-        return self._tracker.table(storage, lambda: self._whole_table(storage), lambda: self._end_source(storage))
+        return self._tracker.table(storage, self._whole_table, self._end_source)
 
     def _whole_table(self, storage: Storage) -> TrajectoryTable:
         if isinstance(storage, TrajectoryStorage) and not self._names_ends:
@@ -126,7 +126,8 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
     def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
         """Return what `sample` does, and the rows; raises as it does."""
         if self.fragmented:
-            return DrawnRows(*self.sample(storage, batch_size), None, False)
+            (index,), info = self.sample(storage, batch_size)
+            return DrawnRows(index.unsqueeze(-1), info, None, False)
         return self._whole_batch(storage, *self._next_draw(storage, batch_size))
 
     def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
@@ -154,9 +155,9 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
             rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, None) if fields else None, done)
             stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
             info = flags.info(stored, torch.from_numpy(ends), length, real, is_done_set=done is not None)
-            return (torch.from_numpy(rows),), info
+            return (torch.from_numpy(rows.reshape(-1)),), info
         rows, ends, real, holders, *_ = draw(None, None)
-        index = tuple(on_device(column, storage) for column in (rows, *table.coordinates(holders)))
+        index = tuple(on_device(column, storage) for column in (rows.reshape(-1), *table.coordinates(holders)))
         real = None if real is None else on_device(real, storage)
         return index, flags.info(read_keys(storage, index, flags.keys), on_device(ends, storage), length, real)
 
@@ -171,7 +172,7 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         leaves = storage.tensors(storage.fields, arrays)
         stored = {key: leaves[field] for key, field in zip(keys, fields, strict=True)}
         info = flags.info(stored, torch.from_numpy(ends), length, real, is_done_set=done is not None)
-        return DrawnRows((torch.from_numpy(rows),), info, leaves, were_ready)
+        return DrawnRows(torch.from_numpy(rows), info, leaves, were_ready)
 
     # Randomness and state.
 
@@ -230,14 +231,14 @@ class SliceSamplerWithoutReplacement(
         """Return the index, one int64 [B] per dimension of the storage, and TorchRL's entries for the batch."""
         table, length, draw = self._next_draw(storage, batch_size)
         index, info = self._batch(storage, table, length, draw)
-        self._check_some_came(table, length, index)
+        self._check_some_came(table, length, index[0])
         return index, info
 
     def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
         """Return what `sample` does, and the rows; raises as it does."""
         table, length, draw = self._next_draw(storage, batch_size)
         drawn = self._whole_batch(storage, table, length, draw)
-        self._check_some_came(table, length, drawn.index)
+        self._check_some_came(table, length, drawn.rows)
         return drawn
 
     def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
@@ -245,8 +246,8 @@ class SliceSamplerWithoutReplacement(
         cut = table.cut(length, self.strict_length, self.pad_output, self.span)
         return table, length, partial(self._next_slices, storage, num_slices, cut)
 
-    def _check_some_came(self, table: TrajectoryTable, length: int, index: tuple[torch.Tensor, ...]) -> None:
-        if self.strict_length and table.shortest < length and not len(index[0]):
+    def _check_some_came(self, table: TrajectoryTable, length: int, rows: torch.Tensor) -> None:
+        if self.strict_length and table.shortest < length and not len(rows):
             self._check_some_reach(table, length)
             raise RuntimeError(
                 "None of the trajectories of this batch is of sufficient length: strict_length=False takes all."
@@ -323,7 +324,8 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
     is set with the last batch of an epoch, which may be shorter.
 
     Args:
-        slice_len: steps of a window; batch sizes are multiples of it.
+        slice_len: steps of a window; batch sizes are multiples of it. Where no trajectory has as many, `sample` raises
+            `RuntimeError`.
         stride: steps from one window to the next.
         drop_last: leave out the last batch of an epoch if it is not full.
         shuffle: False goes through the windows in their order.
@@ -331,9 +333,6 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
         rank: as in `SamplerWithoutReplacement`: which of the ranks that share an epoch's windows this is.
         world_size: as in `SamplerWithoutReplacement`.
         options: where trajectories end and what goes into the batch, as for `SliceSampler`.
-
-    Raises:
-        RuntimeError: at `sample`, no trajectory is as long as a window.
 
     Examples:
         >>> from iltools_datasets.torchrl import TrajectoryStorage
@@ -371,8 +370,8 @@ class EveryWindowSampler(SliceSamplerWithoutReplacement):
     def _windows(self, table: TrajectoryTable, length: int) -> _core.SliceCut:
         return table.cut(length, True, False, (0, 0), self.stride)
 
-    def _check_some_came(self, table: TrajectoryTable, length: int, index: tuple[torch.Tensor, ...]) -> None:
-        """Any batch is right: an epoch has at least one window."""
+    def _check_some_came(self, table: TrajectoryTable, length: int, rows: torch.Tensor) -> None:
+        """Any batch is right: an epoch has a window."""
 
     def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
         table, length, num_slices = self._asked(storage, batch_size)

@@ -41,6 +41,7 @@ class TrajectoryTable:
         self.rest = np.empty((len(start), 0), dtype=np.int64) if rest is None else rest
         self.shortest, self.longest = (int(length.min()), int(length.max())) if len(length) else (0, 0)
         self._cuts: dict[tuple[Any, ...], _core.SliceCut] = {}
+        self._last: tuple[Span | None, Any, Any] = None, None, None
         self._boundaries: Boundaries | None = None
 
     @classmethod
@@ -91,6 +92,10 @@ class TrajectoryTable:
         Raises:
             ValueError: a length or stride below 1, a span below 0.
         """
+        last_span, last_asked, last_cut = self._last
+        # True and 1 are equal and mean different spans, so it has to be the very one.
+        if span is last_span and last_asked == (length, strict, padded, stride):
+            return last_cut  # type: ignore[no-any-return]
         asked = length, strict, padded, tuple(None if rows is True else int(rows) for rows in span), stride
         cut = self._cuts.get(asked)
         if cut is None:
@@ -98,6 +103,7 @@ class TrajectoryTable:
                 self._cuts.clear()
             holders = self.rest.shape[1] > 0
             cut = self._cuts[asked] = _core.SliceCut(self.start, self.length, self.count, *asked, holders)
+        self._last = span, (length, strict, padded, stride), cut
         return cut
 
     def none_reaches(self, length: int) -> str:
@@ -142,7 +148,10 @@ class TrajectoryTracker:
             self.forget()
 
     def table(
-        self, storage: Storage, build: Callable[[], TrajectoryTable], source: Callable[[], EndSource | None]
+        self,
+        storage: Storage,
+        build: Callable[[Storage], TrajectoryTable],
+        source: Callable[[Storage], EndSource | None],
     ) -> TrajectoryTable:
         """Return the up-to-date table.
 
@@ -159,8 +168,8 @@ class TrajectoryTracker:
         elif version == self._version:
             return self._table
         else:
-            table = self._corrected(storage, version, source())
-        self._table = build() if table is None else table
+            table = self._corrected(storage, version, source(storage))
+        self._table = build(storage) if table is None else table
         self._storage, self._version = weakref.ref(storage), version
         self._writes, self._rows_written = [], 0
         return self._table
