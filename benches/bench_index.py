@@ -33,7 +33,7 @@ class Rows(ours.TrajectoryStorage):
         self.store = SimpleNamespace(
             segments=Segments(table), keys=[], core=None, num_threads=None, field_ids=lambda keys: []
         )
-        self._known, self._bfloat16 = {}, []
+        self._known, self._plain_flags, self._bfloat16 = {}, {}, []
         self.count = count
 
     @property

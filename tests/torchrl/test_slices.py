@@ -19,7 +19,7 @@ pytest.importorskip("torchrl", reason="needs the torch extra")
 import torchrl.data as torchrl_data  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from iltools_datasets import TrajectoryStore, _core  # noqa: E402
+from iltools_datasets import StoreBuilder, TrajectoryStore, _core  # noqa: E402
 from iltools_datasets.errors import StateError  # noqa: E402
 from iltools_datasets.torchrl import (  # noqa: E402
     EveryWindowSampler,
@@ -301,6 +301,32 @@ class TestStores:
         sampler.sample(storage, 12)
         [done] = storage.store.field_ids([("next", "done")])
         assert [(of[0], of[-2][1], of[-1]) for of in asked] == [(4, [done], done)]
+
+    @pytest.mark.parametrize("dtype", [bool, np.uint8])
+    @pytest.mark.parametrize("truncated_key", ["truncated", ("next", "truncated"), None])
+    def test_done_is_told_where_slices_end_and_only_where_that_is_told(
+        self, tmp_path: Path, truncated_key: Any, dtype: Any
+    ) -> None:
+        """Flags of one bool per row are set in the rows that came; others are left to torch."""
+        done = (np.arange(20)[:, None] % 7 == 3).astype(dtype)
+        with StoreBuilder(tmp_path / "store") as builder:
+            builder.add(0, 0, {}, {"done": done, ("next", "done"): ~done if dtype is bool else 1 - done})
+        storage = TrajectoryStorage(TrajectoryStore.open(tmp_path / "store"))
+        stored = {"done": torch.from_numpy(done), ("next", "done"): storage[:]["next", "done"][torch.arange(20)]}
+        for kind, prefetch in ((TensorDictReplayBuffer, None), (OurReplayBuffer, None), (OurReplayBuffer, 2)):
+            rb = kind(
+                storage=storage,
+                sampler=SliceSampler(slice_len=4, truncated_key=truncated_key, seed=0),
+                batch_size=12,
+                prefetch=prefetch,
+            )
+            told = {None: None, "truncated": "done"}.get(truncated_key, ("next", "done"))
+            for _ in range(20):
+                batch = rb.sample()
+                index = batch["index"].reshape(-1)
+                ends = torch.tensor([False, False, False, True] * 3)[:, None]
+                for key, column in stored.items():
+                    assert_same(batch[key], column[index] | ends if key == told else column[index])
 
     def test_goes_into_a_buffer(self, store: TrajectoryStore, data: TensorDict) -> None:
         rb = TensorDictReplayBuffer(

@@ -184,7 +184,9 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
         return found
 
     def plain_flag(self, key: Any) -> int | None:
-        """Return the number of a key of one bool per row, `[B, 1]`; None if it is another one, or not there."""
+        """Return the number of a key of one bool per row, `[B, 1]`; None if it is none, or not the store's."""
+        if key is None:
+            return None
         if key not in self._plain_flags:
             present, fields = self.known((key,))
             layout = self.store.layout[fields[0]] if present else None

@@ -32,11 +32,14 @@ class Flags:
     """
 
     def __init__(self, truncated_key: Any, init_key: Any) -> None:
-        beside = truncated_key[:-1] if isinstance(truncated_key, tuple) else None
-        done, terminated = (name if beside is None else (*beside, name) for name in ("done", "terminated"))
-        self.truncated, self.done, self.terminated = truncated_key, done, terminated
-        self.init = init_key
-        self.keys = (*(() if truncated_key is None else (done, terminated)), *(() if init_key is None else (init_key,)))
+        self.truncated, self.init = truncated_key, init_key
+        self.done = self.terminated = None
+        if truncated_key is not None:
+            beside = truncated_key[:-1] if isinstance(truncated_key, tuple) else None
+            self.done, self.terminated = (
+                name if beside is None else (*beside, name) for name in ("done", "terminated")
+            )
+        self.keys = tuple(key for key in (self.done, self.terminated, init_key) if key is not None)
         """The flags of the storage that this looks at."""
 
     def info(
