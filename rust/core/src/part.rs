@@ -129,6 +129,10 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Bytes of a row that are fetched with one part at most: those of a block's rows have to be in the second-level cache still
+/// when the later parts copy them, beside what was written meanwhile.
+const MOST_FETCHED: usize = 640;
+
 /// The bytes, from the row that is named, that are fetched ahead with each part: what it copies, and what later parts copy
 /// right beside it, which then need not fetch. Stacks of frames fetch their own. Observation and next observation are one range of two rows this way.
 pub(crate) fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
@@ -138,8 +142,10 @@ pub(crate) fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
         for later in first + 1..parts.len() {
             let (a, b) = (fetched[first].clone(), fetched[later].clone());
             let is_beside = a.start <= b.end && b.start <= a.end;
-            if is_beside && !a.is_empty() && !b.is_empty() && parts[first].names_the_rows_of(&parts[later]) {
-                fetched[first] = a.start.min(b.start)..a.end.max(b.end);
+            let both = a.start.min(b.start)..a.end.max(b.end);
+            let is_kept = both.len() <= MOST_FETCHED;
+            if is_beside && is_kept && !a.is_empty() && !b.is_empty() && parts[first].names_the_rows_of(&parts[later]) {
+                fetched[first] = both;
                 fetched[later] = 0..0;
             }
         }

@@ -2,7 +2,9 @@
 //!
 //! An ordinary store first reads the line it writes to, and pushes another one out of the cache. For an output that is
 //! larger than the cache anyway that doubles its traffic; streaming stores of whole lines do neither. Rows seldom begin or
-//! end with a line, so they are put together in a few kilobytes that stay in the first-level cache, and leave from there.
+//! end with a line, so they are put together in a few kilobytes that stay in the first-level cache, and leave from there. Runs
+//! of more than that go straight from where they lie, but for their first and last lines: what lies in a row comes by itself,
+//! while of single rows the stores would wait for each.
 #![allow(unsafe_code)]
 
 use std::ptr::copy_nonoverlapping;
@@ -51,6 +53,21 @@ impl Output {
     /// They are readable, and not part of the output.
     #[inline]
     pub unsafe fn push(&mut self, mut from: *const u8, mut bytes: usize) {
+        if bytes >= STAGE {
+            let first = self.used.next_multiple_of(LINE) - self.used;
+            let whole = (bytes - first) / LINE * LINE;
+            // SAFETY: `from` has `first + whole` bytes (caller). The stage has room up to the end of its last line; flushed, it
+            // is empty and `to` begins a line of what is writable and ours, for as many bytes as will be pushed (`new`).
+            unsafe {
+                copy_nonoverlapping(from, self.stage.0.as_mut_ptr().add(self.used), first);
+                self.used += first;
+                self.flush();
+                stream(from.add(first), self.to, whole);
+                from = from.add(first + whole);
+            }
+            self.to = self.to.wrapping_add(whole);
+            bytes -= first + whole;
+        }
         while bytes > 0 {
             let now = bytes.min(STAGE - self.used);
             // SAFETY: `from` has that many bytes (caller), the stage has room for them (line above), and is ours alone.
@@ -132,17 +149,17 @@ impl Output {
 /// Copy whole lines.
 ///
 /// # Safety
-/// `bytes` is a multiple of 64, as are both addresses; the ranges are readable, writable, and apart; AVX is there.
+/// `bytes` is a multiple of 64, as is the address `to`; the ranges are readable, writable, and apart; AVX is there.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 #[expect(clippy::cast_ptr_alignment, reason = "the caller promises more")]
 unsafe fn stream(from: *const u8, to: *mut u8, bytes: usize) {
-    use std::arch::x86_64::{__m256i, _mm256_load_si256, _mm256_stream_si256};
+    use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_stream_si256};
     let (from, to) = (from.cast::<__m256i>(), to.cast::<__m256i>());
     for half in (0..bytes / 32).step_by(2) {
         // SAFETY: promised by the caller.
         unsafe {
-            let (a, b) = (_mm256_load_si256(from.add(half)), _mm256_load_si256(from.add(half + 1)));
+            let (a, b) = (_mm256_loadu_si256(from.add(half)), _mm256_loadu_si256(from.add(half + 1)));
             _mm256_stream_si256(to.add(half), a);
             _mm256_stream_si256(to.add(half + 1), b);
         }
