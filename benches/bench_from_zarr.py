@@ -54,10 +54,10 @@ def test_memory_and_size_of_a_build(record: Any, archive: Path, tmp_path: Path) 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     trajectory = MOST_STATES * sum(WIDTHS.values()) * 4 / 2**20
     peak = [float(done.stdout)]
-    record(figure("memory of a build above the interpreter's own", "200 clips", peak, 150 + trajectory, "MB"))
+    record(figure("memory of a build above the interpreter's own", "200 clips", peak, 50 + trajectory, "MB"))
     store = TrajectoryStore.open(path)
     raw = store.num_states * sum(WIDTHS.values()) * 4
-    record(figure("bytes on disk / raw states and actions", "200 clips", [store.bytes_on_disk / raw], 1.05, ""))
+    record(figure("bytes on disk / raw states and actions", "200 clips", [store.bytes_on_disk / raw], 1.02, ""))
 
 
 @pytest.mark.parametrize("source", ["archive", "store"])
@@ -92,4 +92,4 @@ def test_fetch_window(record: Any, archive: Path, tmp_path: Path, source: str) -
     for key in arrays:
         np.testing.assert_array_equal(mine[key], other[key])
     name = f"fetch_window 64 x 32 x (61 + 54) from {source} / zarr-python"
-    record(lambda: race(name, "tight loop", ours, peer, 50, rounds=7))
+    record(lambda: race(name, "tight loop", ours, peer, 250, rounds=7))

@@ -140,6 +140,7 @@ def test_a_stream_that_nobody_wants_any_more_waits_for_nobody(tmp_path, monkeypa
     """The garbage collector may end it in the middle of anything: while a thread is started it waited for ever."""
     write(tmp_path / "a.zarr", make_clips(np.random.default_rng(2), 3), "packed")
     monkeypatch.setattr(archive_reader, "_GROUP_BYTES", 1)
+    before = threading.enumerate()
     may_read, is_reading, read = threading.Event(), threading.Event(), ArchiveReader._read_group
 
     def read_group(self, group, keys):
@@ -160,7 +161,32 @@ def test_a_stream_that_nobody_wants_any_more_waits_for_nobody(tmp_path, monkeypa
         may_read.set()
         assert not is_waiting
         assert len(list(reader.stream())) == 3
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("iltools-read-ahead")]
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    assert not [thread for thread in left if thread.name.startswith("iltools-read-ahead")]
+
+
+def test_a_stream_goes_on_after_its_reader_was_closed(tmp_path, monkeypatch):
+    """What its thread had not begun by then is read by whoever asks for it."""
+    clips = make_clips(np.random.default_rng(2), 12)
+    write(tmp_path / "a.zarr", clips, "packed")
+    monkeypatch.setattr(archive_reader, "_GROUP_BYTES", 1)
+    may_end = threading.Event()
+    with ArchiveReader(tmp_path / "a.zarr") as reader:
+        closing, groups = threading.Thread(target=reader.close), reader._groups
+
+        def groups_before_it_is_closed(*asked):
+            yield from groups(*asked)
+            closing.start()
+
+        monkeypatch.setattr(reader, "_groups", groups_before_it_is_closed)
+        reader._rows.submit_ahead(lambda: may_end.wait(60))
+        seen = []
+        for trajectory, arrays in reader.stream(keys=["height"]):
+            may_end.set()
+            seen.append(trajectory)
+            np.testing.assert_array_equal(arrays["height"], clips[tuple(trajectory.path.split("/"))]["height"])
+        assert seen == reader.trajectories
+        closing.join()
 
 
 def test_names_are_sorted_as_people_count(tmp_path):

@@ -135,6 +135,47 @@ def test_transforms_see_what_torchrl_shows_them(store: TrajectoryStore, prefetch
         assert_same(found.sample(), expected.sample())
 
 
+@pytest.mark.parametrize("prefetch", [None, 2])
+def test_transforms_see_flags_as_they_are_stored(store: TrajectoryStore, prefetch: int | None) -> None:
+    """What a slice sampler tells comes afterwards, whatever a transform did to its own."""
+
+    def see(data: Any) -> Any:
+        data.set("seen", data["next", "done"].clone())
+        data["next", "done"].fill_(True)
+        return data
+
+    def build(kind: Any, prefetch: int | None) -> Any:
+        rb = make(kind, store, ours.SliceSampler(slice_len=4, seed=4), prefetch=prefetch)
+        rb.append_transform(see)
+        return rb
+
+    expected, found = build(peer.TensorDictReplayBuffer, None), build(ours.TensorDictReplayBuffer, prefetch)
+    for _ in range(20):
+        assert_same(found.sample(), expected.sample())
+
+
+def test_an_index_of_any_shape_is_the_samplers_own(store: TrajectoryStore) -> None:
+    class Pairs(ours.SamplerWithoutReplacement):
+        def sample(self, storage: Any, batch_size: int) -> Any:
+            index, info = super().sample(storage, batch_size)
+            return index.reshape(-1, 2), info
+
+    class Listed(ours.SamplerWithoutReplacement):
+        def sample(self, storage: Any, batch_size: int) -> Any:
+            index, info = super().sample(storage, batch_size)
+            return index.tolist(), info
+
+    for kind in (Pairs, Listed):
+        expected, found = (
+            make(buffer, store, kind(seed=3)) for buffer in (peer.TensorDictReplayBuffer, ours.TensorDictReplayBuffer)
+        )
+        for _ in range(3):
+            ((batch, info), (mine, told)) = (rb.sample(return_info=True) for rb in (expected, found))
+            assert mine.batch_size == batch.batch_size
+            assert_same(mine, batch)
+            assert type(told["index"]) is type(info["index"])
+
+
 @settings(max_examples=30)
 @given(
     name=st.sampled_from(sorted(SAMPLERS)),

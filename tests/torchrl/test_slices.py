@@ -328,6 +328,22 @@ class TestStores:
                 for key, column in stored.items():
                     assert_same(batch[key], column[index] | ends if key == told else column[index])
 
+    def test_a_span_that_is_changed_in_place_holds_at_once(self, storage: TrajectoryStorage) -> None:
+        live, fresh = (SliceSampler(slice_len=3, span=list(span), seed=1) for span in ([False, False], [True, 1]))
+        live.sample(storage, 30)
+        fresh.sample(storage, 30)
+        live.span[:] = [True, 1]
+        for _ in range(3):
+            same_batch(live.sample(storage, 30), fresh.sample(storage, 30))
+
+    def test_a_flag_of_beginnings_that_is_done_as_well(self, storage: TrajectoryStorage, data: TensorDict) -> None:
+        options = {"slice_len": 3, "init_key": ("next", "done"), "seed": 1}
+        batch = OurReplayBuffer(storage=storage, sampler=SliceSampler(**options), batch_size=12).sample()
+        (index,), info = SliceSampler(**options).sample(storage, 12)
+        begins = torch.tensor([True, False, False] * 4)[:, None]
+        assert_same(batch["next", "done"], data["next", "done"][index] | begins)
+        assert_same(info["next", "done"], batch["next", "done"])
+
     def test_goes_into_a_buffer(self, store: TrajectoryStore, data: TensorDict) -> None:
         rb = TensorDictReplayBuffer(
             storage=TrajectoryStorage(store), sampler=SliceSampler(num_slices=5), batch_size=10, prefetch=2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from functools import cached_property
+from concurrent.futures import CancelledError, Future
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -187,8 +187,8 @@ class ArchiveReader:
     ) -> Iterator[tuple[Trajectory, dict[str, NDArray[Any]]]]:
         """Yield (trajectory, its arrays) in order, reading the next ones while the caller works on this one.
 
-        Short clips are read some dozens at a time. At most 32 MiB are read ahead; a bigger clip is read when its turn
-        comes.
+        Short clips are read some dozens at a time. At most 32 MiB are read ahead, by one thread of the reader's for all
+        its streams; a bigger clip is read when its turn comes.
         """
         wanted = self.trajectories if trajectories is None else trajectories
         pending: deque[tuple[list[Trajectory], Future[list[dict[str, NDArray[Any]]]], int]] = deque()
@@ -197,13 +197,13 @@ class ArchiveReader:
             for group, size in self._groups(wanted, keys):
                 while pending and waiting + size > _READ_AHEAD_BYTES:
                     done, arrays, bytes_done = pending.popleft()
-                    yield from zip(done, arrays.result(), strict=True)
+                    yield from zip(done, self._read_ahead(arrays, done, keys), strict=True)
                     waiting -= bytes_done
-                pending.append((group, self._rows.thread_ahead().submit(self._read_group, group, keys), size))
+                pending.append((group, self._rows.submit_ahead(partial(self._read_group, group, keys)), size))
                 waiting += size
             while pending:
                 done, arrays, _ = pending.popleft()
-                yield from zip(done, arrays.result(), strict=True)
+                yield from zip(done, self._read_ahead(arrays, done, keys), strict=True)
         finally:
             for _, arrays, _ in pending:
                 arrays.cancel()
@@ -223,6 +223,15 @@ class ArchiveReader:
             total += size
         if group:
             yield group, total
+
+    def _read_ahead(
+        self, ahead: Future[list[dict[str, NDArray[Any]]]], group: list[Trajectory], keys: Sequence[str] | None
+    ) -> list[dict[str, NDArray[Any]]]:
+        try:
+            return ahead.result()
+        except CancelledError:
+            # The reader was closed meanwhile, and opens again.
+            return self._read_group(group, keys)
 
     def _read_group(self, group: list[Trajectory], keys: Sequence[str] | None) -> list[dict[str, NDArray[Any]]]:
         return [self.read(trajectory, keys) for trajectory in group]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, product
@@ -317,16 +317,17 @@ class RowReader:
             self._refuse_replaced(rows.path, rows)
             raise ArchiveCorruptError(f"{self._place}/{rows.path}: zarr cannot read it: {error}") from error
 
-    def thread_ahead(self) -> ThreadPoolExecutor:
-        """Return one thread, for reading what will be asked for next.
+    def submit_ahead(self, read: Callable[[], Any]) -> Future[Any]:
+        """Have something read that is wanted next, by a thread for that; `close` cancels what it has not begun.
 
-        It ends with the reader and not with who asks: an iterator that nobody holds any more is closed by the garbage
-        collector, on any thread and in the middle of anything, also of starting one, and must not wait for threads.
+        The thread ends with the reader and not with who asks: an iterator that nobody holds any more is closed by the
+        garbage collector, on any thread and in the middle of anything, also of starting one, and must not wait for
+        threads.
         """
         with self._lock:
             if self._ahead is None:
                 self._ahead = ThreadPoolExecutor(1, "iltools-read-ahead")
-            return self._ahead
+            return self._ahead.submit(read)
 
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:

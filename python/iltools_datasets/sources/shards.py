@@ -168,6 +168,7 @@ class ShardedSource(Source):
         self._places: dict[Path, tuple[str, list[str]]] = {}
         self._failures: dict[Path, str] = {}
         self._archive = ""
+        self._reader: ArchiveReader | None = None
         self._clips: Iterator[tuple[Trajectory, Mapping[str, NDArray[Any]]]] = iter(())
 
     @classmethod
@@ -192,8 +193,8 @@ class ShardedSource(Source):
 
     def read(self, file: SourceFile) -> Iterator[Recording]:
         archive, paths = self._places[file.path]
-        if archive != self._archive:
-            self._archive, self._clips = archive, self._stream(archive)
+        if paths and archive != self._archive:
+            self._open(archive)
         for path in paths:
             clip, arrays = next(self._clips)
             assert clip.path == path, (clip.path, path)  # files are read in order, each once
@@ -209,12 +210,17 @@ class ShardedSource(Source):
         if file.path in self._failures:
             raise SourceError(self._failures[file.path])
 
-    def _stream(self, archive: str) -> Iterator[tuple[Trajectory, Mapping[str, NDArray[Any]]]]:
-        """Yield the clips of this format in a shard, of which chunks are read once and not for each clip."""
-        with ArchiveReader(archive) as reader:
-            clips = {clip.path: clip for clip in reader.trajectories}
-            own = [path for place, paths in self._places.values() if place == archive for path in paths]
-            yield from reader.stream([clips[path] for path in own])
+    def _open(self, archive: str) -> None:
+        """Begin with the clips of this format in a shard, of which chunks are read once and not for each clip.
+
+        The reader is closed here and not by an iterator, which the garbage collector might end: see `RowReader`.
+        """
+        if self._reader is not None:
+            self._reader.close()
+        self._archive, self._reader = archive, ArchiveReader(archive)
+        clips = {clip.path: clip for clip in self._reader.trajectories}
+        own = [path for place, paths in self._places.values() if place == archive for path in paths]
+        self._clips = self._reader.stream([clips[path] for path in own])
 
 
 def joined(root: str, shards: Sequence[Shard]) -> list[Source]:

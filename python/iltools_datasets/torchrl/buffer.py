@@ -285,35 +285,51 @@ class TensorDictReplayBuffer(TorchRLTensorDictReplayBuffer):  # type: ignore[mis
         Where it does, the index is left out of what is known unless that is wanted.
         """
         storage, sampler, prefetch, pins = self._storage, self._sampler, self._prefetch, self._pin_memory
-        leaves, were_ready = None, False
-        if isinstance(storage, TrajectoryStorage) and getattr(sampler, "draws_rows", False) and (prefetch or not pins):
-            rows, info, leaves, were_ready = sampler.sample_rows(storage, size)
-        else:
-            index, info = sampler.sample(storage, size)
-            rows = index[0].unsqueeze(-1) if isinstance(index, tuple) else index
+        draws_rows = isinstance(storage, TrajectoryStorage) and getattr(sampler, "draws_rows", False)
+        if not draws_rows or (pins and not prefetch):
+            return self._draw_by_index(size, tells)
+        rows, info, leaves, were_ready = sampler.sample_rows(storage, size, tells)
         if prefetch and not were_ready:
-            leaves = self._keep_ahead(storage, rows, leaves)
+            self._keep_ahead(storage)
         beside = {**info, "index": rows}
-        is_told = leaves is not None and tells and storage.fits(beside) and not self._writer.tracks_generations
+        is_told = tells and storage.fits(beside) and not self._writer.tracks_generations
         if is_info_wanted or not is_told:
-            index = info["index"] = rows if rows.ndim == 1 else (rows.squeeze(-1),)
-            if self._writer.tracks_generations:
-                info["index_generation"] = self._writer.generations_of(index)
-        if leaves is None:
-            rows = rows.reshape(-1)
-            return storage.get_pinned(rows) if pins else storage.get(rows), info, False
+            self._note_index(info, rows if rows.ndim == 1 else (rows.squeeze(-1),))
         data = storage.assemble(leaves, rows.shape[:1], beside if is_told else NOTHING)
         return data.pin_memory() if pins else data, info, is_told
 
-    def _keep_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor, leaves: Any) -> Any:
-        """Return the leaves, or those made ahead at these rows if there are none; see to it that more are made."""
+    def _draw_by_index(self, size: int, tells: bool) -> tuple[TensorDict, dict[str, Any], bool]:
+        """Return the same where the storage is asked for the rows of an index, whatever that is."""
+        storage, sampler, pins = self._storage, self._sampler, self._pin_memory
+        index, info = sampler.sample(storage, size)
+        self._note_index(info, index)
+        rows = index[0] if isinstance(index, tuple) else index
+        leaves = self._rows_ahead(storage, rows) if self._prefetch else None
+        if leaves is None:
+            return storage.get_pinned(rows) if pins else storage.get(rows), info, False
+        beside = {**info, "index": rows if rows is index else rows.unsqueeze(-1)}
+        is_told = tells and storage.fits(beside)
+        data = storage.assemble(leaves, rows.shape, beside if is_told else NOTHING)
+        return data.pin_memory() if pins else data, info, is_told
+
+    def _note_index(self, info: dict[str, Any], index: Any) -> None:
+        info["index"] = index
+        if self._writer.tracks_generations:
+            info["index_generation"] = self._writer.generations_of(index)
+
+    def _rows_ahead(self, storage: TrajectoryStorage, rows: torch.Tensor) -> list[torch.Tensor] | None:
+        """Return the leaves that were made ahead at these rows; None, and see to it that more are made, without."""
         stream = self._sampler.index_stream
         if stream is None:
-            return leaves
-        core = storage.store.core
-        if leaves is None:
-            arrays = stream.rows_of(core, rows.reshape(-1).contiguous().numpy())
-            leaves = None if arrays is None else storage.tensors(storage.fields, arrays)
-        if (leaves is None or self._sampler.draws_rows) and stream.depth_ahead(core) != self._prefetch_cap:
+            return None
+        arrays = stream.rows_of(storage.store.core, rows.contiguous().numpy())
+        if arrays is None:
+            self._keep_ahead(storage)
+            return None
+        return storage.tensors(storage.fields, arrays)
+
+    def _keep_ahead(self, storage: TrajectoryStorage) -> None:
+        """See to it that batches are made ahead."""
+        stream, core = self._sampler.index_stream, storage.store.core
+        if stream is not None and stream.depth_ahead(core) != self._prefetch_cap:
             stream.look_ahead(core, storage.fields, self._prefetch_cap)
-        return leaves

@@ -185,8 +185,6 @@ class TrajectoryStorage(TensorStorage):  # type: ignore[misc]
 
     def plain_flag(self, key: Any) -> int | None:
         """Return the number of a key of one bool per row, `[B, 1]`; None if it is none, or not the store's."""
-        if key is None:
-            return None
         if key not in self._plain_flags:
             present, fields = self.known((key,))
             layout = self.store.layout[fields[0]] if present else None

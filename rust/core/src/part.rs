@@ -129,12 +129,12 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Bytes of a row that are fetched with one part at most: those of a block's rows have to be in the second-level cache still
-/// when the later parts copy them, beside what was written meanwhile.
+/// Bytes of a row that are fetched for several parts at once, at most: those of a block's rows have to be in the second-level
+/// cache still when the later parts copy them, beside what was written meanwhile.
 const MOST_FETCHED: usize = 640;
 
 /// The bytes, from the row that is named, that are fetched ahead with each part: what it copies, and what later parts copy
-/// right beside it, which then need not fetch. Stacks of frames fetch their own. Observation and next observation are one range of two rows this way.
+/// right beside it, which then need not fetch. Stacks of frames fetch their own. Observation and next observation, if they are no wider, are one range of two rows this way.
 pub(crate) fn fetched_bytes(parts: &[Part<'_>]) -> Vec<Range<usize>> {
     let mut fetched: Vec<Range<usize>> =
         parts.iter().map(|part| if part.frames.is_some() { 0..0 } else { part.bytes() }).collect();

@@ -42,8 +42,8 @@ class DrawnRows(NamedTuple):
     rows: torch.Tensor
     """Which they are, as the batch has them: int64 [B], or [B, 1] where `sample` returns a tuple of one vector."""
     info: dict[Any, Any]
-    leaves: list[torch.Tensor] | None
-    """The rows, `[B, ...]` per field of the storage; None where the draw could not bring them."""
+    leaves: list[torch.Tensor]
+    """The rows, `[B, ...]` per field of the storage; where they may tell what the info does, with that."""
     were_ready: bool
     """Whether they had been made ahead."""
 
@@ -85,8 +85,8 @@ class SeededSampler(Sampler):  # type: ignore[misc]
         owner = next(kind for kind in cls.__mro__ if "sample" in vars(kind))
         cls.draws_rows = "sample_rows" in vars(owner)
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
-        """Return the next batch of a `TrajectoryStorage` with its rows, where `draws_rows`."""
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
+        """Return the next batch of a `TrajectoryStorage` and its rows, as stored unless `tells`; where `draws_rows`."""
         raise NotImplementedError(f"{type(self).__name__} draws no rows")
 
     def __init__(self, seed: int | None = None, rank: int = 0, world_size: int = 1) -> None:

@@ -101,7 +101,7 @@ class RandomSampler(WithReplacement, torchrl_samplers.RandomSampler):  # type: i
         index = on_device(self._current(storage).next(batch_size), storage)
         return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
         """Return what `sample` does, and the rows."""
         index, arrays, were_ready = self._current(storage).next_rows(batch_size, False, storage.whole_rows)
         return DrawnRows(torch.from_numpy(index), {}, storage.tensors(storage.fields, arrays), were_ready)
@@ -182,7 +182,7 @@ class SamplerWithoutReplacement(SeededSampler, torchrl_samplers.SamplerWithoutRe
         index = on_device(self._next_items(storage, self._total(storage), batch_size, draw), storage)
         return (index if storage.ndim == 1 else torch.unravel_index(index, storage.shape)), {}
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
         """Return what `sample` does, and the rows; raises as it does."""
 
         def draw(stream: _core.EpochShuffle, count: int) -> Any:

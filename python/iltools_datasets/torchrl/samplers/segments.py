@@ -69,7 +69,7 @@ class EpochUniformSampler(SeededSampler):
             raise ValueError(f"{type(self).__name__} needs a batch_size")
         return on_device(self._next(storage, batch_size, lambda stream: stream.next(batch_size)), storage), {}
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
         """Return what `sample` does, and the rows."""
 
         def draw(stream: Stream) -> Any:
@@ -309,7 +309,7 @@ class SequentialPerEnvSampler(FollowsEnvs, SeededSampler):
         self._leave_to_others()
         return on_device(index, storage), {}
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
         """Return what `sample` does, and the rows."""
         self._meet(storage)
         index, arrays, were_ready = self.cursors.native.next_rows(0, False, storage.whole_rows)

@@ -41,6 +41,8 @@ class Flags:
             )
         self.keys = tuple(key for key in (self.done, self.terminated, init_key) if key is not None)
         """The flags of the storage that this looks at."""
+        self.may_set_done = self.done is not None and self.done != init_key
+        """Whether `done` may be set in the rows that came: what else is told does not look at it."""
 
     def info(
         self,

@@ -63,6 +63,8 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
             torchrl_samplers.SliceSampler(**options)
         torchrl_samplers.SliceSampler.__init__(self, **{**options, "fragmented": False})
         self.fragmented = bool(options.get("fragmented"))
+        if self.fragmented:
+            self.draws_rows = False  # type: ignore[misc]
         self._follow(options)
 
     def _follow(self, options: Mapping[str, Any]) -> None:
@@ -123,12 +125,9 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
             return batch
         return self._batch(storage, *self._next_draw(storage, batch_size))
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
         """Return what `sample` does, and the rows; raises as it does."""
-        if self.fragmented:
-            (index,), info = self.sample(storage, batch_size)
-            return DrawnRows(index.unsqueeze(-1), info, None, False)
-        return self._whole_batch(storage, *self._next_draw(storage, batch_size))
+        return self._whole_batch(storage, *self._next_draw(storage, batch_size), tells)
 
     def _next_draw(self, storage: Storage, batch_size: int) -> tuple[TrajectoryTable, int, DrawSlices]:
         """Return the trajectories, the steps of a slice, and what draws the next slices."""
@@ -151,7 +150,7 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         flags = flags_of(self.truncated_key, self.init_key)
         if isinstance(storage, TrajectoryStorage):
             keys, fields = storage.known(flags.keys)
-            done = storage.plain_flag(flags.done)
+            done = storage.plain_flag(flags.done) if flags.may_set_done else None
             rows, ends, real, _, arrays, _ = draw((storage.store.core, fields, None) if fields else None, done)
             stored = dict(zip(keys, storage.tensors(fields, arrays), strict=True))
             info = flags.info(stored, torch.from_numpy(ends), length, real, is_done_set=done is not None)
@@ -162,12 +161,12 @@ class SliceSampler(WithReplacement, torchrl_samplers.SliceSampler):  # type: ign
         return index, flags.info(read_keys(storage, index, flags.keys), on_device(ends, storage), length, real)
 
     def _whole_batch(
-        self, storage: TrajectoryStorage, table: TrajectoryTable, length: int, draw: DrawSlices
+        self, storage: TrajectoryStorage, table: TrajectoryTable, length: int, draw: DrawSlices, tells: bool
     ) -> DrawnRows:
         """Draw slices of `length` steps with all their rows, and describe them."""
         flags = flags_of(self.truncated_key, self.init_key)
         keys, fields = storage.known(flags.keys)
-        done = storage.plain_flag(flags.done)
+        done = storage.plain_flag(flags.done) if tells and flags.may_set_done else None
         rows, ends, real, _, arrays, were_ready = draw(storage.whole_rows, done)
         leaves = storage.tensors(storage.fields, arrays)
         stored = {key: leaves[field] for key, field in zip(keys, fields, strict=True)}
@@ -234,10 +233,10 @@ class SliceSamplerWithoutReplacement(
         self._check_some_came(table, length, index[0])
         return index, info
 
-    def sample_rows(self, storage: Any, batch_size: int) -> DrawnRows:
+    def sample_rows(self, storage: Any, batch_size: int, tells: bool = True) -> DrawnRows:
         """Return what `sample` does, and the rows; raises as it does."""
         table, length, draw = self._next_draw(storage, batch_size)
-        drawn = self._whole_batch(storage, table, length, draw)
+        drawn = self._whole_batch(storage, table, length, draw, tells)
         self._check_some_came(table, length, drawn.rows)
         return drawn
 

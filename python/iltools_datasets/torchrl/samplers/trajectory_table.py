@@ -93,8 +93,8 @@ class TrajectoryTable:
             ValueError: a length or stride below 1, a span below 0.
         """
         last_span, last_asked, last_cut = self._last
-        # True and 1 are equal and mean different spans, so it has to be the very one.
-        if span is last_span and last_asked == (length, strict, padded, stride):
+        # True and 1 are equal and mean different spans, so it has to be the very one, and one that cannot be changed.
+        if span is last_span and type(span) is tuple and last_asked == (length, strict, padded, stride):
             return last_cut  # type: ignore[no-any-return]
         asked = length, strict, padded, tuple(None if rows is True else int(rows) for rows in span), stride
         cut = self._cuts.get(asked)
