@@ -19,7 +19,7 @@ use crate::Result;
 use crate::index::{Ask, Drawn, IndexStream};
 use crate::slab::Buffer;
 use crate::store::{Store, gather_memory};
-use crate::thread_core::{CoreAvoided, stay_behind_on_an_only_core};
+use crate::thread_core::{CoreAvoided, stay_behind_on_an_only_core, wake_in_time};
 
 /// What a draw from a stream with a thread ahead of it came to.
 #[derive(Debug)]
@@ -124,6 +124,7 @@ impl<S: IndexStream> LookAhead<S> {
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("iltools-ahead".into()).spawn(move || {
             stay_behind_on_an_only_core();
+            wake_in_time();
             make_batches(&theirs, &store, &fields);
         })?;
         Ok(Self { shared, thread, core: CoreAvoided::default(), pid: std::process::id() })
