@@ -39,7 +39,8 @@ def test_python_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_it_is_one_screen() -> None:
     assert len(README.splitlines()) < 100
-    assert len(re.findall(r"^\| .* \| yes \|$", README, flags=re.MULTILINE)) == 6
+    # A few numbers, those that miss their targets among them.
+    assert 4 <= len(re.findall(r"^\| .* \| (?:yes|\*\*no\*\*) \|$", README, flags=re.MULTILINE)) <= 9
     assert len(blocks("python")[0].splitlines()) < 16
 
 
